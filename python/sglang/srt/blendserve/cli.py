@@ -1,0 +1,69 @@
+"""Console script ``sglang-blendserve``: one subcommand a file, imported only when it is called.
+
+Start-up of ``--help`` must not pay for torch, so a command is named here by its module and its
+module is imported when it is asked for. A command module provides
+``add_arguments(parser: argparse.ArgumentParser) -> None`` and
+``main(args: argparse.Namespace) -> int`` (the exit status).
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sglang.srt.blendserve import SGLANG_VERSION, __version__
+
+_PACKAGE = "sglang.srt.blendserve"
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One subcommand: its name, the module that implements it, and its line in ``--help``."""
+
+    name: str
+    module: str
+    help: str
+
+
+COMMANDS = (
+    Command("run", "offline.run", "run a JSONL batch file through SGLang and write the answers"),
+    Command("plan", "offline.plan", "show the annotated prefix tree and what a batch will cost"),
+    Command("fetch-model", "offline.fetch_model", "get the small real model the demo and tests use"),
+)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sglang-blendserve",
+        description="Offline batch inference on SGLang, blended so that compute and memory "
+        "bandwidth are busy at once.",
+        epilog="`sglang-blendserve COMMAND --help` explains a command.",
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"sglang-blendserve {__version__} for sglang {SGLANG_VERSION}"
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        commands.add_parser(command.name, help=command.help, add_help=False)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the subcommand named in ``argv`` (default: the process arguments); return its exit status."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    chosen = next((c for c in COMMANDS if argv and argv[0] == c.name), None)
+    if chosen is None:
+        _parser().parse_args(argv)
+        return 2
+    module = importlib.import_module(f"{_PACKAGE}.{chosen.module}")
+    parser = argparse.ArgumentParser(prog=f"sglang-blendserve {chosen.name}", description=module.__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    module.add_arguments(parser)
+    return int(module.main(parser.parse_args(argv[1:])))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
