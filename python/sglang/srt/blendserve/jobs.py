@@ -1,0 +1,64 @@
+"""The mark that says a request belongs to an offline job, carried by its request id.
+
+A request id is the one field that already travels from the client to the scheduler and back in
+every entry point of SGLang, so the mark needs no change to any message type:
+
+    blendserve-<job>-<total>-<index, 8 digits>[_<anything SGLang appends>]
+
+The index has a fixed width because SGLang aborts by *prefix* (``rid.startswith``): without it,
+aborting request 1 would also abort requests 10 to 19. For the same reason `job_prefix` ends in a
+dash and aborts one whole job and nothing else.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from typing import NamedTuple
+
+_RID = re.compile(r"blendserve-([0-9A-Za-z_]{1,64})-([0-9]{1,9})-([0-9]{8})(?![0-9])")
+_JOB = re.compile(r"[0-9A-Za-z_]{1,64}")
+
+MAX_REQUESTS = 10**8
+"""Requests in one job: what the index's eight digits can count."""
+
+
+class OfflineMark(NamedTuple):
+    """What a marked request id says: its job, how many requests the job has (0: not known yet)
+    and which of them this one is (from 0)."""
+
+    job: str
+    total: int
+    index: int
+
+
+def new_job() -> str:
+    """Return an unguessable job name."""
+    return uuid.uuid4().hex
+
+
+def make_rid(job: str, total: int, index: int) -> str:
+    """Return the request id of request ``index`` of ``total`` in ``job``.
+
+    Raises:
+        ValueError: the job's name has other characters than letters, digits and underscores or is
+            longer than 64, or the index does not lie below ``total`` (when that is not 0).
+    """
+    if not _JOB.fullmatch(job):
+        raise ValueError(f"job name {job!r}: use 1 to 64 letters, digits or underscores")
+    if not 0 <= index < (total or MAX_REQUESTS) or not 0 <= total <= MAX_REQUESTS:
+        raise ValueError(f"request index {index} of {total}: it must lie in [0, total)")
+    return f"{job_prefix(job)}{total}-{index:08d}"
+
+
+def job_prefix(job: str) -> str:
+    """Return the prefix shared by all request ids of ``job``; aborting it aborts the job."""
+    return f"blendserve-{job}-"
+
+
+def parse_rid(rid: str) -> OfflineMark | None:
+    """Return the mark that ``rid`` carries, or None when it is an online request."""
+    match = _RID.match(rid)
+    if match is None:
+        return None
+    return OfflineMark(match[1], int(match[2]), int(match[3]))
