@@ -1,0 +1,81 @@
+"""Files of content in the batch directory: whole and on the disk, or not there at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import BinaryIO
+
+_PART = ".part"
+
+
+def sync_directory(path: Path) -> None:
+    """Make renames and links in ``path`` survive a crash of the machine."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+class ContentWriter:
+    """Content on its way in, under a temporary name until `commit`.
+
+    Attributes:
+        size: bytes written so far.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._part = path.with_name(path.name + _PART)
+        self._stream: BinaryIO = open(self._part, "wb")  # noqa: SIM115 - closed by commit/discard
+        self.size = 0
+
+    def write(self, data: bytes) -> None:
+        """Append ``data``."""
+        self._stream.write(data)
+        self.size += len(data)
+
+    def commit(self) -> None:
+        """Put the content in place under its own name, synced to the disk."""
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
+        self._stream.close()
+        os.replace(self._part, self._path)
+        sync_directory(self._path.parent)
+
+    def discard(self) -> None:
+        """Throw away what was written. After `commit` this does nothing."""
+        try:
+            self._stream.close()
+        except OSError:  # what was buffered did not fit on the disk
+            pass
+        finally:
+            self._part.unlink(missing_ok=True)
+
+
+class ContentFolder:
+    """The folder ``files``: one file for each id. Ids must have been checked before."""
+
+    def __init__(self, directory: Path) -> None:
+        """Use ``directory``; what a crash left half written is removed."""
+        self._directory = directory
+        directory.mkdir(mode=0o700, exist_ok=True)
+        for part in directory.glob(f"*{_PART}"):
+            part.unlink()
+
+    def path(self, file_id: str) -> Path:
+        """Return where the content of ``file_id`` is or will be."""
+        return self._directory / file_id
+
+    def new(self, file_id: str) -> ContentWriter:
+        """Return a writer of the content of ``file_id``."""
+        return ContentWriter(self.path(file_id))
+
+    def delete(self, file_id: str) -> None:
+        """Remove the content, if it is there."""
+        self.path(file_id).unlink(missing_ok=True)
+
+    def ids(self) -> set[str]:
+        """Return the ids whose content is there."""
+        return {entry.name for entry in os.scandir(self._directory)}

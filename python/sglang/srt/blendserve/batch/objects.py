@@ -1,0 +1,132 @@
+"""The objects that the HTTP API returns, with every field that OpenAI documents."""
+
+from __future__ import annotations
+
+from typing import Any, Generic, Literal, TypeVar
+
+from pydantic import BaseModel
+
+BatchStatus = Literal[
+    "validating",
+    "failed",
+    "in_progress",
+    "finalizing",
+    "completed",
+    "expired",
+    "cancelling",
+    "cancelled",
+]
+
+Outcome = Literal["completed", "failed", "expired", "cancelled"]
+"""The states a batch ends in."""
+
+TERMINAL: frozenset[BatchStatus] = frozenset(("completed", "failed", "expired", "cancelled"))
+
+
+class FileObject(BaseModel):
+    """A stored file. Times are Unix seconds."""
+
+    id: str
+    object: Literal["file"] = "file"
+    bytes: int
+    created_at: int
+    expires_at: int | None = None
+    filename: str
+    purpose: Literal["batch", "batch_output"]
+    status: Literal["uploaded", "processed", "error"] = "processed"
+    status_details: str | None = None
+
+
+class DeletedFile(BaseModel):
+    """The answer to a deletion."""
+
+    id: str
+    object: Literal["file"] = "file"
+    deleted: bool = True
+
+
+class RequestCounts(BaseModel):
+    """Requests of a batch; in a terminal state ``completed + failed == total``."""
+
+    total: int
+    completed: int
+    failed: int
+
+
+class InputTokensDetails(BaseModel):
+    """Of the input tokens, those found in the prefix cache."""
+
+    cached_tokens: int
+
+
+class OutputTokensDetails(BaseModel):
+    """Of the output tokens, those spent on reasoning."""
+
+    reasoning_tokens: int
+
+
+class Usage(BaseModel):
+    """Tokens of all requests of a batch answered so far."""
+
+    input_tokens: int
+    input_tokens_details: InputTokensDetails
+    output_tokens: int
+    output_tokens_details: OutputTokensDetails
+    total_tokens: int
+
+
+class BatchErrors(BaseModel):
+    """What is wrong with the input or, while a batch waits, with the store."""
+
+    object: Literal["list"] = "list"
+    data: list[dict[str, Any]]
+
+
+class BatchObject(BaseModel):
+    """A batch. Times are Unix seconds."""
+
+    id: str
+    object: Literal["batch"] = "batch"
+    endpoint: str
+    model: str | None = None
+    errors: BatchErrors | None = None
+    input_file_id: str
+    completion_window: str
+    status: BatchStatus
+    output_file_id: str | None = None
+    error_file_id: str | None = None
+    created_at: int
+    in_progress_at: int | None = None
+    expires_at: int | None = None
+    finalizing_at: int | None = None
+    completed_at: int | None = None
+    failed_at: int | None = None
+    expired_at: int | None = None
+    cancelling_at: int | None = None
+    cancelled_at: int | None = None
+    request_counts: RequestCounts
+    usage: Usage
+    metadata: dict[str, str] | None = None
+
+
+Item = TypeVar("Item", FileObject, BatchObject)
+
+
+class Page(BaseModel, Generic[Item]):
+    """A page of a list; ask for the next with ``after=last_id`` while ``has_more``."""
+
+    object: Literal["list"] = "list"
+    data: list[Item]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+def page_of(items: list[Item], has_more: bool) -> Page[Item]:
+    """Return ``items`` as a page."""
+    return Page(
+        data=items,
+        first_id=items[0].id if items else None,
+        last_id=items[-1].id if items else None,
+        has_more=has_more,
+    )
