@@ -1,0 +1,101 @@
+"""Pacing: how many prompt tokens the next step computes, and from which end of the scan.
+
+Time is lost whenever a step holds less than its share of one resource while the rest of the pool
+still needs both. So each step admits just so much prefill that its compute : memory ratio equals
+that of all remaining work (DESIGN.md, "Scheduling" (1)):
+
+    (decode compute + prefill compute) : (KV read + weights)
+        =  remaining compute : remaining KV read * (1 + weights / KV read of a full cache)
+
+The last factor is the weight loading that the remaining KV traffic brings along when the memory
+is kept full; the paper leaves it out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from sglang.srt.blendserve.planner.cost_model import CostModel
+
+
+class StepLoad(NamedTuple):
+    """What the next step carries before any prefill is added."""
+
+    running: int
+    """Requests that decode one token."""
+    kv_tokens: float
+    """KV tokens they read."""
+
+
+class RemainingWork(NamedTuple):
+    """All work still to do, in flight and in the pool, without weight loading; seconds."""
+
+    compute: float
+    memory: float
+
+
+class PrefillBudget(NamedTuple):
+    """Prompt tokens to compute in the next step, from either end of the scan."""
+
+    compute_side: int
+    """At most this many tokens may be spent if any of them go to the compute-bound end."""
+    memory_side: int
+    """At most this many tokens in all; at least ``compute_side``."""
+
+
+class Pace(Protocol):
+    """Decides the prefill budget of a step."""
+
+    def budget(self, load: StepLoad, rest: RemainingWork) -> PrefillBudget:
+        """Prompt tokens for the next step. Never zero when nothing is running."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FixedPace:
+    """The same number of prompt tokens in every step (stock SGLang: ``--chunked-prefill-size``).
+
+    As there, running requests count against the step's tokens.
+    """
+
+    step_tokens: int
+
+    def budget(self, load: StepLoad, rest: RemainingWork) -> PrefillBudget:
+        tokens = max(self.step_tokens - load.running, 1)
+        return PrefillBudget(tokens, tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class RatioPace:
+    """The ratio of the remaining work in every step."""
+
+    cost: CostModel
+    kv_slots: int
+    """KV tokens the cache holds."""
+    max_tokens: int
+    """Largest prefill of one step, tokens."""
+
+    def budget(self, load: StepLoad, rest: RemainingWork) -> PrefillBudget:
+        """The prompt tokens that bring the step to the ratio of the rest.
+
+        The memory-bound end may besides use compute that would stay idle beside the step's memory
+        traffic: its requests are what fills the memory, and filling it late costs more than
+        computing their short prompts early.
+        """
+        if load.running == 0:
+            return PrefillBudget(self.max_tokens, self.max_tokens)
+        weights = float(self.cost.weights_seconds(load.running))
+        memory = float(self.cost.kv_read_seconds(load.kv_tokens)) + weights
+        decode = float(self.cost.decode_compute_seconds(load.running, load.kv_tokens))
+        token = float(self.cost.prefill_seconds(1.0))
+        full_read = float(self.cost.kv_read_seconds(self.kv_slots))
+        rest_memory = rest.memory * (1 + weights / full_read)
+        if rest_memory <= 0:
+            return PrefillBudget(self.max_tokens, self.max_tokens)
+        even = (rest.compute / rest_memory * memory - decode) / token
+        slack = (memory - decode) / token
+        return PrefillBudget(self._clip(even), self._clip(max(even, slack)))
+
+    def _clip(self, tokens: float) -> int:
+        return int(min(max(tokens, 0.0), self.max_tokens))

@@ -1,0 +1,135 @@
+"""The dual scanner (paper section 5.3): one plan order, taken from both of its ends.
+
+The compute-bound end is the front of the order, the memory-bound end its back. Each end walks the
+prefix tree depth first, so neighbours share their prefix and sharing stays high.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+
+
+class Side(Enum):
+    """The end of the order that a request was taken from."""
+
+    COMPUTE = "compute"
+    MEMORY = "memory"
+
+
+class DualScanner:
+    """Hands out each request of a plan once, from either end.
+
+    Taking, discarding and peeking cost O(1) amortised over the whole scan.
+    """
+
+    def __init__(self, order: Ints) -> None:
+        """Scan ``order``: (n,) request indices, most compute-bound first, each at most once."""
+        self._order = order
+        size = int(order.max()) + 1 if order.size else 0
+        self._position = np.full(size, -1, dtype=np.int64)
+        self._position[order] = np.arange(order.size)
+        if (self._position >= 0).sum() != order.size:
+            raise ValueError("the order names a request twice")
+        self._waiting = np.ones(order.size, dtype=np.bool_)
+        self._count = order.size
+        self._front = 0
+        self._back = order.size - 1
+
+    def __len__(self) -> int:
+        """Requests not handed out yet."""
+        return self._count
+
+    def __contains__(self, request: int) -> bool:
+        """Whether ``request`` is still to be handed out."""
+        if not 0 <= request < self._position.size:
+            return False
+        position = self._position[request]
+        return bool(position >= 0 and self._waiting[position])
+
+    def peek(self, side: Side) -> int | None:
+        """The next request at ``side``; None when all are handed out."""
+        if self._count == 0:
+            return None
+        return int(self._order[self._cursor(side)])
+
+    def take(self, side: Side) -> int:
+        """Hand out the next request at ``side``. Raises IndexError when there is none."""
+        request = self.peek(side)
+        if request is None:
+            raise IndexError("the plan has no request left")
+        self.discard(request)
+        return request
+
+    def discard(self, request: int) -> None:
+        """Hand ``request`` out of turn (aborted, or run for another reason).
+
+        Raises KeyError if it is not waiting.
+        """
+        if request not in self:
+            raise KeyError(f"request {request} is not waiting in this plan")
+        self._waiting[self._position[request]] = False
+        self._count -= 1
+
+    def put_back(self, request: int) -> None:
+        """Return ``request`` to its place in the order.
+
+        Raises KeyError if it is not of this plan or still waits.
+        """
+        known = 0 <= request < self._position.size and self._position[request] >= 0
+        if not known or request in self:
+            raise KeyError(f"request {request} was not taken from this plan")
+        position = int(self._position[request])
+        self._waiting[position] = True
+        self._count += 1
+        self._front = min(self._front, position)
+        self._back = max(self._back, position)
+
+    def waiting(self) -> Ints:
+        """(m,) requests not handed out yet, in scan order."""
+        remaining: Ints = self._order[self._waiting]
+        return remaining
+
+    def upcoming(self, side: Side, count: int) -> Ints:
+        """(<= count,) the next requests at ``side``, nearest first."""
+        window = 4 * count
+        if side is Side.COMPUTE:
+            start = self._cursor(side) if self._count else self._order.size
+            span = slice(start, start + window)
+            return self._order[span][self._waiting[span]][:count]
+        end = self._cursor(side) + 1 if self._count else 0
+        span = slice(max(0, end - window), end)
+        return self._order[span][self._waiting[span]][::-1][:count]
+
+    def _cursor(self, side: Side) -> int:
+        """Position of the next waiting request at ``side``; there must be one."""
+        if side is Side.COMPUTE:
+            while not self._waiting[self._front]:
+                self._front += 1
+            return self._front
+        while not self._waiting[self._back]:
+            self._back -= 1
+        return self._back
+
+
+def memory_partition(root: float, compute_end: float, memory_end: float) -> float:
+    """Share of the KV memory for the compute-bound side (paper 5.3: M_L / M).
+
+    ``root``, ``compute_end``, ``memory_end``: densities of what is left and of the two ends. The
+    share that makes the in-flight blend as dense as the rest of the pool:
+
+        M_L = M (rho_root - rho_R) / (rho_L - rho_R)
+
+    Without a difference between the ends any share blends alike; half is returned. A rest that is
+    denser than both ends (or sparser) gets all of it (or none).
+    """
+    if not compute_end > memory_end:
+        return 0.5
+    if np.isinf(compute_end):
+        # Requests without a decode phase hold no KV memory over time: they need none reserved.
+        return 0.0
+    return float(np.clip((root - memory_end) / (compute_end - memory_end), 0.0, 1.0))
