@@ -1,0 +1,235 @@
+"""Conditional node split (paper section 5.2, algorithm 2): move outliers, keep the sharing.
+
+Layer sort keeps every subtree together, so a request stands where its subtree's density puts it,
+not where its own would. Where that is far off, the outliers are cut off and re-inserted below the
+root, where the next layer sort puts them by their own density. Their prefix is then computed a
+second time; the total of such tokens stays within a budget.
+
+The paper leaves some room, and this is how it is filled:
+
+- *What is cut.* Children are sorted by density, so a node's outliers are the first or the last
+  of its children. They are cut off as one run under one copy of their prefix: neighbours of like
+  density meet again at the root anyway, and the run costs the prefix once, not once per request.
+  A run of one child is the paper's single leaf or subtree.
+- *What counts as an outlier.* The error of a request is the distance between its log density and
+  the log density that a plain sort of all requests would put at its place in the scan (places
+  measured in seconds of work). A run's gain is its squared errors weighted by work, less the
+  spread that stays inside it. In a sorted scan all errors are 0 and nothing is cut, whatever the
+  shape of the tree.
+- *What the threshold divides by.* Algorithm 2 hands each of k children t / k. With thousands of
+  children that share nothing, that leaves no child enough for one split, so the budget is one
+  pool here and goes to the cuts with the highest gain per token recomputed.
+- *End.* Each request moves at most once. Sort and split repeat until the densities do not rise,
+  no affordable cut helps, or `_ROUNDS` is reached.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sglang.srt.blendserve.planner.annotations import (
+    Annotations,
+    RequestCosts,
+    annotate,
+    request_costs,
+)
+from sglang.srt.blendserve.planner.cost_model import CostModel
+from sglang.srt.blendserve.planner.layer_sort import layer_sort
+from sglang.srt.blendserve.planner.prefix_tree import PrefixTree, preorder
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+_ROUNDS = 12
+_CUTS_PER_ROUND = 10_000
+_LEAST_SHIFT = float(np.log(1.1))
+"""A run is cut only if it stands off its place by 10 % of density or more (root mean square)."""
+_LEAST_PROGRESS = 0.01
+"""A round that takes away a smaller part of the summed squared error is undone and is the last."""
+_LOG_DENSITY_LIMIT = 14.0
+"""Log densities are cut off at about one to a million either way; 0 and infinity occur."""
+
+
+@dataclass(frozen=True, slots=True)
+class SortedTree:
+    """A layer-sorted tree with its costs."""
+
+    tree: PrefixTree
+    annotations: Annotations
+    costs: RequestCosts
+
+
+def sort_tree(tree: PrefixTree, output_tokens: Floats, cost: CostModel) -> SortedTree:
+    """Annotate ``tree`` for predicted ``output_tokens`` (requests,) and layer-sort it."""
+    costs = request_costs(tree, output_tokens, cost)
+    tree, annotations = layer_sort(tree, annotate(tree, costs))
+    return SortedTree(tree, annotations, costs)
+
+
+def split_tree(
+    sorted_tree: SortedTree, output_tokens: Floats, cost: CostModel, *, keep_sharing: float
+) -> SortedTree:
+    """Cut outliers off ``sorted_tree`` and re-insert them below the root; sorted again.
+
+    ``keep_sharing``: part of the tokens saved by prefix sharing that must still be saved
+    afterwards, 0 to 1. Below the root, a node and its copies then have equal prefixes.
+    """
+    if not 0 <= keep_sharing <= 1:
+        raise ValueError(f"keep_sharing must be between 0 and 1, got {keep_sharing}")
+    tree = sorted_tree.tree
+    budget = int((1 - keep_sharing) * (tree.prompt_tokens - tree.unique_tokens))
+    moved = np.zeros(tree.requests, dtype=np.bool_)
+    error, prefix_errors = _errors(sorted_tree)
+    for _ in range(_ROUNDS):
+        cuts = _choose(sorted_tree, prefix_errors, moved, budget)
+        if not cuts:
+            break
+        tree = sorted_tree.tree
+        candidate = sort_tree(_move(tree, cuts), output_tokens, cost)
+        new_error, prefix_errors = _errors(candidate)
+        if new_error > (1 - _LEAST_PROGRESS) * error:
+            break
+        budget -= candidate.tree.unique_tokens - tree.unique_tokens
+        for cut in cuts:
+            moved[tree.leaf_requests[tree.leaf_start[cut.first] : tree.leaf_end[cut.last]]] = True
+        sorted_tree, error = candidate, new_error
+    return sorted_tree
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """A run of siblings to cut off: from node ``first`` to node ``last`` and its subtree."""
+
+    first: int
+    last: int
+
+
+def _errors(sorted_tree: SortedTree) -> tuple[float, Floats]:
+    """Summed squared error of the scan order, and its prefix sums with those of work.
+
+    Returns the total and an array (4, leaves + 1): prefix sums over the leaves in scan order of
+    work, work x log density, work x log density^2 and work x error^2.
+    """
+    requests = sorted_tree.tree.leaf_requests
+    costs = sorted_tree.costs
+    work = (costs.compute_seconds + costs.memory_seconds)[requests]
+    with np.errstate(divide="ignore"):
+        value = np.log(costs.density[requests])
+    value = np.clip(value, -_LOG_DENSITY_LIMIT, _LOG_DENSITY_LIMIT)
+    ideal = np.argsort(-value, kind="stable")
+    ends = np.cumsum(work[ideal])
+    middle = np.cumsum(work) - work / 2
+    # The same sums in the same order when the scan is sorted, so errors are exactly 0 then.
+    at = np.minimum(np.searchsorted(ends, middle), max(requests.size - 1, 0))
+    squares = work * (value - value[ideal[at]]) ** 2
+    sums = np.zeros((4, requests.size + 1))
+    np.cumsum([work, work * value, work * value**2, squares], axis=1, out=sums[:, 1:])
+    return float(sums[3, -1]), sums
+
+
+def _choose(sorted_tree: SortedTree, sums: Floats, moved: Bools, budget: int) -> list[_Cut]:
+    """The cuts of one round: most gain per recomputed token first, within ``budget`` tokens."""
+    tree = sorted_tree.tree
+    parent, node = tree.parent, np.arange(tree.nodes)
+    cost = tree.depth[parent]
+    affordable = (parent != 0) & (cost <= budget)
+    moved_before = np.append(0, np.cumsum(moved[tree.leaf_requests]))
+    low, high = tree.leaf_start, tree.leaf_end
+    runs: list[tuple[Ints, Ints, Ints, Ints]] = []  # first node, last node, low leaf, high leaf
+    head = affordable & (high < high[parent])
+    runs.append((parent[head] + 1, node[head], low[parent[head]], high[head]))
+    tail = affordable & (low > low[parent])
+    last_child = _last_child(tree)
+    runs.append((node[tail], last_child[parent[tail]], low[tail], high[parent[tail]]))
+    found = [
+        _best_by_parent(tree, sums, moved_before, first, last, start, end)
+        for first, last, start, end in runs
+    ]
+    first, last, gain = (np.concatenate(columns) for columns in zip(*found, strict=True))
+    best = np.lexsort((first, -gain / np.maximum(cost[first], 1)))[:_CUTS_PER_ROUND]
+    taken = np.zeros(tree.leaf_nodes.size, dtype=np.bool_)
+    cuts: list[_Cut] = []
+    for at in best.tolist():
+        leaves = slice(low[first[at]], high[last[at]])
+        price = int(cost[first[at]])
+        if price > budget or taken[leaves].any():
+            continue
+        taken[leaves] = True
+        budget -= price
+        cuts.append(_Cut(int(first[at]), int(last[at])))
+    return cuts
+
+
+def _best_by_parent(
+    tree: PrefixTree,
+    sums: Floats,
+    moved_before: Ints,
+    first: Ints,
+    last: Ints,
+    low: Ints,
+    high: Ints,
+) -> tuple[Ints, Ints, Floats]:
+    """Of the runs of each parent the one with the most gain: first node, last node, gain."""
+    work, value, squares, error = sums[:, high] - sums[:, low]
+    spread = np.maximum(squares - value**2 / np.maximum(work, np.finfo(float).tiny), 0)
+    gain = error - spread
+    good = (gain > work * _LEAST_SHIFT**2) & (moved_before[high] == moved_before[low])
+    first, last, gain = first[good], last[good], gain[good]
+    by_gain = np.lexsort((gain, tree.parent[first]))
+    parents = tree.parent[first[by_gain]]
+    best = by_gain[np.flatnonzero(np.append(parents[1:] != parents[:-1], True)[: parents.size])]
+    return first[best], last[best], gain[best]
+
+
+def _last_child(tree: PrefixTree) -> Ints:
+    """(nodes,) last child of each node; 0 where there is none."""
+    last = np.zeros(tree.nodes, dtype=np.int64)
+    last[tree.parent[1:]] = np.arange(1, tree.nodes)  # of equal indices numpy keeps the last
+    return last
+
+
+def _move(tree: PrefixTree, cuts: list[_Cut]) -> PrefixTree:
+    """``tree`` with each run of siblings below the root, under a copy of its prefix.
+
+    A single child needs no copy: its own segment then spans the whole prefix.
+    """
+    starts = np.array([cut.first for cut in cuts])
+    ends = tree.subtree_end[[cut.last for cut in cuts]]
+    single = np.array([cut.first == cut.last for cut in cuts])
+    moved = np.zeros(tree.nodes, dtype=np.bool_)
+    run = np.full(tree.nodes, -1)
+    for index, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        moved[start:end] = True
+        run[start:end] = index
+    stays = np.append(0, np.cumsum(~moved[tree.leaf_nodes]))
+    keep = moved | (stays[tree.leaf_end] > stays[tree.leaf_start])
+    keep[0] = True
+    # New numbering, not yet in preorder: the kept nodes, then one copy of a prefix per run.
+    place = np.cumsum(keep) - 1
+    copies = np.flatnonzero(~single)
+    copy_of_run = np.zeros(len(cuts), dtype=np.int64)
+    copy_of_run[copies] = keep.sum() + np.arange(copies.size)
+    top_of_run = moved & ~moved[tree.parent]  # runs do not nest
+    parent = np.where(top_of_run, copy_of_run[run], place[tree.parent])[keep]
+    here = np.append(0, np.cumsum(keep & ~moved))
+    everything = tree.subtree_end - np.arange(tree.nodes)
+    size = np.where(moved, everything, here[tree.subtree_end] - here[:-1])[keep]
+    size = np.append(size, 1 + (ends - starts)[copies])
+    parent = np.append(parent, np.zeros(copies.size, dtype=np.int64))
+    depth = np.append(tree.depth[keep], tree.depth[tree.parent[starts[copies]]])
+    request = np.append(tree.request[keep], np.full(copies.size, -1))
+    size[0] = size.size
+    order = np.empty(size.size, dtype=np.int64)
+    new_place = preorder(parent, size, np.zeros(size.size))
+    order[new_place] = np.arange(size.size)
+    return PrefixTree(
+        parent=new_place[parent[order]],
+        depth=depth[order],
+        subtree_end=np.arange(size.size) + size[order],
+        request=request[order],
+        requests=tree.requests,
+    )

@@ -1,0 +1,198 @@
+"""The plan: in which order to scan the requests, and what each of them and all of them cost.
+
+    prompts -> prefix tree -> annotate, layer sort -> split -> merge -> scan order
+
+Building the tree reads the prompts; all the rest depends on predicted output lengths, is cheap,
+and can be repeated when predictions change (`replan`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from sglang.srt.blendserve.planner.annotations import Annotations, RequestCosts
+from sglang.srt.blendserve.planner.cost_model import CostModel, density
+from sglang.srt.blendserve.planner.merge import merge_units
+from sglang.srt.blendserve.planner.node_split import sort_tree, split_tree
+from sglang.srt.blendserve.planner.prefix_tree import PrefixTree
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+KEEP_SHARING = 0.99
+"""Part of the prefix sharing that node splits leave (paper section 5.2)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A scan order over m planned requests out of n, most compute-bound first.
+
+    Arrays by request have shape (n,) and 0 where a request is not planned; arrays along the scan
+    have shape (m,).
+    """
+
+    order: Ints
+    """(m,) request at each scan position."""
+    position: Ints
+    """(n,) scan position of each request; -1 where it is not planned."""
+    unit: Ints
+    """(m,) scheduling unit along the scan, never falling."""
+    density: Floats
+    """(m,) compute density of the unit along the scan, never rising."""
+
+    prompt_tokens: Ints
+    """(n,) by request."""
+    output_tokens: Floats
+    """(n,) predicted, by request."""
+    computed_tokens: Floats
+    """(n,) prompt tokens to compute, by request: shared prefixes split over those who share."""
+    compute_seconds: Floats
+    """(n,) by request, shared prefixes split likewise."""
+    memory_seconds: Floats
+    """(n,) by request: KV cache read while decoding."""
+
+    sharing: float
+    """Share of the prompt tokens saved when prefixes are shared as in this order (paper's s)."""
+    sharing_optimum: float
+    """The same without node splits: every shared prefix computed once (paper's s_o)."""
+    optimum_seconds: float
+    """Perfect overlap and optimal sharing: max((1 - s_o) T_comp, T_mem) (paper's T_o)."""
+    bound_seconds: float | None
+    """The same with weight loading: memory x (1 + weight bytes / KV bytes); None if the size of
+    the KV cache is not known. With the cache always full this is the fewest steps there can be."""
+    total_compute_seconds: float
+    total_memory_seconds: float
+
+    trie: PrefixTree
+    """The prefix tree as built."""
+    tree: PrefixTree
+    """The same sorted and split: its leaves from left to right are ``order``."""
+    annotations: Annotations
+    """Per node of ``tree``."""
+
+    @property
+    def root_density(self) -> float:
+        """Compute density of all planned requests together (paper's rho(root))."""
+        return float(density(self.total_compute_seconds, self.total_memory_seconds))
+
+    @property
+    def costs(self) -> RequestCosts:
+        """The arrays by request, together."""
+        return RequestCosts(
+            self.prompt_tokens,
+            self.output_tokens,
+            self.computed_tokens,
+            self.compute_seconds,
+            self.memory_seconds,
+        )
+
+
+def build_plan(
+    prompts: Sequence[NDArray[np.integer]],
+    output_tokens: ArrayLike,
+    cost: CostModel,
+    *,
+    namespaces: NDArray[np.integer] | None = None,
+    keep_sharing: float = KEEP_SHARING,
+    kv_slots: int | None = None,
+) -> Plan:
+    """Plan n requests.
+
+    ``prompts``: n one-dimensional integer arrays of token ids. ``output_tokens``: (n,) predicted
+    output lengths, at least 0. ``namespaces``: (n,) integers; requests of different namespaces
+    share no prefix. ``keep_sharing``: part of the sharing that node splits must leave (1: no
+    splits). ``kv_slots``: tokens the KV cache holds, for `Plan.bound_seconds`.
+
+    The same input gives the same plan bit for bit. Raises ValueError if shapes do not fit or a
+    length is negative or not finite.
+    """
+    return plan_tree(
+        PrefixTree.build(prompts, namespaces),
+        output_tokens,
+        cost,
+        keep_sharing=keep_sharing,
+        kv_slots=kv_slots,
+    )
+
+
+def replan(
+    plan: Plan,
+    output_tokens: ArrayLike,
+    cost: CostModel,
+    *,
+    remaining: Bools | None = None,
+    keep_sharing: float = KEEP_SHARING,
+    kv_slots: int | None = None,
+) -> Plan:
+    """``plan`` again for new predicted ``output_tokens`` (n,), without reading a prompt.
+
+    ``remaining``: (n,) mask of the requests still to be planned (default: all); the numbering of
+    the requests stays. Starts from the tree as built, so earlier splits do not add up.
+    """
+    trie = plan.trie
+    if remaining is not None:
+        if remaining.shape != (trie.requests,):
+            raise ValueError(f"remaining must have shape ({trie.requests},), "
+                             f"got {remaining.shape}")
+        trie = trie.restricted(remaining)
+    return plan_tree(trie, output_tokens, cost, keep_sharing=keep_sharing, kv_slots=kv_slots)
+
+
+def plan_tree(
+    trie: PrefixTree,
+    output_tokens: ArrayLike,
+    cost: CostModel,
+    *,
+    keep_sharing: float = KEEP_SHARING,
+    kv_slots: int | None = None,
+) -> Plan:
+    """Plan the requests of a prefix tree; arguments as in `build_plan`."""
+    lengths = np.asarray(output_tokens, dtype=np.float64)
+    if lengths.shape != (trie.requests,):
+        raise ValueError(f"output_tokens must have shape ({trie.requests},), got {lengths.shape}")
+    if not (np.isfinite(lengths).all() and (lengths >= 0).all()):
+        raise ValueError("output_tokens must be finite and at least 0")
+    whole = sort_tree(trie, lengths, cost)
+    done = split_tree(whole, lengths, cost, keep_sharing=keep_sharing)
+    tree, costs = done.tree, done.costs
+    order = tree.leaf_requests
+    position = np.full(trie.requests, -1, dtype=np.int64)
+    position[order] = np.arange(order.size)
+    unit, unit_density = merge_units(costs.compute_seconds[order], costs.memory_seconds[order])
+    compute = float(whole.costs.compute_seconds.sum())
+    memory = float(whole.costs.memory_seconds.sum())
+    return Plan(
+        order=order,
+        position=position,
+        unit=unit,
+        density=unit_density,
+        prompt_tokens=costs.prompt_tokens,
+        output_tokens=costs.output_tokens,
+        computed_tokens=costs.computed_tokens,
+        compute_seconds=costs.compute_seconds,
+        memory_seconds=costs.memory_seconds,
+        sharing=tree.sharing,
+        sharing_optimum=trie.sharing,
+        optimum_seconds=max(compute, memory),
+        bound_seconds=_bound(compute, memory, cost, kv_slots),
+        total_compute_seconds=float(costs.compute_seconds.sum()),
+        total_memory_seconds=memory,
+        trie=trie,
+        tree=tree,
+        annotations=done.annotations,
+    )
+
+
+def _bound(compute: float, memory: float, cost: CostModel, kv_slots: int | None) -> float | None:
+    """Lower bound with weight loading, seconds; None without the size of the KV cache."""
+    if kv_slots is None:
+        return None
+    if kv_slots < 1:
+        raise ValueError(f"kv_slots must be at least 1, got {kv_slots}")
+    full_read = float(cost.kv_read_seconds(kv_slots))
+    return max(compute, memory * (1 + float(cost.weights_seconds(np.inf)) / full_read))
