@@ -31,7 +31,9 @@ class Command:
 COMMANDS = (
     Command("run", "offline.run", "run a JSONL batch file through SGLang and write the answers"),
     Command("plan", "offline.plan", "show the annotated prefix tree and what a batch will cost"),
-    Command("fetch-model", "offline.fetch_model", "get the small real model the demo and tests use"),
+    Command(
+        "fetch-model", "offline.fetch_model", "get the small real model the demo and tests use"
+    ),
 )
 
 
@@ -43,7 +45,9 @@ def _parser() -> argparse.ArgumentParser:
         epilog="`sglang-blendserve COMMAND --help` explains a command.",
     )
     parser.add_argument(
-        "--version", action="version", version=f"sglang-blendserve {__version__} for sglang {SGLANG_VERSION}"
+        "--version",
+        action="version",
+        version=f"sglang-blendserve {__version__} for sglang {SGLANG_VERSION}",
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for command in COMMANDS:
@@ -59,8 +63,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         _parser().parse_args(argv)
         return 2
     module = importlib.import_module(f"{_PACKAGE}.{chosen.module}")
-    parser = argparse.ArgumentParser(prog=f"sglang-blendserve {chosen.name}", description=module.__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog=f"sglang-blendserve {chosen.name}",
+        description=module.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     module.add_arguments(parser)
     return int(module.main(parser.parse_args(argv[1:])))
 

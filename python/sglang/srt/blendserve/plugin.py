@@ -1,5 +1,102 @@
-"""SGLang plugin entry point (group ``sglang.srt.plugins``)."""
+"""SGLang plugin entry point (group ``sglang.srt.plugins``).
+
+`register` runs in every process SGLang starts, before its heavy modules are imported, so imports
+stay inside functions. It is the only place that touches SGLang's hooks and registries:
+
+- ``--schedule-policy blendserve`` and the ``--blendserve-*`` flags on SGLang's own command line,
+  the same names as keyword arguments of ``sglang.Engine``
+- the scheduler, in place of SGLang's when the policy is chosen
+- the offline mark on list calls of ``Engine.generate``
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+from collections.abc import Callable
+from contextvars import ContextVar
+from importlib.metadata import version
+from typing import Any
+
+from sglang.srt.blendserve import SGLANG_VERSION, jobs
+from sglang.srt.blendserve.settings import POLICY, Settings, add_arguments
+
+_from_command_line: ContextVar[Settings | None] = ContextVar("from_command_line", default=None)
 
 
 def register() -> None:
-    """Register the policy, the prefix cache and the scheduler with SGLang; called in every process."""
+    """Put the policy, its flags and its scheduler into SGLang; called in every process.
+
+    Raises RuntimeError if the installed SGLang is not the release this package was written for.
+    """
+    installed = version("sglang")
+    if installed != SGLANG_VERSION:
+        raise RuntimeError(
+            f"sglang-blendserve works with sglang {SGLANG_VERSION} and found {installed}. "
+            f"Its scheduler internals differ between releases; run "
+            f"`pip install sglang=={SGLANG_VERSION}`, or keep this plugin out with "
+            f"SGLANG_PLUGINS=none."
+        )
+    from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+
+    from sglang.srt.blendserve.runtime.scheduler import BlendScheduler
+
+    args = "sglang.srt.server_args.ServerArgs"
+    HookRegistry.register(f"{args}.__init__", _settings_from_keywords, HookType.AROUND)
+    HookRegistry.register(f"{args}.add_cli_args", _add_cli_flags, HookType.AFTER)
+    HookRegistry.register(f"{args}.from_cli_args", _settings_from_cli, HookType.AROUND)
+    for method in ("generate", "async_generate"):
+        HookRegistry.register(
+            f"sglang.srt.entrypoints.engine.Engine.{method}", _mark_list_calls, HookType.BEFORE
+        )
+    HookRegistry.register(
+        "sglang.srt.managers.scheduler.Scheduler", BlendScheduler, HookType.REPLACE
+    )
+
+
+def _settings_from_keywords(
+    original: Callable[..., None], server_args: Any, *args: Any, **kwargs: Any
+) -> None:
+    """Around ``ServerArgs.__init__``: take our settings out, apply the policy's defaults."""
+    settings = _from_command_line.get() or Settings.take_from(kwargs)
+    chosen = kwargs.get("schedule_policy") == POLICY
+    if chosen and settings.mixed_chunk == "auto":
+        kwargs["enable_mixed_chunk"] = True
+    server_args.blendserve = settings  # before the original: afterwards it is read-only
+    original(server_args, *args, **kwargs)
+    if chosen:
+        from sglang.srt.blendserve.runtime import compatibility
+
+        compatibility.check(server_args)
+
+
+def _settings_from_cli(original: Callable[..., Any], cls: type, args: argparse.Namespace) -> Any:
+    """Around ``ServerArgs.from_cli_args``, which passes on the fields it knows and no others."""
+    token = _from_command_line.set(Settings.from_namespace(args))
+    try:
+        return original(cls, args)
+    finally:
+        _from_command_line.reset(token)
+
+
+def _add_cli_flags(_: Any, parser: argparse.ArgumentParser) -> None:
+    """After ``ServerArgs.add_cli_args``: our policy among the choices, and our flags."""
+    for action in parser._actions:
+        if action.dest == "schedule_policy" and action.choices is not None:
+            action.choices = [*action.choices, POLICY]
+    add_arguments(parser)
+
+
+def _mark_list_calls(engine: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any] | None:
+    """Before ``Engine.generate``: the requests of a list call are one offline job."""
+    if engine.server_args.schedule_policy != POLICY:
+        return None
+    call = inspect.signature(type(engine).generate).bind(engine, *args, **kwargs)
+    given = call.arguments
+    inputs = given.get("input_ids") if given.get("prompt") is None else given["prompt"]
+    is_list = isinstance(inputs, list) and inputs and not isinstance(inputs[0], int)
+    if not is_list or given.get("rid") is not None:
+        return None
+    job = jobs.new_job()
+    given["rid"] = [jobs.make_rid(job, len(inputs), index) for index in range(len(inputs))]
+    return call.args, call.kwargs

@@ -1,0 +1,261 @@
+"""The pool of offline requests: what waits, in which planned order, and what is in flight.
+
+The pool lives beside SGLang's waiting queue and knows nothing of SGLang: a request carries the
+engine's own object as ``payload``. It plans over everything that waits, plans again when enough
+has arrived or the predictions have drifted, and hands requests out from both ends of the plan.
+All decisions depend only on the calls made, never on the clock, so that the ranks of a tensor
+parallel group, which see the same calls, hand out the same requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sglang.srt.blendserve.planner.cost_model import CostModel
+from sglang.srt.blendserve.planner.lengths import LengthEstimator, LengthPrior
+from sglang.srt.blendserve.planner.pacing import RemainingWork
+from sglang.srt.blendserve.planner.plan import KEEP_SHARING, Plan, plan_tree
+from sglang.srt.blendserve.planner.prefix_tree import PrefixTree
+from sglang.srt.blendserve.planner.scanner import DualScanner, Side
+
+Tokens = NDArray[np.int32]
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+GROWTH = 0.25
+"""Plan again once this share of the planned requests has newly arrived: the total planning time
+then stays proportional to the last plan's."""
+
+
+@dataclass(slots=True, eq=False)
+class PoolRequest:
+    """One offline request, from its arrival to its end."""
+
+    rid: str
+    prompt: Tokens
+    """(p,) token ids."""
+    max_tokens: int
+    """Cap on the output, tokens; a cap, not a forecast."""
+    known_length: bool = False
+    """Whether the output is exactly ``max_tokens`` long (``ignore_eos``)."""
+    job: str = ""
+    namespace: str = ""
+    """Requests of different namespaces share no prefix (adapters, cache salts)."""
+    payload: Any = None
+    """The engine's own object for this request."""
+
+    index: int = -1
+    """Place in the pool's arrays."""
+    side: Side = Side.COMPUTE
+    """The end it was taken from; kept through retraction."""
+    generated: int = 0
+    """Output tokens so far."""
+    held_tokens: int = 0
+    """KV tokens besides ``generated`` that are freed when it ends: the part of its prompt that it
+    did not find cached."""
+    expected_tokens: float = 0.0
+    """Output length it was expected to have when it started."""
+
+
+class RequestPool:
+    """Waiting and running offline requests of all jobs, blended in one plan."""
+
+    def __init__(
+        self, cost: CostModel, kv_slots: int, *, keep_sharing: float = KEEP_SHARING
+    ) -> None:
+        self.cost = cost
+        self.kv_slots = kv_slots
+        self.keep_sharing = keep_sharing
+        self.plans_made = 0
+        self._prior: LengthPrior | None = None
+        self._clear()
+
+    def _clear(self) -> None:
+        self._all: list[PoolRequest] = []
+        self._by_rid: dict[str, PoolRequest] = {}
+        self._waiting: set[int] = set()
+        self._returned: list[PoolRequest] = []
+        self._running: dict[int, PoolRequest] = {}
+        self._finished: list[tuple[int, int]] = []
+        self._planned = 0
+        self.plan: Plan | None = None
+        self._tree: PrefixTree | None = None
+        self.scanner = DualScanner(np.zeros(0, dtype=np.int64))
+        self.lengths: LengthEstimator | None = None
+        self._rest_compute = 0.0
+        self._rest_memory = 0.0
+
+    def __len__(self) -> int:
+        """Requests that wait: arrived, planned or returned, not running."""
+        return len(self._waiting) + len(self._returned)
+
+    def __contains__(self, rid: str) -> bool:
+        return rid in self._by_rid
+
+    @property
+    def running(self) -> list[PoolRequest]:
+        """Requests in flight, in the order of their admission."""
+        return list(self._running.values())
+
+    @property
+    def unplanned(self) -> int:
+        """Requests that have arrived since the plan was made."""
+        return len(self._all) - self._planned
+
+    @property
+    def rest(self) -> RemainingWork:
+        """Predicted work of the planned requests that still wait."""
+        return RemainingWork(max(self._rest_compute, 0.0), max(self._rest_memory, 0.0))
+
+    def add(self, request: PoolRequest) -> None:
+        """Let ``request`` wait. Raises ValueError if its rid is already in the pool."""
+        if request.rid in self._by_rid:
+            raise ValueError(f"request id {request.rid} is already in the pool")
+        request.index = len(self._all)
+        self._all.append(request)
+        self._by_rid[request.rid] = request
+        self._waiting.add(request.index)
+
+    def get(self, rid: str) -> PoolRequest | None:
+        """The request of this id, waiting or running."""
+        return self._by_rid.get(rid)
+
+    def waiting(self) -> Iterator[PoolRequest]:
+        """All waiting requests: returned ones first, then by arrival."""
+        yield from self._returned
+        for index in sorted(self._waiting):
+            yield self._all[index]
+
+    # --- planning -------------------------------------------------------------------------
+
+    def plan_if_due(self, *, quiet: bool) -> bool:
+        """Plan again if it is worth it; say whether that was done.
+
+        ``quiet``: nothing arrived lately, so whatever is unplanned may be planned now.
+        """
+        new = self.unplanned
+        if new == 0:
+            return False
+        if quiet or len(self.scanner) == 0 or new >= GROWTH * self._planned:
+            self.make_plan()
+            return True
+        return False
+
+    def make_plan(self) -> None:
+        """Plan everything that waits, with the lengths as they are predicted now."""
+        everything = self._all
+        namespaces = {
+            name: i for i, name in enumerate(dict.fromkeys(r.namespace for r in everything))
+        }
+        jobs = {name: i for i, name in enumerate(dict.fromkeys(r.job for r in everything))}
+        tree = PrefixTree.build(
+            [r.prompt for r in everything],
+            np.array([namespaces[r.namespace] for r in everything], dtype=np.int64),
+        )
+        lengths = LengthEstimator(
+            prompt_tokens=np.array([r.prompt.size for r in everything], dtype=np.int64),
+            max_tokens=np.array([r.max_tokens for r in everything], dtype=np.int64),
+            known=np.array([r.known_length for r in everything], dtype=np.bool_),
+            tree=tree,
+            job=np.array([jobs[r.job] for r in everything], dtype=np.int64),
+            prior=self._prior,
+        )
+        for index, output_tokens in self._finished:
+            lengths.observe(index, output_tokens)
+        self.lengths = lengths
+        self._planned = len(everything)
+        self._plan_waiting(tree)
+
+    def replan(self) -> None:
+        """Order what still waits anew for the lengths as they are predicted now."""
+        if self._tree is not None:
+            self._plan_waiting(self._tree)
+
+    def _plan_waiting(self, tree: PrefixTree) -> None:
+        assert self.lengths is not None
+        running = self.running
+        estimate = self.lengths.estimate(
+            np.array([r.index for r in running], dtype=np.int64),
+            np.array([r.generated for r in running], dtype=np.int64),
+        )
+        mask = np.zeros(tree.requests, dtype=np.bool_)
+        mask[[i for i in self._waiting if i < tree.requests]] = True
+        plan = plan_tree(
+            tree.restricted(mask),
+            estimate,
+            self.cost,
+            keep_sharing=self.keep_sharing,
+            kv_slots=self.kv_slots,
+        )
+        self.plan = plan
+        self._tree = tree
+        self.scanner = DualScanner(plan.order)
+        self._rest_compute = plan.total_compute_seconds
+        self._rest_memory = plan.total_memory_seconds
+        self.plans_made += 1
+
+    # --- handing out ------------------------------------------------------------------------
+
+    def peek(self, side: Side) -> PoolRequest | None:
+        """The next request at ``side`` of the plan; None when the plan is used up."""
+        index = self.scanner.peek(side)
+        return None if index is None else self._all[index]
+
+    def peek_returned(self) -> PoolRequest | None:
+        """The returned request that is served before anything from the plan."""
+        return self._returned[0] if self._returned else None
+
+    def start(self, request: PoolRequest) -> None:
+        """``request``, which waits, is handed to the engine."""
+        if request.index in self._waiting:
+            self._waiting.remove(request.index)
+            if request.index in self.scanner:
+                self.scanner.discard(request.index)
+                self._count_rest(request, -1.0)
+        else:
+            self._returned.remove(request)
+        self._running[request.index] = request
+
+    def put_back(self, request: PoolRequest, *, first: bool = True) -> None:
+        """The engine returns ``request`` (refused or retracted); it keeps its turn."""
+        del self._running[request.index]
+        self._returned.insert(0 if first else len(self._returned), request)
+
+    def finish(self, request: PoolRequest, output_tokens: int) -> None:
+        """``request`` has ended by itself with ``output_tokens`` output tokens: a length seen."""
+        self._finished.append((request.index, output_tokens))
+        if self.lengths is not None and request.index < self._planned:
+            self.lengths.observe(request.index, output_tokens)
+        self.forget(request)
+
+    def forget(self, request: PoolRequest) -> None:
+        """``request`` has left the engine (ended, aborted or failed)."""
+        if self._by_rid.pop(request.rid, None) is None:
+            return
+        if self._running.pop(request.index, None) is None:
+            if request.index in self._waiting:
+                self._waiting.remove(request.index)
+                if request.index in self.scanner:
+                    self.scanner.discard(request.index)
+                    self._count_rest(request, -1.0)
+            else:
+                self._returned.remove(request)
+        if not self._by_rid:
+            # Everything is done: start afresh, but remember what lengths look like here.
+            if self.lengths is not None:
+                self._prior = self.lengths.prior()
+            self._clear()
+
+    def select(self, chosen: Callable[[PoolRequest], bool]) -> list[PoolRequest]:
+        """The waiting requests that ``chosen`` picks (to abort them)."""
+        return [request for request in self.waiting() if chosen(request)]
+
+    def _count_rest(self, request: PoolRequest, sign: float) -> None:
+        assert self.plan is not None
+        self._rest_compute += sign * float(self.plan.compute_seconds[request.index])
+        self._rest_memory += sign * float(self.plan.memory_seconds[request.index])

@@ -1,0 +1,262 @@
+"""The step policy: which requests join the next step, and how many prompt tokens it computes.
+
+Order, pace and memory come together here (DESIGN.md, "Scheduling"). In each step
+
+1. requests that the engine gave back are served first,
+2. the memory-bound end fills the KV cache, up to what the compute-bound side needs to flow
+   (the paper's partition, with the densities of the two ends as they are now),
+3. the compute-bound end flows through at the pace,
+
+and every request must fit by the predicted peak of all that is in flight.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sglang.srt.blendserve.planner.admission import PeakAdmission
+from sglang.srt.blendserve.planner.cost_model import density
+from sglang.srt.blendserve.planner.pacing import Pace, PrefillBudget, RemainingWork, StepLoad
+from sglang.srt.blendserve.planner.request_pool import PoolRequest, RequestPool, Tokens
+from sglang.srt.blendserve.planner.scanner import Side, memory_partition
+
+Floats = NDArray[np.float64]
+
+_END_WINDOW = 64
+"""Requests at each end whose density stands for that end."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineState:
+    """What the engine can say before a step."""
+
+    running: int
+    """Requests that decode in the step, offline and online."""
+    kv_tokens: int
+    """KV tokens that these read."""
+    used_slots: int
+    """KV slots that cannot be had now: locked by requests in flight (shared prefixes once)."""
+    free_requests: int
+    """How many more requests the engine can run."""
+    online_growth: float = 0.0
+    """KV tokens that online requests may still grow by."""
+    chunk: PoolRequest | None = None
+    """The offline request whose prompt is partly computed."""
+    chunk_tokens: int = 0
+    """Its prompt tokens still to compute."""
+
+
+@dataclass(slots=True)
+class Selection:
+    """What joins the next step."""
+
+    requests: list[PoolRequest] = field(default_factory=list)
+    """In the order in which they are to be prefilled."""
+    prefill_tokens: int = 0
+    """Prompt tokens to compute, the rest of a partly computed prompt included."""
+
+
+class StepPolicy:
+    """BlendServe's choice for each step, over one pool."""
+
+    def __init__(
+        self,
+        pool: RequestPool,
+        pace: Pace,
+        *,
+        max_tokens: int,
+        min_tokens: int = 1,
+        whole_prompts: bool = False,
+    ) -> None:
+        """
+        ``max_tokens``: largest prefill of one step. ``min_tokens``: smallest worth a step; a
+        smaller budget is saved up. ``whole_prompts``: the engine cannot split a prompt.
+        """
+        self.pool = pool
+        self.pace = pace
+        self.max_tokens = max_tokens
+        self.min_tokens = min_tokens
+        self.whole_prompts = whole_prompts
+        self.budget = PrefillBudget(0, 0)
+        self._credit = 0.0
+        self._last: dict[Side, Tokens] = {}
+
+    def select(self, state: EngineState) -> Selection:
+        """Choose for the step that starts from ``state``; the chosen requests leave the pool."""
+        step = _Step(self, state)
+        step.fill()
+        return step.selection
+
+    def expected_uncached(self, request: PoolRequest, side: Side) -> int:
+        """Prompt tokens to compute if ``request`` follows the last one taken from ``side``.
+
+        Neighbours in the plan share what their prefixes share; the engine's cache may know more
+        or, after eviction, less, so this steers the budget and nothing else.
+        """
+        tokens = request.prompt
+        shared = 0
+        for last in self._last.values():
+            both = min(tokens.size, last.size)
+            differ = np.flatnonzero(tokens[:both] != last[:both])
+            shared = max(shared, int(differ[0]) if differ.size else both)
+        # The last prompt token is always computed: its logits give the first output token.
+        return request.generated + max(tokens.size - shared, 1)
+
+    def spend(self, tokens: int) -> None:
+        """Count ``tokens`` of prefill against what was saved up."""
+        self._credit = max(0.0, self._credit - tokens)
+
+    def save(self, budget: PrefillBudget) -> PrefillBudget:
+        """Add this step's budget to what earlier steps left over; return what may be spent."""
+        self.budget = budget
+        self._credit = min(self._credit + budget.compute_side, float(self.max_tokens))
+        compute_side = int(self._credit)
+        memory_side = max(compute_side, budget.memory_side)
+        return PrefillBudget(
+            compute_side if compute_side >= self.min_tokens else 0,
+            memory_side if memory_side >= self.min_tokens else 0,
+        )
+
+    def taken(self, request: PoolRequest, side: Side) -> None:
+        """Remember what was last taken from ``side``."""
+        self._last[side] = request.prompt
+
+
+class _Step:
+    """One call of `StepPolicy.select`."""
+
+    def __init__(self, policy: StepPolicy, state: EngineState) -> None:
+        self.policy, self.pool, self.state = policy, policy.pool, state
+        self.selection = Selection()
+        running = self.pool.running
+        indices = np.array([r.index for r in running], dtype=np.int64)
+        self.generated = np.array([r.generated for r in running], dtype=np.float64)
+        self.prompts = np.array([r.prompt.size for r in running], dtype=np.float64)
+        held = np.array([r.held_tokens for r in running], dtype=np.float64) + self.generated
+        lengths = self.pool.lengths
+        self.remaining: Floats = (
+            np.zeros(0)
+            if lengths is None or not running
+            else lengths.remaining(indices, self.generated)
+        )
+        self.admission = PeakAdmission(held, self.remaining)
+        others = state.used_slots - float(held.sum()) + state.online_growth
+        self.limit = self._with_margin(self.pool.kv_slots - max(others, 0.0))
+        self.spent = 0
+
+    def _with_margin(self, slots: float) -> float:
+        """``slots`` less what wrong predictions of the running set are likely to need."""
+        lengths = self.pool.lengths
+        if lengths is None or not len(self.admission):
+            return slots
+        spread = np.expm1(lengths.error_scale()) / np.sqrt(len(self.admission))
+        growth = max(self.admission.peak - self.admission.kv_tokens, 0.0)
+        return slots - min(float(spread), 1.0) * growth
+
+    def fill(self) -> None:
+        """Choose requests until a budget or the memory is used up."""
+        state = self.state
+        budget = self.policy.save(
+            self.policy.pace.budget(StepLoad(state.running, state.kv_tokens), self._rest())
+        )
+        if state.chunk is not None:
+            side_budget = _of(budget, state.chunk.side)
+            # A prompt that has begun goes on, however little the pace allows: it holds memory.
+            self.spent = min(state.chunk_tokens, max(side_budget, self.policy.min_tokens))
+            if self.spent < state.chunk_tokens:
+                self._done()
+                return
+        self._take_returned(budget.memory_side)
+        reserve = self._compute_side_share() * self.pool.kv_slots
+        self._take(Side.MEMORY, budget.memory_side, self.limit - reserve)
+        self._take(Side.COMPUTE, budget.compute_side, self.limit)
+        self._keep_going()
+        self._done()
+
+    def _rest(self) -> RemainingWork:
+        """Predicted work left: the pool's and that of the requests in flight."""
+        context = self.prompts + self.generated
+        reads = float((self.remaining * (context + self.remaining / 2)).sum())
+        compute = float(self.pool.cost.decode_compute_seconds(self.remaining.sum(), reads))
+        compute += float(self.pool.cost.prefill_seconds(self.state.chunk_tokens))
+        waiting = self.pool.rest
+        return RemainingWork(
+            waiting.compute + compute, waiting.memory + float(self.pool.cost.kv_read_seconds(reads))
+        )
+
+    def _compute_side_share(self) -> float:
+        plan, scanner = self.pool.plan, self.pool.scanner
+        if plan is None or not len(scanner):
+            return 0.0
+        ends = [
+            float(density(plan.compute_seconds[end].sum(), plan.memory_seconds[end].sum()))
+            for end in (scanner.upcoming(side, _END_WINDOW) for side in Side)
+        ]
+        rest = self._rest()
+        return memory_partition(float(density(rest.compute, rest.memory)), ends[0], ends[1])
+
+    def _take_returned(self, budget: int) -> None:
+        while self._room(budget):
+            request = self.pool.peek_returned()
+            if request is None or not self._admit(request, request.side, self.limit, budget):
+                return
+
+    def _take(self, side: Side, budget: int, limit: float) -> None:
+        while self._room(budget):
+            request = self.pool.peek(side)
+            if request is None or not self._admit(request, side, limit, budget):
+                return
+
+    def _room(self, budget: int) -> bool:
+        return self.spent < budget and len(self.selection.requests) < self.state.free_requests
+
+    def _admit(self, request: PoolRequest, side: Side, limit: float, budget: int) -> bool:
+        uncached = self.policy.expected_uncached(request, side)
+        remaining = self._predicted_remaining(request)
+        if self.admission.peak_with(uncached, remaining) > limit:
+            return False
+        if self.policy.whole_prompts and self.spent and self.spent + uncached > budget:
+            return False
+        self._start(request, side, uncached, remaining, budget)
+        return True
+
+    def _start(
+        self, request: PoolRequest, side: Side, uncached: int, remaining: float, budget: int
+    ) -> None:
+        self.pool.start(request)
+        self.policy.taken(request, side)
+        request.side = side
+        request.held_tokens = uncached - request.generated
+        request.expected_tokens = request.generated + remaining
+        self.admission.add(uncached, remaining)
+        self.selection.requests.append(request)
+        self.spent += uncached if self.policy.whole_prompts else min(uncached, budget - self.spent)
+
+    def _predicted_remaining(self, request: PoolRequest) -> float:
+        assert self.pool.lengths is not None
+        left = self.pool.lengths.remaining(
+            np.array([request.index]), np.array([float(request.generated)])
+        )
+        return float(left[0])
+
+    def _keep_going(self) -> None:
+        """With an idle engine something must start, whatever the predictions say."""
+        if self.state.running or self.spent or self.state.free_requests < 1:
+            return
+        request = self.pool.peek_returned() or self.pool.peek(Side.MEMORY)
+        if request is not None:
+            side = request.side if request.index not in self.pool.scanner else Side.MEMORY
+            uncached = self.policy.expected_uncached(request, side)
+            remaining = self._predicted_remaining(request)
+            self._start(request, side, uncached, remaining, self.policy.max_tokens)
+
+    def _done(self) -> None:
+        self.selection.prefill_tokens = self.spent
+        self.policy.spend(self.spent)
+
+
+def _of(budget: PrefillBudget, side: Side) -> int:
+    return budget.compute_side if side is Side.COMPUTE else budget.memory_side

@@ -1,0 +1,223 @@
+"""SGLang's scheduler with a pool of offline requests beside its waiting queue.
+
+Only the seams are overridden: where a request enters the queue, where the next prefill batch is
+made, where requests are aborted. In each pass the step policy names a few requests and a number of
+prompt tokens; they are put behind the online requests in the waiting queue, SGLang makes its batch
+with that many tokens, and what it did not take goes back to the pool.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+from sglang.srt.managers import scheduler as upstream
+from sglang.srt.managers.io_struct import AbortReq
+from sglang.srt.managers.schedule_batch import FINISH_ABORT, Req, ScheduleBatch
+
+from sglang.srt.blendserve import jobs
+from sglang.srt.blendserve.planner.cost_model import CostModel
+from sglang.srt.blendserve.planner.model_spec import ModelSpec
+from sglang.srt.blendserve.planner.pacing import FixedPace, Pace, RatioPace
+from sglang.srt.blendserve.planner.request_pool import PoolRequest, RequestPool
+from sglang.srt.blendserve.planner.step_policy import EngineState, StepPolicy
+from sglang.srt.blendserve.runtime.device import this_device
+from sglang.srt.blendserve.runtime.prefill_adder import BlendPrefillAdder, offline_request
+from sglang.srt.blendserve.settings import POLICY, Settings
+
+logger = logging.getLogger(__name__)
+
+_QUIET_PASSES = 64
+"""Scheduling passes without an arrival after which a job is taken to have arrived."""
+
+
+class BlendScheduler(upstream.Scheduler):
+    """SGLang's scheduler under ``--schedule-policy blendserve``.
+
+    With any other policy the constructor returns SGLang's own scheduler and this class is unused.
+    """
+
+    def __new__(cls, server_args: Any, *args: Any, **kwargs: Any) -> Any:
+        if server_args.schedule_policy != POLICY:
+            stock = cls.__mro__[1]  # by now `upstream.Scheduler` names this class
+            return stock(server_args, *args, **kwargs)
+        return super().__new__(cls)
+
+    def init_schedule_policy(self) -> None:
+        # Online requests keep SGLang's default order.
+        self.schedule_policy = "fcfs"
+        super().init_schedule_policy()
+        upstream.PrefillAdder = BlendPrefillAdder
+        settings: Settings = self.server_args.blendserve
+        cost = CostModel(
+            ModelSpec.from_folder(self.server_args.model_path),
+            this_device(self.device, settings.device, self.ps.tp_size),
+        )
+        self.pool = RequestPool(cost, self.max_total_num_tokens, keep_sharing=settings.keep_sharing)
+        self.step_policy = self._make_step_policy(settings, cost)
+        self._passes_since_arrival = 0
+        logger.info(
+            "BlendServe plans for %s on %s, KV cache of %d tokens.",
+            cost.model.name,
+            cost.device.name,
+            self.max_total_num_tokens,
+        )
+
+    def _make_step_policy(self, settings: Settings, cost: CostModel) -> StepPolicy:
+        chunk = self.chunked_prefill_size or self.max_prefill_tokens
+        pace: Pace
+        if settings.pace == "fixed":
+            pace = FixedPace(chunk)
+        else:
+            pace = RatioPace(cost, self.max_total_num_tokens, chunk)
+        return StepPolicy(
+            self.pool,
+            pace,
+            max_tokens=chunk,
+            # Without mixing, a prefill holds up every decode: do it seldom and in full chunks.
+            min_tokens=self.page_size if self.is_mixed_chunk else chunk,
+            whole_prompts=self.chunked_prefill_size is None,
+        )
+
+    # --- arrival -----------------------------------------------------------------------------
+
+    def _add_request_to_queue(self, req: Req, is_retracted: bool = False) -> None:
+        offline = offline_request(req)
+        if offline is not None:
+            self.pool.put_back(offline)
+            return
+        mark = jobs.parse_rid(req.rid)
+        # A request that is already known to fail only passes through to report its error.
+        if mark is None or req.to_finish is not None or req.finished() or req.rid in self.pool:
+            super()._add_request_to_queue(req, is_retracted)
+            return
+        if not self._set_or_validate_priority(req):
+            return
+        parameters = req.sampling_params
+        req.blendserve = PoolRequest(
+            rid=req.rid,
+            prompt=np.array(req.origin_input_ids, dtype=np.int64).astype(np.int32),
+            max_tokens=parameters.max_new_tokens,
+            known_length=bool(parameters.ignore_eos and not parameters.stop_strs),
+            job=mark.job,
+            namespace=req.extra_key or "",
+            payload=req,
+        )
+        self.pool.add(req.blendserve)
+        self._passes_since_arrival = 0
+        req.time_stats.set_wait_queue_entry_time()
+
+    # --- the next batch ------------------------------------------------------------------------
+
+    def _get_new_batch_prefill_raw(
+        self, prefill_delayer_single_pass: Any, running_batch: ScheduleBatch
+    ) -> tuple[ScheduleBatch | None, ScheduleBatch]:
+        self._note_progress()
+        self._passes_since_arrival += 1
+        self.pool.plan_if_due(quiet=self._passes_since_arrival > _QUIET_PASSES)
+        stock_chunk = self.chunked_prefill_size
+        # Online requests that wait go first, as in SGLang; the pool waits until they are in.
+        if not self.waiting_queue and not self._online_chunk():
+            self._feed(running_batch)
+        try:
+            return super()._get_new_batch_prefill_raw(
+                prefill_delayer_single_pass=prefill_delayer_single_pass,
+                running_batch=running_batch,
+            )
+        finally:
+            self.chunked_prefill_size = stock_chunk
+            self._take_back()
+
+    def _note_progress(self) -> None:
+        """See how far the requests in flight are, and which have left."""
+        for request in self.pool.running:
+            req: Req = request.payload
+            request.generated = len(req.output_ids)
+            if req.finished():
+                if isinstance(req.finished_reason, FINISH_ABORT):
+                    self.pool.forget(request)
+                else:
+                    self.pool.finish(request, request.generated)
+            elif req.to_finish is not None and req.req_pool_idx is None:
+                self.pool.forget(request)  # aborted for want of memory: it never runs again
+
+    def _online_chunk(self) -> bool:
+        return self.chunked_req is not None and offline_request(self.chunked_req) is None
+
+    def _feed(self, running_batch: ScheduleBatch) -> None:
+        """Put what the step policy chooses into the waiting queue and set the prefill size."""
+        if not len(self.pool) and self.chunked_req is None:
+            return
+        if len(self.pool) and not len(self.pool.scanner) and not self.pool.plans_made:
+            return  # nothing planned yet: the first job is still arriving
+        selection = self.step_policy.select(self._engine_state(running_batch))
+        for request in selection.requests:
+            self.waiting_queue.append(request.payload)
+        if selection.requests:
+            running_batch.batch_is_full = False
+        if self.chunked_prefill_size is not None and selection.prefill_tokens:
+            mixed = len(running_batch.reqs) if self.is_mixed_chunk else 0
+            pages = -(-selection.prefill_tokens // self.page_size)
+            self.chunked_prefill_size = pages * self.page_size + mixed
+
+    def _engine_state(self, running_batch: ScheduleBatch) -> EngineState:
+        running = running_batch.reqs
+        chunk = None if self.chunked_req is None else offline_request(self.chunked_req)
+        free = self.token_to_kv_pool_allocator.available_size() + self.tree_cache.evictable_size()
+        return EngineState(
+            running=len(running),
+            kv_tokens=sum(len(r.origin_input_ids) + len(r.output_ids) for r in running),
+            used_slots=self.max_total_num_tokens - free,
+            free_requests=self.get_num_allocatable_reqs(len(running)),
+            online_growth=sum(
+                r.sampling_params.max_new_tokens - len(r.output_ids)
+                for r in running
+                if offline_request(r) is None
+            )
+            * self.new_token_ratio_tracker.current,
+            chunk=chunk,
+            chunk_tokens=(
+                0
+                if chunk is None
+                else len(self.chunked_req.full_untruncated_fill_ids)
+                - len(self.chunked_req.prefix_indices)
+            ),
+        )
+
+    def _take_back(self) -> None:
+        """Return the offline requests that did not get into the batch, in their order."""
+        left = [r for r in self.waiting_queue if offline_request(r) is not None]
+        if not left:
+            return
+        self.waiting_queue = [r for r in self.waiting_queue if offline_request(r) is None]
+        for req in reversed(left):
+            self.pool.put_back(req.blendserve)
+
+    # --- abort, idle, state ----------------------------------------------------------------------
+
+    def abort_request(self, recv_req: AbortReq) -> None:
+        super().abort_request(recv_req)
+        for request in self.pool.select(
+            lambda r: recv_req.abort_all or r.rid.startswith(recv_req.rid)
+        ):
+            self.pool.forget(request)
+            self.ipc_channels.send_to_tokenizer.send_output(
+                AbortReq(rid=request.rid), request.payload
+            )
+
+    def is_fully_idle(self, for_health_check: bool = False) -> bool:
+        return super().is_fully_idle(for_health_check) and len(self.pool) == 0
+
+    def get_internal_state(self, recv_req: Any) -> Any:
+        output = super().get_internal_state(recv_req)
+        plan = self.pool.plan
+        output.internal_state["blendserve"] = {
+            "waiting": len(self.pool),
+            "running": len(self.pool.running),
+            "plans_made": self.pool.plans_made,
+            "root_density": None if plan is None else plan.root_density,
+            "sharing": None if plan is None else plan.sharing,
+            "sharing_optimum": None if plan is None else plan.sharing_optimum,
+        }
+        return output

@@ -1,0 +1,107 @@
+"""Settings of the policy: one place for their names, meaning, defaults and command-line flags.
+
+They reach the scheduler process as an attribute of SGLang's ``ServerArgs`` (see `plugin`), which
+SGLang hands to every process it starts. The same names work as keyword arguments of
+``sglang.Engine``: ``Engine(model_path=M, schedule_policy="blendserve", blendserve_pace="fixed")``.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+POLICY = "blendserve"
+"""The name behind ``--schedule-policy``."""
+
+PREFIX = "blendserve_"
+"""What the names of the settings begin with, on the command line and as keyword arguments."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How the policy works. Every field is a flag ``--blendserve-<name>``."""
+
+    pace: str = field(
+        default="ratio",
+        metadata={
+            "choices": ("ratio", "fixed"),
+            "help": "How much prompt a step computes: 'ratio' holds compute : memory at the ratio "
+            "of all remaining work, 'fixed' always fills --chunked-prefill-size.",
+        },
+    )
+    keep_sharing: float = field(
+        default=0.99,
+        metadata={"help": "Part of the prefix sharing that node splits must leave (0 to 1)."},
+    )
+    mixed_chunk: str = field(
+        default="auto",
+        metadata={
+            "choices": ("auto", "off"),
+            "help": "'auto' computes prompts in the same forward as the decodes wherever SGLang "
+            "can (--enable-mixed-chunk); 'off' leaves SGLang's own setting.",
+        },
+    )
+    device: str = field(
+        default="auto",
+        metadata={
+            "help": "Device whose compute and bandwidth the cost model uses: a name such as "
+            "'H200', or 'auto' to recognise or measure the one at hand."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        for setting in fields(self):
+            choices = setting.metadata.get("choices")
+            value = getattr(self, setting.name)
+            if choices and value not in choices:
+                raise ValueError(
+                    f"--blendserve-{setting.name.replace('_', '-')} {value!r}: choose from "
+                    f"{', '.join(choices)}"
+                )
+        if not 0.0 <= self.keep_sharing <= 1.0:
+            raise ValueError(f"--blendserve-keep-sharing {self.keep_sharing}: must lie in [0, 1]")
+
+    @classmethod
+    def take_from(cls, arguments: dict[str, Any]) -> Settings:
+        """Build settings from the ``blendserve_*`` entries of ``arguments`` and remove those.
+
+        Raises TypeError naming an entry that is no setting.
+        """
+        own = {key: arguments.pop(key) for key in [*arguments] if key.startswith(PREFIX)}
+        return cls.from_mapping(own)
+
+    @classmethod
+    def from_mapping(cls, arguments: Mapping[str, Any]) -> Settings:
+        """Build settings from ``blendserve_*`` names."""
+        known = {setting.name for setting in fields(cls)}
+        given = {key.removeprefix(PREFIX): value for key, value in arguments.items()}
+        if unknown := sorted(set(given) - known):
+            raise TypeError(
+                f"unknown setting {PREFIX}{unknown[0]}; known: "
+                + ", ".join(f"{PREFIX}{name}" for name in sorted(known))
+            )
+        return cls(**given)
+
+    @classmethod
+    def from_namespace(cls, args: argparse.Namespace) -> Settings:
+        """Build settings from parsed command-line arguments (absent ones keep their default)."""
+        names = [f"{PREFIX}{setting.name}" for setting in fields(cls)]
+        return cls.from_mapping(
+            {name: getattr(args, name) for name in names if hasattr(args, name)}
+        )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of all settings to ``parser``."""
+    group = parser.add_argument_group("BlendServe (with --schedule-policy blendserve)")
+    for setting in fields(Settings):
+        group.add_argument(
+            f"--{PREFIX}{setting.name}".replace("_", "-"),
+            dest=f"{PREFIX}{setting.name}",
+            type=type(setting.default),
+            default=setting.default,
+            choices=setting.metadata.get("choices"),
+            help=f"{setting.metadata['help']} (default: {setting.default})",
+        )
