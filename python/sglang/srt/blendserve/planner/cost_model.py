@@ -102,5 +102,6 @@ def density(compute: ArrayLike, memory: ArrayLike) -> Floats:
     """Elementwise compute / memory; infinite where memory is 0 (0 where both are)."""
     c, m = np.broadcast_arrays(_floats(compute), _floats(memory))
     ratio = np.where(c > 0, np.inf, 0.0)
-    np.divide(c, m, out=ratio, where=m > 0)
+    with np.errstate(over="ignore"):  # next to no memory is as good as none
+        np.divide(c, m, out=ratio, where=m > 0)
     return ratio

@@ -32,9 +32,13 @@ def merge_units(compute: Floats, memory: Floats) -> tuple[Ints, Floats]:
     units: list[tuple[float, float, int]] = []
     for position, (c, m) in enumerate(zip(compute.tolist(), memory.tolist(), strict=True)):
         first = position
-        while units and units[-1][0] * m < c * units[-1][1]:
-            before_c, before_m, first = units.pop()
-            c, m = before_c + c, before_m + m
+        while units:
+            before_c, before_m, before_first = units[-1]
+            no_work = before_c == before_m == 0  # no density of its own
+            if not no_work and before_c * m >= c * before_m:
+                break
+            c, m, first = before_c + c, before_m + m, before_first
+            units.pop()
         units.append((c, m, first))
     firsts = np.array([u[2] for u in units])
     sizes = np.diff(firsts, append=count)
