@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from sglang.srt.blendserve.batch.store import Store
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from sglang.srt.blendserve.batch.journal import Entry, ResultJournal
 from sglang.srt.blendserve.batch.tally import Tally
 

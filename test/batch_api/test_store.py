@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from sglang.srt.blendserve.batch import batch_table, file_table, schema
+
+from sglang.srt.blendserve.batch import batch_table, file_table, lock, schema
 from sglang.srt.blendserve.batch.ids import is_batch_id, is_file_id, new_batch_id, new_file_id
 from sglang.srt.blendserve.batch.lock import DirectoryInUse
 from sglang.srt.blendserve.batch.objects import FileObject
@@ -56,15 +57,14 @@ async def create_batch(store: Store, file: FileObject) -> str:
 
 
 def test_second_process_is_refused_until_the_first_is_gone(directory: Path) -> None:
-    code = (
-        "import sys, pathlib\n"
-        "from sglang.srt.blendserve.batch.lock import DirectoryLock\n"
-        "DirectoryLock(pathlib.Path(sys.argv[1]))\n"
+    code = (  # the module alone: importing sglang takes seconds
+        "import sys, pathlib, runpy\n"
+        "lock = runpy.run_path(sys.argv[1])['DirectoryLock'](pathlib.Path(sys.argv[2]))\n"
         "print('locked', flush=True); sys.stdin.read()\n"
     )
     directory.mkdir()
     holder = subprocess.Popen(
-        [sys.executable, "-c", code, str(directory)],
+        [sys.executable, "-c", code, lock.__file__, str(directory)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -90,7 +90,7 @@ def test_a_database_from_the_future_is_left_alone(directory: Path) -> None:
     Store(directory).close()
     with sqlite3.connect(directory / "blendserve.db") as db:
         db.execute("PRAGMA user_version = 99")
-    with pytest.raises(NewerSchema, match="version 99.*Upgrade"):
+    with pytest.raises(NewerSchema, match=r"version 99.*Upgrade"):
         Store(directory)
     with sqlite3.connect(directory / "blendserve.db") as db:
         assert db.execute("PRAGMA user_version").fetchone() == (99,)
@@ -115,7 +115,7 @@ async def test_a_failed_migration_changes_nothing(
 def test_a_file_in_place_of_the_directory_is_a_clear_error(tmp_path: Path) -> None:
     place = tmp_path / "file"
     place.write_text("")
-    with pytest.raises(StoreUnusable, match="cannot be used.*--batch-dir"):
+    with pytest.raises(StoreUnusable, match=r"cannot be used.*--batch-dir"):
         Store(place)
 
 

@@ -55,14 +55,14 @@ def storage_failed(error: OSError | Exception) -> ApiError:
     """Return the 507 for a full or read-only disk; nothing was stored."""
     return ApiError(
         507,
-        f"The batch directory cannot be written: {_reason(error)}. Nothing was stored; make room "
+        f"The batch directory cannot be written: {reason_of(error)}. Nothing was stored; make room "
         "or make it writable, then try again.",
         code="storage_unavailable",
     )
 
 
-def _reason(error: Exception) -> str:
-    """The reason without the path, which is no business of a client's."""
+def reason_of(error: Exception) -> str:
+    """Return what went wrong without the path, which is no business of a client's."""
     return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
 
 

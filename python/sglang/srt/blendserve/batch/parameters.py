@@ -84,6 +84,38 @@ class ListFiles(BaseModel):
     purpose: str | None = None
 
 
+def query_schema(model: type[BaseModel]) -> dict[str, Any]:
+    """Return the OpenAPI description of a query whose parameters are the fields of ``model``."""
+    properties: dict[str, Any] = model.model_json_schema()["properties"]
+    return {
+        "parameters": [
+            {"name": name, "in": "query", "required": False, "schema": schema}
+            for name, schema in properties.items()
+        ]
+    }
+
+
+def json_body_schema(model: type[BaseModel]) -> dict[str, Any]:
+    """Return the OpenAPI description of a JSON body of type ``model``."""
+    schema = model.model_json_schema()
+    for name, definition in schema.pop("$defs", {}).items():
+        _inline(schema, f"#/$defs/{name}", definition)
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def _inline(node: Any, reference: str, definition: dict[str, Any]) -> None:
+    """Replace references to ``definition``; OpenAPI keeps definitions elsewhere."""
+    if isinstance(node, dict):
+        if node.get("$ref") == reference:
+            node.pop("$ref")
+            node.update(definition)
+        for child in list(node.values()):
+            _inline(child, reference, definition)
+    elif isinstance(node, list):
+        for child in node:
+            _inline(child, reference, definition)
+
+
 def from_json(model: type[Model], body: bytes) -> Model:
     """Return the parameters in a JSON body.
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 
 class Tally(NamedTuple):
@@ -24,19 +23,6 @@ class Tally(NamedTuple):
         """Return the sum."""
         return Tally(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
 
-
-def tally_of(succeeded: bool, body: Mapping[str, Any] | None) -> Tally:
-    """Return the tally of one result line with the endpoint's answer ``body``.
-
-    Token counts come from the body's ``usage`` object; a field that is missing or null counts 0
-    (embeddings have no output tokens, and details are given only when asked for).
-    """
-    usage = (body or {}).get("usage") or {}
-    return Tally(
-        completed=int(succeeded),
-        failed=int(not succeeded),
-        input_tokens=int(usage.get("prompt_tokens") or 0),
-        cached_tokens=int((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0),
-        output_tokens=int(usage.get("completion_tokens") or 0),
-        reasoning_tokens=int(usage.get("reasoning_tokens") or 0),
-    )
+    def minus(self, other: Tally) -> Tally:
+        """Return the difference."""
+        return Tally(*(mine - theirs for mine, theirs in zip(self, other, strict=True)))

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from sglang.srt.blendserve.batch.content import sync_directory
+from sglang.srt.blendserve.batch.journal import ResultJournal
 
 
 class Workspace:
@@ -48,6 +49,15 @@ class Workspace:
         except BaseException:
             self.remove()
             raise
+
+    def open_journal(self) -> ResultJournal:
+        """Return the journal of results.
+
+        Raises:
+            OSError: it cannot be read or written.
+        """
+        self.folder.mkdir(mode=0o700, exist_ok=True)  # if someone removed it, the input is missing
+        return ResultJournal(self.journal)
 
     def remove(self) -> None:
         """Remove the folder, if it is there."""

@@ -1,0 +1,61 @@
+"""What the scheduler's plan looks like, and its picture."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+WIDTH, HEIGHT = 720, 160
+"""Size of the picture in pixels."""
+
+_DECADES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class PlanView:
+    """The scheduler's plan over the requests that wait in its pool.
+
+    Attributes:
+        requests: how many wait.
+        running: how many of the pool run.
+        density: compute density along the scan order, most compute-bound first, at evenly spaced
+            positions.
+        root_density: of all of them together.
+        sharing: share of the prompt tokens saved by the plan's order.
+        sharing_optimum: the most that any order saves.
+        optimum_seconds: time of perfect overlap with optimal sharing.
+    """
+
+    requests: int
+    running: int
+    density: tuple[float, ...]
+    root_density: float
+    sharing: float
+    sharing_optimum: float
+    optimum_seconds: float
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> PlanView | None:
+        """Return the plan in a scheduler's internal state, None if it has none."""
+        plan = state.get("blendserve_plan")
+        if not plan or not plan["density"]:
+            return None
+        return cls(**{**plan, "density": tuple(plan["density"])})
+
+
+def bars(density: Sequence[float]) -> list[tuple[float, float, float, float, bool]]:
+    """Return the picture's bars: x, y, width, height in pixels, and whether compute-bound.
+
+    Heights are logarithmic, from the middle up for densities over 1 (compute-bound) and down for
+    those below (memory-bound), cut off at a thousand either way.
+    """
+    width, middle = WIDTH / max(len(density), 1), HEIGHT / 2
+    found = []
+    for index, value in enumerate(density):
+        decades = math.log10(value) if 0 < value < math.inf else math.copysign(_DECADES, value - 1)
+        height = max(min(abs(decades), _DECADES) / _DECADES * middle, 1.0)
+        top = middle - height if decades > 0 else middle
+        found.append((index * width, top, width, height, decades > 0))
+    return found
