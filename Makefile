@@ -1,0 +1,36 @@
+# `make` lists the targets. Everything runs in .venv, which `make install` makes.
+.DEFAULT_GOAL := help
+.PHONY: help install model demo test lint format demo-data clean
+
+BIN := .venv/bin
+# What to hand to pytest, e.g. make test ARGS="-k scanner -x"
+ARGS ?=
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+
+install: ## Make .venv: SGLang for this machine, our packages, test tools (minutes once, then seconds)
+	@scripts/install.sh
+
+model: install ## Get SmolLM2-135M-Instruct, the real model of demo and tests (93 MB, once)
+	@$(BIN)/python -m sglang.srt.blendserve.cli fetch-model smollm2 >/dev/null
+
+demo: model ## Answer a mixed batch under fcfs and blendserve, and compare (at most 10 minutes)
+	@$(BIN)/python benchmark/demo/run.py $(ARGS)
+
+test: model ## Run all tests, those with a real engine included
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(ARGS)
+
+lint: install ## ruff (rules and format) and mypy
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: install ## Let ruff format everything
+	@$(BIN)/ruff format .
+
+demo-data: install ## Write benchmark/demo/demo.jsonl again from its sources
+	@$(BIN)/python benchmark/demo/make_batch.py
+
+clean: ## Remove .venv, outputs and caches (not the model)
+	rm -rf .venv out build .mypy_cache .ruff_cache .pytest_cache .hypothesis
