@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from typing import NamedTuple
+from dataclasses import dataclass
 
 _RID = re.compile(r"blendserve-([0-9A-Za-z_]{1,64})-([0-9]{1,9})-([0-9]{8})(?![0-9])")
 _JOB = re.compile(r"[0-9A-Za-z_]{1,64}")
@@ -23,7 +23,8 @@ MAX_REQUESTS = 10**8
 """Requests in one job: what the index's eight digits can count."""
 
 
-class OfflineMark(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class OfflineMark:
     """What a marked request id says: its job, how many requests the job has (0: not known yet)
     and which of them this one is (from 0)."""
 

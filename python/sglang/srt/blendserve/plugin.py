@@ -94,8 +94,9 @@ def _mark_list_calls(engine: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any] 
     call = inspect.signature(type(engine).generate).bind(engine, *args, **kwargs)
     given = call.arguments
     inputs = given.get("input_ids") if given.get("prompt") is None else given["prompt"]
-    is_list = isinstance(inputs, list) and inputs and not isinstance(inputs[0], int)
-    if not is_list or given.get("rid") is not None:
+    if not isinstance(inputs, list) or not inputs or isinstance(inputs[0], int):
+        return None
+    if given.get("rid") is not None:
         return None
     job = jobs.new_job()
     given["rid"] = [jobs.make_rid(job, len(inputs), index) for index in range(len(inputs))]

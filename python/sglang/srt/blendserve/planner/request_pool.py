@@ -9,7 +9,7 @@ parallel group, which see the same calls, hand out the same requests.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sglang.srt.blendserve.planner.cost_model import CostModel
-from sglang.srt.blendserve.planner.lengths import LengthEstimator, LengthPrior
+from sglang.srt.blendserve.planner.length_prior import LengthPrior
+from sglang.srt.blendserve.planner.lengths import LengthEstimator
 from sglang.srt.blendserve.planner.pacing import RemainingWork
 from sglang.srt.blendserve.planner.plan import KEEP_SHARING, Plan, plan_tree
 from sglang.srt.blendserve.planner.prefix_tree import PrefixTree
@@ -125,6 +126,10 @@ class RequestPool:
         """The request of this id, waiting or running."""
         return self._by_rid.get(rid)
 
+    def request(self, index: int) -> PoolRequest:
+        """The request with this place in the pool's arrays."""
+        return self._all[index]
+
     def waiting(self) -> Iterator[PoolRequest]:
         """All waiting requests: returned ones first, then by arrival."""
         yield from self._returned
@@ -149,20 +154,16 @@ class RequestPool:
     def make_plan(self) -> None:
         """Plan everything that waits, with the lengths as they are predicted now."""
         everything = self._all
-        namespaces = {
-            name: i for i, name in enumerate(dict.fromkeys(r.namespace for r in everything))
-        }
-        jobs = {name: i for i, name in enumerate(dict.fromkeys(r.job for r in everything))}
         tree = PrefixTree.build(
             [r.prompt for r in everything],
-            np.array([namespaces[r.namespace] for r in everything], dtype=np.int64),
+            _numbered(r.namespace for r in everything),
         )
         lengths = LengthEstimator(
             prompt_tokens=np.array([r.prompt.size for r in everything], dtype=np.int64),
             max_tokens=np.array([r.max_tokens for r in everything], dtype=np.int64),
             known=np.array([r.known_length for r in everything], dtype=np.bool_),
             tree=tree,
-            job=np.array([jobs[r.job] for r in everything], dtype=np.int64),
+            job=_numbered(r.job for r in everything),
             prior=self._prior,
         )
         for index, output_tokens in self._finished:
@@ -259,3 +260,9 @@ class RequestPool:
         assert self.plan is not None
         self._rest_compute += sign * float(self.plan.compute_seconds[request.index])
         self._rest_memory += sign * float(self.plan.memory_seconds[request.index])
+
+
+def _numbered(names: Iterable[str]) -> Ints:
+    """(n,) the names as numbers, equal for equal names."""
+    numbers: dict[str, int] = {}
+    return np.array([numbers.setdefault(name, len(numbers)) for name in names], dtype=np.int64)

@@ -12,6 +12,7 @@ and every request must fit by the predicted peak of all that is in flight.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -28,6 +29,12 @@ Floats = NDArray[np.float64]
 _END_WINDOW = 64
 """Requests at each end whose density stands for that end."""
 
+_LOOK_AHEAD = 64
+"""Requests from each end among which one that need not wait for a prefix is looked for."""
+
+_WORTH_WAITING = 16
+"""Prompt tokens whose computation is saved by starting a request some steps later."""
+
 
 @dataclass(frozen=True, slots=True)
 class EngineState:
@@ -41,6 +48,8 @@ class EngineState:
     """KV slots that cannot be had now: locked by requests in flight (shared prefixes once)."""
     free_requests: int
     """How many more requests the engine can run."""
+    cached_tokens: Callable[[PoolRequest], int]
+    """How many tokens of a request's prompt the prefix cache holds now."""
     online_growth: float = 0.0
     """KV tokens that online requests may still grow by."""
     chunk: PoolRequest | None = None
@@ -82,28 +91,12 @@ class StepPolicy:
         self.whole_prompts = whole_prompts
         self.budget = PrefillBudget(0, 0)
         self._credit = 0.0
-        self._last: dict[Side, Tokens] = {}
 
     def select(self, state: EngineState) -> Selection:
         """Choose for the step that starts from ``state``; the chosen requests leave the pool."""
         step = _Step(self, state)
         step.fill()
         return step.selection
-
-    def expected_uncached(self, request: PoolRequest, side: Side) -> int:
-        """Prompt tokens to compute if ``request`` follows the last one taken from ``side``.
-
-        Neighbours in the plan share what their prefixes share; the engine's cache may know more
-        or, after eviction, less, so this steers the budget and nothing else.
-        """
-        tokens = request.prompt
-        shared = 0
-        for last in self._last.values():
-            both = min(tokens.size, last.size)
-            differ = np.flatnonzero(tokens[:both] != last[:both])
-            shared = max(shared, int(differ[0]) if differ.size else both)
-        # The last prompt token is always computed: its logits give the first output token.
-        return request.generated + max(tokens.size - shared, 1)
 
     def spend(self, tokens: int) -> None:
         """Count ``tokens`` of prefill against what was saved up."""
@@ -120,10 +113,6 @@ class StepPolicy:
             memory_side if memory_side >= self.min_tokens else 0,
         )
 
-    def taken(self, request: PoolRequest, side: Side) -> None:
-        """Remember what was last taken from ``side``."""
-        self._last[side] = request.prompt
-
 
 class _Step:
     """One call of `StepPolicy.select`."""
@@ -132,6 +121,8 @@ class _Step:
         self.policy, self.pool, self.state = policy, policy.pool, state
         self.selection = Selection()
         running = self.pool.running
+        # Their prompts enter the prefix cache when their first token comes out.
+        self.prefilling = [r for r in running if not r.generated]
         indices = np.array([r.index for r in running], dtype=np.int64)
         self.generated = np.array([r.generated for r in running], dtype=np.float64)
         self.prompts = np.array([r.prompt.size for r in running], dtype=np.float64)
@@ -205,16 +196,32 @@ class _Step:
                 return
 
     def _take(self, side: Side, budget: int, limit: float) -> None:
-        while self._room(budget):
-            request = self.pool.peek(side)
-            if request is None or not self._admit(request, side, limit, budget):
+        """Take from one end while there is room.
+
+        A request whose prefix another one is just computing waits until it can share it; the next
+        ones in line, which start another prefix, need not wait for that.
+        """
+        for index in self.pool.scanner.upcoming(side, _LOOK_AHEAD):
+            if not self._room(budget):
+                return
+            request = self.pool.request(int(index))
+            if self._shares_unfinished_prefix(request):
+                continue
+            if not self._admit(request, side, limit, budget):
                 return
 
     def _room(self, budget: int) -> bool:
         return self.spent < budget and len(self.selection.requests) < self.state.free_requests
 
+    def _shares_unfinished_prefix(self, request: PoolRequest) -> bool:
+        cached = self.state.cached_tokens(request)
+        return any(
+            shared_tokens(request.prompt, other.prompt) >= cached + _WORTH_WAITING
+            for other in self.prefilling
+        )
+
     def _admit(self, request: PoolRequest, side: Side, limit: float, budget: int) -> bool:
-        uncached = self.policy.expected_uncached(request, side)
+        uncached = self._uncached(request)
         remaining = self._predicted_remaining(request)
         if self.admission.peak_with(uncached, remaining) > limit:
             return False
@@ -223,15 +230,21 @@ class _Step:
         self._start(request, side, uncached, remaining, budget)
         return True
 
+    def _uncached(self, request: PoolRequest) -> int:
+        """Tokens to compute before ``request`` decodes (again, after a retraction)."""
+        tokens = request.prompt.size + request.generated
+        # The last one is always computed: its logits give the next output token.
+        return max(tokens - self.state.cached_tokens(request), 1)
+
     def _start(
         self, request: PoolRequest, side: Side, uncached: int, remaining: float, budget: int
     ) -> None:
         self.pool.start(request)
-        self.policy.taken(request, side)
         request.side = side
         request.held_tokens = uncached - request.generated
         request.expected_tokens = request.generated + remaining
         self.admission.add(uncached, remaining)
+        self.prefilling.append(request)
         self.selection.requests.append(request)
         self.spent += uncached if self.policy.whole_prompts else min(uncached, budget - self.spent)
 
@@ -249,8 +262,7 @@ class _Step:
         request = self.pool.peek_returned() or self.pool.peek(Side.MEMORY)
         if request is not None:
             side = request.side if request.index not in self.pool.scanner else Side.MEMORY
-            uncached = self.policy.expected_uncached(request, side)
-            remaining = self._predicted_remaining(request)
+            uncached, remaining = self._uncached(request), self._predicted_remaining(request)
             self._start(request, side, uncached, remaining, self.policy.max_tokens)
 
     def _done(self) -> None:
@@ -260,3 +272,11 @@ class _Step:
 
 def _of(budget: PrefillBudget, side: Side) -> int:
     return budget.compute_side if side is Side.COMPUTE else budget.memory_side
+
+
+def shared_tokens(one: Tokens, other: Tokens) -> int:
+    """Length of the common prefix of two prompts, tokens."""
+    both = min(one.size, other.size)
+    differ = one[:both] != other[:both]
+    first = int(differ.argmax()) if both else 0
+    return first if both and differ[first] else both

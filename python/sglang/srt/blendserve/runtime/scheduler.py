@@ -15,6 +15,7 @@ import numpy as np
 from sglang.srt.managers import scheduler as upstream
 from sglang.srt.managers.io_struct import AbortReq
 from sglang.srt.managers.schedule_batch import FINISH_ABORT, Req, ScheduleBatch
+from sglang.srt.managers.schedule_policy import match_prefix_for_req
 
 from sglang.srt.blendserve import jobs
 from sglang.srt.blendserve.planner.cost_model import CostModel
@@ -169,6 +170,7 @@ class BlendScheduler(upstream.Scheduler):
             running=len(running),
             kv_tokens=sum(len(r.origin_input_ids) + len(r.output_ids) for r in running),
             used_slots=self.max_total_num_tokens - free,
+            cached_tokens=self._cached_tokens,
             free_requests=self.get_num_allocatable_reqs(len(running)),
             online_growth=sum(
                 r.sampling_params.max_new_tokens - len(r.output_ids)
@@ -184,6 +186,10 @@ class BlendScheduler(upstream.Scheduler):
                 - len(self.chunked_req.prefix_indices)
             ),
         )
+
+    def _cached_tokens(self, request: PoolRequest) -> int:
+        req: Req = request.payload
+        return len(match_prefix_for_req(self.tree_cache, req).device_indices)
 
     def _take_back(self) -> None:
         """Return the offline requests that did not get into the batch, in their order."""
