@@ -1,0 +1,81 @@
+"""A plan as a picture: density along the scan order above, the prefix tree below.
+
+Left is the compute-bound end of the scan, right the memory-bound end. In the tree a box is a
+prefix: as wide as the requests that share it, as high as its tokens, coloured by density.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from sglang.srt.blendserve.planner.plan import Plan
+
+_SMALLEST = 1 / 3000
+"""Boxes that are narrower than this part of the picture are left out; nobody would see them."""
+_DENSITY_RANGE = (1e-2, 1e2)
+
+
+def draw_plan(plan: Plan, path: str | Path, *, title: str = "") -> None:
+    """Draw ``plan`` to ``path``; its suffix (png, svg, pdf) is the format.
+
+    Raises ImportError where matplotlib is not installed and ValueError for an unknown suffix.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.collections import PatchCollection
+    from matplotlib.colors import LogNorm
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+
+    figure = Figure(figsize=(10, 6), layout="constrained")
+    FigureCanvasAgg(figure)
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 3))
+    colours = ScalarMappable(LogNorm(*_DENSITY_RANGE), "coolwarm_r")
+
+    count = plan.order.size
+    scan = np.arange(count) + 0.5
+    own = np.clip(plan.costs.density[plan.order], 1e-4, 1e6)
+    dot = 3 if count <= 2000 else 1
+    above.plot(scan, own, ".", color="0.6", markersize=dot, rasterized=True, label="requests")
+    above.plot(scan, np.clip(plan.density, 1e-4, 1e6), color="black", label="units")
+    above.axhline(plan.root_density, color="tab:green", linestyle="--", label="whole pool")
+    above.axhline(1.0, color="0.8", linewidth=0.8, zorder=0)
+    above.set(yscale="log", ylabel="compute density", title=title)
+    above.legend(loc="upper right", frameon=False, markerscale=3)
+
+    tree = plan.tree
+    start, end = tree.leaf_start, tree.leaf_end
+    seen = (end - start >= max(1.0, count * _SMALLEST)) & (tree.segment > 0)
+    boxes = [
+        Rectangle(
+            (float(start[n]), float(tree.depth[n] - tree.segment[n])),
+            float(end[n] - start[n]),
+            float(tree.segment[n]),
+        )
+        for n in np.flatnonzero(seen)
+    ]
+    density = np.clip(plan.annotations.density[seen], *_DENSITY_RANGE)
+    below.add_collection(
+        PatchCollection(
+            boxes,
+            facecolor=colours.to_rgba(density),
+            edgecolor="white",
+            linewidth=0.3 if len(boxes) < 500 else 0.0,
+        )
+    )
+    if count * _SMALLEST > 1:  # single requests are too narrow for boxes: their outline instead
+        leaves = tree.leaf_nodes
+        below.fill_between(
+            scan, tree.depth[leaves] - tree.segment[leaves], tree.depth[leaves],
+            color="0.85", linewidth=0, step="mid", zorder=0, rasterized=True,
+        )  # fmt: skip
+    below.set(
+        xlim=(0, max(count, 1)),
+        ylim=(int(tree.depth.max()) or 1, 0),
+        xlabel="requests in scan order, compute-bound to memory-bound",
+        ylabel="prompt tokens",
+    )
+    figure.colorbar(colours, ax=below, label="compute density")
+    figure.savefig(Path(path), dpi=150)
