@@ -1,0 +1,117 @@
+"""The step policy on a small engine: every request once, memory kept, it always ends."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_engine import SmallEngine
+
+from sglang.srt.blendserve.planner.cost_model import CostModel
+from sglang.srt.blendserve.planner.device_spec import DeviceSpec
+from sglang.srt.blendserve.planner.model_spec import ModelSpec
+from sglang.srt.blendserve.planner.pacing import FixedPace, Pace, RatioPace
+from sglang.srt.blendserve.planner.request_pool import PoolRequest, RequestPool
+from sglang.srt.blendserve.planner.scanner import Side
+from sglang.srt.blendserve.planner.step_policy import StepPolicy, shared_tokens
+
+COST = CostModel(ModelSpec.named("Llama-3.1-8B"), DeviceSpec.named("A100-80G"))
+SLOTS = 400
+
+
+def engine_for(
+    requests: list[tuple[list[int], int, int]],
+    *,
+    slots: int = SLOTS,
+    chunk: int = 64,
+    pace: str = "ratio",
+    whole_prompts: bool = False,
+) -> SmallEngine:
+    """An engine with a pool of (prompt, max_tokens, true length) requests."""
+    pool = RequestPool(COST, slots)
+    true_length = {}
+    for number, (prompt, max_tokens, length) in enumerate(requests):
+        rid = f"r{number}"
+        true_length[rid] = max(1, min(length, max_tokens))
+        pool.add(PoolRequest(rid, np.array(prompt, dtype=np.int32), max_tokens))
+    rule: Pace = FixedPace(chunk) if pace == "fixed" else RatioPace(COST, slots, chunk)
+    policy = StepPolicy(pool, rule, max_tokens=chunk, whole_prompts=whole_prompts)
+    return SmallEngine(pool, policy, true_length, slots)
+
+
+prompts = st.lists(st.integers(0, 3), min_size=1, max_size=30)
+requests = st.lists(
+    st.tuples(prompts, st.integers(1, 120), st.integers(1, 120)), min_size=1, max_size=25
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    requests=requests,
+    chunk=st.sampled_from([1, 7, 64]),
+    pace=st.sampled_from(["ratio", "fixed"]),
+    whole_prompts=st.booleans(),
+)
+def test_every_request_ends_once_whatever_its_length(
+    requests: list[tuple[list[int], int, int]], chunk: int, pace: str, whole_prompts: bool
+) -> None:
+    engine = engine_for(requests, chunk=chunk, pace=pace, whole_prompts=whole_prompts)
+    engine.run()
+    assert sorted(engine.finished) == sorted(engine.true_length)
+    assert sorted(set(engine.started)) == sorted(engine.true_length)
+    assert len(engine.started) == len(requests) + engine.retractions
+    assert len(engine.pool) == 0
+    assert engine.pool.running == []
+    assert engine.most_used <= SLOTS
+
+
+@settings(deadline=None, max_examples=30)
+@given(requests=requests)
+def test_known_lengths_are_never_retracted(requests: list[tuple[list[int], int, int]]) -> None:
+    engine = engine_for([(prompt, tokens, tokens) for prompt, tokens, _ in requests])
+    for request in engine.pool.waiting():
+        request.known_length = True
+    engine.run()
+    assert engine.retractions == 0
+
+
+def test_a_shared_prefix_is_computed_once() -> None:
+    prefix = list(range(100, 140))
+    batch = [([*prefix, number, number], 4, 4) for number in range(20)]
+    engine = engine_for(batch, chunk=256)
+    engine.run()
+    assert engine.computed == 40 + 20 * 2
+
+
+def test_both_ends_are_served_from_the_start() -> None:
+    """A pool of long prompts and of long outputs never runs one kind after the other."""
+    rng = np.random.default_rng(0)
+    compute = [(rng.integers(0, 9999, 60).tolist(), 2, 2) for _ in range(60)]
+    memory = [(rng.integers(0, 9999, 3).tolist(), 90, 90) for _ in range(60)]
+    engine = engine_for(compute + memory, slots=2000, chunk=128)
+    for request in engine.pool.waiting():
+        request.known_length = True
+    engine.run()
+    half = engine.started[:60]
+    from_memory_end = sum(int(rid[1:]) >= 60 for rid in half)
+    assert 10 <= from_memory_end <= 50
+
+
+def test_nothing_to_plan_for_an_empty_pool() -> None:
+    pool = RequestPool(COST, SLOTS)
+    assert not pool.plan_if_due(quiet=True)
+    assert pool.peek(Side.COMPUTE) is None
+    assert len(pool) == 0
+
+
+def test_an_id_enters_the_pool_once() -> None:
+    engine = engine_for([([1, 2], 3, 3)])
+    with pytest.raises(ValueError, match="already in the pool"):
+        engine.pool.add(PoolRequest("r0", np.array([1], dtype=np.int32), 1))
+
+
+@given(prompts, prompts)
+def test_shared_tokens(one: list[int], other: list[int]) -> None:
+    expected = 0
+    while expected < min(len(one), len(other)) and one[expected] == other[expected]:
+        expected += 1
+    assert shared_tokens(np.array(one), np.array(other)) == expected
