@@ -43,8 +43,8 @@ async def test_upload_create_poll_download(directory: Path) -> None:
         assert (batch.usage.input_tokens, batch.usage.output_tokens) == (3, 2)
         assert batch.usage.input_tokens_details.cached_tokens == 1
         assert batch.usage.total_tokens == 5
-        assert batch.in_progress_at and batch.finalizing_at and batch.completed_at
-        assert not (batch.failed_at or batch.cancelled_at or batch.expired_at)
+        assert None not in (batch.in_progress_at, batch.finalizing_at, batch.completed_at)
+        assert (batch.failed_at, batch.cancelled_at, batch.expired_at) == (None, None, None)
         assert batch.errors is not None
         assert batch.errors.data is not None
         [error] = batch.errors.data

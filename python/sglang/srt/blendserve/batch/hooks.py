@@ -23,14 +23,17 @@ _SERVER = "sglang.srt.entrypoints.http_server"
 _ARGS = "sglang.srt.server_args.ServerArgs"
 
 _store: Store | None = None
+_registered = False
 
 
 def register() -> None:
-    """Hook the batch service into SGLang's command line and HTTP server."""
+    """Hook the batch service into SGLang's command line and HTTP server; again it does nothing."""
+    global _registered
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
-    if multiprocessing.parent_process() is not None:
-        return  # a scheduler or a detokenizer
+    if _registered or multiprocessing.parent_process() is not None:
+        return  # the latter: a scheduler or a detokenizer
+    _registered = True
     HookRegistry.register(f"{_ARGS}.add_cli_args", _add_flags, HookType.AFTER)
     HookRegistry.register(f"{_ARGS}.from_cli_args", _read_flags, HookType.AFTER)
     HookRegistry.register(f"{_SERVER}.launch_server", _before_launch, HookType.BEFORE)

@@ -55,7 +55,7 @@ class SlotPool:
         except asyncio.CancelledError:
             if waiter in self._waiting:
                 self._waiting.remove(waiter)
-            else:  # granted and cancelled at once
+            if not waiter.granted.cancelled():  # given a slot and cancelled at once
                 self.give_back(size)
             raise
 
@@ -66,6 +66,7 @@ class SlotPool:
         self._grant()
 
     def _grant(self) -> None:
+        self._waiting = [waiter for waiter in self._waiting if not waiter.granted.cancelled()]
         while self._waiting and self.in_flight < self.slots:
             demands = [waiter.demand() for waiter in self._waiting]
             chosen = deadline_order.next_in_line(demands, self.in_flight, self.meter.request_rate())
