@@ -3,7 +3,8 @@
 Start-up of ``--help`` must not pay for torch, so a command is named here by its module and its
 module is imported when it is asked for. A command module provides
 ``add_arguments(parser: argparse.ArgumentParser) -> None`` and
-``main(args: argparse.Namespace) -> int`` (the exit status).
+``main(args: argparse.Namespace) -> int`` (the exit status). One that passes flags on to SGLang also
+has ``parse_args(parser, argv) -> argparse.Namespace``, in place of the parser's own.
 """
 
 from __future__ import annotations
@@ -69,7 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     module.add_arguments(parser)
-    return int(module.main(parser.parse_args(argv[1:])))
+    parse = getattr(module, "parse_args", argparse.ArgumentParser.parse_args)
+    return int(module.main(parse(parser, argv[1:])))
 
 
 if __name__ == "__main__":

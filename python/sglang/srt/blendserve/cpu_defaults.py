@@ -5,8 +5,9 @@ The ``run`` command applies this by itself. For ``launch_server`` or `sglang.Eng
 
     export SGLANG_USE_CPU_ENGINE=1 TORCHDYNAMO_DISABLE=1 OMP_NUM_THREADS=1
     python -m sglang.launch_server --model-path M --schedule-policy blendserve --device cpu \\
-        --attention-backend torch_native --sampling-backend pytorch --disable-cuda-graph \\
-        --max-total-tokens 65536
+        --attention-backend torch_native --sampling-backend pytorch \\
+        --grammar-backend llguidance --cuda-graph-backend-decode disabled \\
+        --cuda-graph-backend-prefill disabled --max-total-tokens 65536
 """
 
 from __future__ import annotations
@@ -61,14 +62,17 @@ def server_flags(model_path: str, given: Iterable[str] = ()) -> list[str]:
         "--device": "cpu",
         "--attention-backend": "torch_native",
         "--sampling-backend": "pytorch",
+        # SGLang's default, xgrammar, ends the scheduler here: it pins memory, which needs CUDA.
+        "--grammar-backend": "llguidance",
         "--max-total-tokens": str(_pool_tokens(model_path)),
-        "--disable-cuda-graph": None,
+        "--cuda-graph-backend-decode": "disabled",
+        "--cuda-graph-backend-prefill": "disabled",
     }
     set_already = {flag.partition("=")[0] for flag in given}
     flags = []
     for flag, value in defaults.items():
         if flag not in set_already:
-            flags += [flag] if value is None else [flag, value]
+            flags += [flag, value]
     return flags
 
 

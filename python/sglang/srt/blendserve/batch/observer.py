@@ -35,6 +35,9 @@ class Observation:
             had found there, so this is a lower bound.
         retractions: times that a sequence was thrown out of the KV cache and started over.
         aborted: why the engine gave a sequence up, None if it did not.
+        max_tokens: most tokens an answer may have, None if only the context limits it.
+        known_length: whether an answer has ``max_tokens`` tokens exactly (``ignore_eos``).
+        namespace: prompts of different namespaces share no prefix (``cache_salt``, LoRA adapter).
         prompts: token ids of each prompt, int32, shape (tokens,); empty unless they are kept.
         output_lengths: generated tokens of each answer; answers to one prompt stand together.
     """
@@ -44,6 +47,9 @@ class Observation:
     cached_tokens: int = 0
     retractions: int = 0
     aborted: str | None = None
+    max_tokens: int | None = None
+    known_length: bool = False
+    namespace: str = ""
     prompts: list[NDArray[np.int32]] = field(default_factory=list)
     output_lengths: list[int] = field(default_factory=list)
 
@@ -85,7 +91,11 @@ class ObservedTokenizerManager:
         choices = 1
         if isinstance(request, GenerateReqInput):
             check_request(request, self._inner.model_config.vocab_size)
-            choices = request.sampling_params.get("n") or 1
+            params = request.sampling_params
+            choices = params.get("n") or 1
+            observation.max_tokens = params.get("max_new_tokens")
+            observation.known_length = bool(params.get("ignore_eos") and not params.get("stop"))
+            observation.namespace = f"{request.lora_path or ''} {request.extra_key or ''}".strip()
             await self._compact_prompts(request, observation)
         # A request that does not stream has one answer; running to the end closes the generator.
         [answer] = [out async for out in self._inner.generate_request(request, raw_request)]

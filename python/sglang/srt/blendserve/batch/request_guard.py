@@ -72,6 +72,6 @@ def check_request(request: GenerateReqInput, vocab_size: int) -> None:
             ) from error
 
 
-def _check_range(name: str, value: Any, low: int, high: int) -> None:
+def _check_range(name: str, value: Any, low: float, high: float) -> None:
     if value is not None and not low <= value <= high:
         raise ValueError(f"{name} is {value}; it must lie in [{low}, {high}].")
