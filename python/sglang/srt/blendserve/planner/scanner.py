@@ -105,6 +105,43 @@ class DualScanner:
         span = slice(max(0, end - window), end)
         return self._order[span][self._waiting[span]][::-1][:count]
 
+    # --- where requests stand in the scan -------------------------------------------------
+
+    @property
+    def front(self) -> int:
+        """Scan position of the next request at the compute-bound end; 0 when none is left."""
+        return self._cursor(Side.COMPUTE) if self._count else 0
+
+    @property
+    def back(self) -> int:
+        """Scan position of the next request at the memory-bound end; -1 when none is left."""
+        return self._cursor(Side.MEMORY) if self._count else -1
+
+    def positions(self, requests: Ints) -> Ints:
+        """(k,) scan position of each of ``requests`` (k,); -1 where it is not in this plan."""
+        found = np.full(requests.size, -1, dtype=np.int64)
+        known = requests < self._position.size
+        found[known] = self._position[requests[known]]
+        return found
+
+    def waiting_span(self, positions: Ints) -> tuple[int, int] | None:
+        """The first and the last of ascending ``positions`` that still wait; None if none does.
+
+        O(log k): what is not between the two cursors is handed out, what is between mostly waits.
+        """
+        low = int(np.searchsorted(positions, self.front))
+        high = int(np.searchsorted(positions, self.back, side="right"))
+        first = _first_set(self._waiting, positions[low:high])
+        if first is None:
+            return None
+        last = _first_set(self._waiting, positions[low:high][::-1])
+        assert last is not None
+        return first, last
+
+    def still_waiting(self, positions: Ints) -> Ints:
+        """(<= k,) the requests at ``positions`` (k,) that still wait."""
+        return self._order[positions[self._waiting[positions]]]
+
     def _cursor(self, side: Side) -> int:
         """Position of the next waiting request at ``side``; there must be one."""
         if side is Side.COMPUTE:
@@ -114,6 +151,19 @@ class DualScanner:
         while not self._waiting[self._back]:
             self._back -= 1
         return self._back
+
+
+def _first_set(flags: NDArray[np.bool_], positions: Ints) -> int | None:
+    """The first of ``positions`` whose flag is set; looks at ever larger windows."""
+    low, window = 0, 1
+    while low < positions.size:
+        chosen = positions[low : low + window]
+        at = int(flags[chosen].argmax())
+        if flags[chosen[at]]:
+            return int(chosen[at])
+        low += window
+        window *= 4
+    return None
 
 
 def memory_partition(root: float, compute_end: float, memory_end: float) -> float:
