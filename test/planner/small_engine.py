@@ -92,10 +92,12 @@ class SmallEngine:
         done = self.chunk_done if self.chunk is not None else 0
         cached = self.chunk_cached if self.chunk is not None else None
         self.chunk = None
+        # As in SGLang, a batch's prefixes are matched before any of it is computed.
+        matched = {request.rid: self.cached_tokens(request) for request in queue}
         for place, request in enumerate(queue):
             if cached is None:
                 self.started.append(request.rid)
-                cached = self.cached_tokens(request)
+                cached = matched[request.rid]
             need = request.prompt.size + request.generated - cached - done
             now = need if self.policy.whole_prompts else min(need, tokens)
             tokens -= now
