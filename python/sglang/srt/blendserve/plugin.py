@@ -7,6 +7,7 @@ stay inside functions. It is the only place that touches SGLang's hooks and regi
   the same names as keyword arguments of ``sglang.Engine``
 - the scheduler, in place of SGLang's when the policy is chosen
 - the offline mark on list calls of ``Engine.generate``
+- the batch API in ``launch_server`` (`batch.hooks`)
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ def register() -> None:
         )
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
+    from sglang.srt.blendserve.batch import hooks as batch_api
     from sglang.srt.blendserve.runtime.scheduler import BlendScheduler
 
     args = "sglang.srt.server_args.ServerArgs"
@@ -52,6 +54,7 @@ def register() -> None:
     HookRegistry.register(
         "sglang.srt.managers.scheduler.Scheduler", BlendScheduler, HookType.REPLACE
     )
+    batch_api.register()
 
 
 def _settings_from_keywords(
