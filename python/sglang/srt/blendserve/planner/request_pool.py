@@ -23,6 +23,7 @@ from sglang.srt.blendserve.planner.pacing import RemainingWork
 from sglang.srt.blendserve.planner.plan import KEEP_SHARING, Plan, plan_tree
 from sglang.srt.blendserve.planner.prefix_tree import PrefixTree
 from sglang.srt.blendserve.planner.scanner import DualScanner, Side
+from sglang.srt.blendserve.planner.upcoming import UpcomingUse
 
 Tokens = NDArray[np.int32]
 Ints = NDArray[np.int64]
@@ -86,6 +87,7 @@ class RequestPool:
         self._planned = 0
         self.plan: Plan | None = None
         self._tree: PrefixTree | None = None
+        self._upcoming: UpcomingUse | None = None
         self.scanner = DualScanner(np.zeros(0, dtype=np.int64))
         self.lengths: LengthEstimator | None = None
         self._rest_compute = 0.0
@@ -104,6 +106,11 @@ class RequestPool:
         return list(self._running.values())
 
     @property
+    def returned(self) -> list[PoolRequest]:
+        """Requests that the engine gave back, served before anything from the plan."""
+        return list(self._returned)
+
+    @property
     def unplanned(self) -> int:
         """Requests that have arrived since the plan was made."""
         return len(self._all) - self._planned
@@ -112,6 +119,27 @@ class RequestPool:
     def rest(self) -> RemainingWork:
         """Predicted work of the planned requests that still wait."""
         return RemainingWork(max(self._rest_compute, 0.0), max(self._rest_memory, 0.0))
+
+    @property
+    def upcoming(self) -> UpcomingUse | None:
+        """Who still comes through a prefix, of the planned and the returned requests.
+
+        None without a plan. Another object for every tree that is planned over; the same one,
+        with another scanner, when only the order is planned again.
+        """
+        if self._tree is None:
+            return None
+        if self._upcoming is None or self._upcoming.tree is not self._tree:
+            self._upcoming = UpcomingUse(
+                self._tree,
+                self.scanner,
+                lambda index: self._all[index].prompt,
+                lambda index: self._all[index].namespace,
+            )
+        elif self._upcoming.scanner is not self.scanner:
+            self._upcoming.follow(self.scanner)
+        self._upcoming.serve_first(r.index for r in self._returned)
+        return self._upcoming
 
     def add(self, request: PoolRequest) -> None:
         """Let ``request`` wait. Raises ValueError if its rid is already in the pool."""

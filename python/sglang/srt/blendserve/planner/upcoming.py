@@ -122,6 +122,10 @@ class UpcomingUse:
             shared = int(self.tree.depth[node])
         return Place(node, shared)
 
+    def parent(self, node: int) -> int:
+        """The node above ``node``; the root's is the root."""
+        return int(self.tree.parent[node])
+
     def depth_above(self, node: int) -> int:
         """Tokens from the root to the start of the node's segment."""
         return int(self.tree.depth[self.tree.parent[node]])
@@ -137,9 +141,9 @@ class UpcomingUse:
         span = self.scanner.waiting_span(self._positions(node))
         return None if span is None else NextUse(*span)
 
-    def distance(self, use: NextUse) -> int:
-        """How many requests of the plan come at most before this use, from the nearer end."""
-        return min(use.first - self.scanner.front, self.scanner.back - use.last)
+    def distances(self, use: NextUse) -> tuple[int, int]:
+        """Places in the scan before this use, from the compute- and the memory-bound end."""
+        return use.first - self.scanner.front, self.scanner.back - use.last
 
     def waiting(self, node: int) -> Ints:
         """(m,) the waiting requests below ``node``: those of the plan, then those served first."""

@@ -1,0 +1,150 @@
+"""In which order the prefix cache gives up its leaves, given when each is needed next.
+
+Never needed first, then the one needed farthest in the future, then by SGLang's own eviction
+policy (``--radix-eviction-policy``, least recently used by default). Farthest is measured in the
+plan: a leaf's requests come from the front of the scan or from its back, whichever is nearer.
+
+Distances to the front all shrink alike as the scan goes on, and so do those to the back. So the
+order among the leaves nearer to the front is that of their scan positions, which stay; likewise at
+the back. Two heaps hold them, and only their tops are compared. What else changes a next use, a
+request that starts or is aborted, is found out when a leaf is at the top.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sglang.srt.blendserve.planner.upcoming import NextUse, UpcomingUse
+
+if TYPE_CHECKING:
+    from sglang.srt.mem_cache.radix_cache import TreeNode
+
+_STALE = 64
+"""Entries of leaves that are gone are cleared away when there are more of them than of others
+and than this."""
+
+
+class _Entry(NamedTuple):
+    """Sorts by what is evicted first. Numbers are unique, so nodes are never compared."""
+
+    key: Any
+    recency: Any
+    number: int
+    node: TreeNode
+    use: NextUse | None
+
+
+class EvictionOrder:
+    """The evictable leaves, by when they are needed next."""
+
+    def __init__(self, recency: Callable[[TreeNode], Any]) -> None:
+        """``recency``: SGLang's priority of a node; the smallest is evicted first."""
+        self._recency = recency
+        self._counter = 0
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all leaves."""
+        self._fresh: dict[TreeNode, None] = {}
+        self._number: dict[TreeNode, int] = {}
+        self._unneeded: list[_Entry] = []
+        self._front: list[_Entry] = []
+        self._back: list[_Entry] = []
+
+    def __len__(self) -> int:
+        return len(self._fresh) + len(self._number)
+
+    def __contains__(self, node: TreeNode) -> bool:
+        return node in self._fresh or node in self._number
+
+    def add(self, node: TreeNode) -> None:
+        """``node`` has become an evictable leaf, or when it is needed may have changed."""
+        self._number.pop(node, None)
+        self._fresh[node] = None
+
+    def discard(self, node: TreeNode) -> None:
+        """``node`` is no evictable leaf (any more)."""
+        self._number.pop(node, None)
+        self._fresh.pop(node, None)
+
+    def reassess(self) -> None:
+        """When leaves are needed has changed altogether: there is another plan."""
+        # By age: every rank of a tensor parallel group must evict in the same order.
+        leaves = sorted([*self._fresh, *self._number], key=lambda node: node.id)
+        self.clear()
+        self._fresh = dict.fromkeys(leaves)
+
+    def pop(
+        self, next_use: Callable[[TreeNode], NextUse | None], upcoming: UpcomingUse | None
+    ) -> TreeNode | None:
+        """Take out the leaf to evict next; None when there is none.
+
+        ``next_use``: when a leaf is needed, as of now. ``upcoming``: measures distances; None
+        if there is no plan, and nothing is needed.
+        """
+        for node in self._fresh:
+            self._push(node, next_use(node))
+        self._fresh.clear()
+        while (entry := self._oldest_unneeded() or self._farthest(upcoming)) is not None:
+            use = next_use(entry.node)
+            if use == entry.use:
+                del self._number[entry.node]
+                return entry.node
+            self._push(entry.node, use)  # the older entry is void from now on
+        return None
+
+    def _push(self, node: TreeNode, use: NextUse | None) -> None:
+        self._counter += 1
+        self._number[node] = self._counter
+        if use is None:
+            heap, key = self._unneeded, 0
+        else:
+            heap, key = self._front, -use.first
+        entry = _Entry(key, self._recency(node), self._counter, node, use)
+        heapq.heappush(heap, entry)
+        if len(heap) > 2 * len(self._number) + _STALE:
+            heap[:] = [e for e in heap if self._number.get(e.node) == e.number]
+            heapq.heapify(heap)
+
+    def _top(self, heap: list[_Entry]) -> _Entry | None:
+        while heap:
+            if self._number.get(heap[0].node) == heap[0].number:
+                return heap[0]
+            heapq.heappop(heap)
+        return None
+
+    def _oldest_unneeded(self) -> _Entry | None:
+        while (top := self._top(self._unneeded)) is not None:
+            recency = self._recency(top.node)
+            if recency == top.recency:
+                break
+            heapq.heapreplace(self._unneeded, top._replace(recency=recency))  # used since
+        return top
+
+    def _farthest(self, upcoming: UpcomingUse | None) -> _Entry | None:
+        """The top of the two heaps that is needed later, each entry in the heap of its end."""
+        if upcoming is None:
+            return None
+        while (front := self._top(self._front)) is not None:
+            assert front.use is not None
+            to_front, to_back = upcoming.distances(front.use)
+            if to_front <= to_back:
+                break
+            heapq.heappop(self._front)
+            heapq.heappush(self._back, front._replace(key=front.use.last))
+        while (back := self._top(self._back)) is not None:
+            assert back.use is not None
+            to_front, to_back = upcoming.distances(back.use)
+            if to_back < to_front:
+                break
+            heapq.heappop(self._back)
+            heapq.heappush(self._front, back._replace(key=-back.use.first))
+        front = self._top(self._front)
+        if front is None or back is None:
+            return front or back
+        assert front.use is not None
+        assert back.use is not None
+        nearer = min(upcoming.distances(front.use)), min(upcoming.distances(back.use))
+        return front if nearer[0] >= nearer[1] else back

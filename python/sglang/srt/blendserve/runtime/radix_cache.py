@@ -1,0 +1,236 @@
+"""SGLang's radix cache, annotated with what the plan will still use (backend ``blendserve``).
+
+A node's annotation says how many waiting requests come through it, when the next of them is due,
+their density and predicted KV. It is looked up in the plan when it is needed, for the few nodes at
+hand, and never kept per request: see `planner.upcoming`. Only where a node lies in the prefix tree
+is remembered on the node, and that stays right however nodes are split, locked or freed.
+
+Eviction takes what no request of the pool will need first, then what is needed latest. A leaf of
+which only the beginning is still needed is split first, and of a needed leaf no more is evicted
+than has to be. Which tokens are cached never changes a result, only how much is computed again.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from array import array
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from sglang.srt.environ import envs
+from sglang.srt.mem_cache.base_prefix_cache import EvictParams, EvictResult
+from sglang.srt.mem_cache.radix_cache import RadixCache, RadixKey, TreeNode
+from sglang.srt.mem_cache.registry import TreeCacheBuildContext, default_radix_cache_factory
+
+from sglang.srt.blendserve.planner.upcoming import ROOT, NextUse, Place, UpcomingUse
+from sglang.srt.blendserve.runtime.eviction_order import EvictionOrder
+
+if TYPE_CHECKING:
+    from sglang.srt.mem_cache.cache_init_params import CacheInitParams
+
+    from sglang.srt.blendserve.planner.request_pool import RequestPool
+
+logger = logging.getLogger(__name__)
+
+_LEAST_CUT = 64
+"""Tokens that are evicted from a needed leaf at least, so that it is not split token by token."""
+
+
+def create_cache(context: TreeCacheBuildContext) -> Any:
+    """The factory behind ``--radix-cache-backend blendserve``.
+
+    Models whose cache is not a plain radix tree (sliding windows, state spaces) and SGLang's
+    other caches keep the one that SGLang chooses, without annotations.
+    """
+    args = context.server_args
+    other = (
+        (context.is_hybrid_swa, "sliding-window attention"),
+        (context.is_hybrid_ssm, "state-space layers"),
+        (context.enable_hierarchical_cache, "--enable-hierarchical-cache"),
+        (context.disable_radix_cache, "--disable-radix-cache"),
+        (args.enable_lmcache, "--enable-lmcache"),
+        (args.enable_flexkv, "--enable-flexkv"),
+        (envs.SGLANG_EXPERIMENTAL_CPP_RADIX_TREE.get(), "SGLANG_EXPERIMENTAL_CPP_RADIX_TREE"),
+        (envs.SGLANG_ENABLE_UNIFIED_RADIX_TREE.get(), "SGLANG_ENABLE_UNIFIED_RADIX_TREE"),
+    )
+    for chosen, reason in other:
+        if chosen:
+            logger.warning(
+                "The prefix cache for %s is SGLang's own; it evicts without regard to the plan.",
+                reason,
+            )
+            return default_radix_cache_factory(context)
+    return BlendRadixCache(context.params)
+
+
+@dataclass(slots=True)
+class _Note:
+    """Where a node of the cache lies in the prefix tree of the plan."""
+
+    upcoming: UpcomingUse
+    end: int
+    """Tokens from the root to the end of the node."""
+    place: Place
+
+
+class BlendRadixCache(RadixCache):
+    """SGLang's radix cache with an eviction order that knows the plan of a request pool.
+
+    Without a pool (`follow`) nothing is ever needed, and the order is SGLang's own.
+    """
+
+    def __init__(self, params: CacheInitParams) -> None:
+        self.pool: RequestPool | None = None
+        self._followed: tuple[Any, Any] = (None, None)
+        self._order = EvictionOrder(lambda node: self.eviction_strategy.get_priority(node))
+        self.evicted_tokens = 0
+        """Tokens evicted since the start."""
+        self.evicted_needed_tokens = 0
+        """Those of them that a waiting request would have used."""
+        super().__init__(params)
+
+    def follow(self, pool: RequestPool) -> None:
+        """Evict by what ``pool`` has planned."""
+        self.pool = pool
+
+    # --- reading ----------------------------------------------------------------------------
+
+    def cached_tokens(self, tokens: array[int], extra_key: str | None = None) -> int:
+        """How many of ``tokens``, from the first on, are cached.
+
+        As `match_prefix` finds them, but nothing is split, copied or marked as used.
+        """
+        key = RadixKey(tokens, extra_key)
+        node, depth, end = self.root_node, 0, len(tokens) // self.page_size * self.page_size
+        while depth < end:
+            rest = key[depth:end] if depth else key
+            child = node.children.get(rest.child_key(self.page_size))
+            if child is None:
+                break
+            matched = child.key.match(rest, page_size=self.page_size)
+            depth += matched
+            if matched < len(child.key):
+                break
+            node = child
+        return min(depth, end)
+
+    def place(self, node: TreeNode, upcoming: UpcomingUse) -> tuple[Place, int]:
+        """Where ``node`` lies in the plan's prefix tree, and how many tokens lead to its end."""
+        unknown = []
+        while node is not self.root_node:
+            note: _Note | None = getattr(node, "blendserve", None)
+            if note is not None and note.upcoming is upcoming:
+                break
+            unknown.append(node)
+            node = node.parent
+        place, depth = (ROOT, 0) if node is self.root_node else (note.place, note.end)
+        for below in reversed(unknown):
+            tokens = np.frombuffer(below.key.raw_token_ids(), dtype=np.int64)
+            place = upcoming.descend(place, depth, tokens, below.key.extra_key or "")
+            depth += tokens.size
+            below.blendserve = _Note(upcoming, depth, place)
+        return place, depth
+
+    # --- eviction ---------------------------------------------------------------------------
+
+    def evict(self, params: EvictParams) -> EvictResult:
+        """Free at least ``params.num_tokens`` slots, or all that can be freed."""
+        if self.disable:
+            return EvictResult()
+        began = time.perf_counter()
+        upcoming = self.upcoming()
+        evicted = 0
+        while evicted < params.num_tokens:
+            node = self._order.pop(lambda leaf: self._next_use(leaf, upcoming), upcoming)
+            if node is None:
+                break
+            needed = self._cut(node, upcoming, params.num_tokens - evicted)
+            tokens = len(node.value)
+            self.token_to_kv_pool_allocator.free_segment(node.value, start_pos=0)
+            self._delete_leaf(node)
+            self._record_remove_event(node)
+            evicted += tokens
+            self.evicted_tokens += tokens
+            self.evicted_needed_tokens += tokens if needed else 0
+        self.update_eviction_metrics(evicted, began)
+        return EvictResult(num_tokens_evicted=evicted)
+
+    def upcoming(self) -> UpcomingUse | None:
+        """The plan's upcoming uses; assesses all leaves anew when there is another plan."""
+        upcoming = None if self.pool is None else self.pool.upcoming
+        followed = (upcoming, None if upcoming is None else upcoming.scanner)
+        if followed[0] is not self._followed[0] or followed[1] is not self._followed[1]:
+            self._followed = followed
+            self._order.reassess()
+        return upcoming
+
+    def _used(self, node: TreeNode, upcoming: UpcomingUse) -> tuple[Place, int, int]:
+        """How far waiting requests use ``node``, in whole pages, and from where to where it is."""
+        place, end = self.place(node, upcoming)
+        start = end - len(node.key)
+        node_used, shared = upcoming.used(place, start)
+        shared = max(min(shared, end) // self.page_size * self.page_size, start)
+        return Place(node_used, shared), start, end
+
+    def _next_use(self, node: TreeNode, upcoming: UpcomingUse | None) -> NextUse | None:
+        """When all of ``node`` is needed next; None if nobody needs its last tokens."""
+        if upcoming is None:
+            return None
+        used, _, end = self._used(node, upcoming)
+        return upcoming.next_use(used.node) if used.shared == end else None
+
+    def _cut(self, leaf: TreeNode, upcoming: UpcomingUse | None, tokens: int) -> bool:
+        """Cut off the beginning of ``leaf`` that should stay; say whether the rest is needed.
+
+        That is what waiting requests use, if they do not use it all; else what is used by more
+        of them than the rest is, and whatever goes beyond the ``tokens`` to evict.
+        """
+        if upcoming is None:
+            return False
+        used, start, end = self._used(leaf, upcoming)
+        needed = used.shared == end
+        keep = used.shared
+        if needed:
+            least = max(tokens, _LEAST_CUT)
+            keep = max(self._parting(used.node, start, upcoming), end - least)
+            keep = keep // self.page_size * self.page_size
+        if start < keep < end:
+            self._split_node(leaf.key, leaf, keep - start)
+        return needed
+
+    def _parting(self, node: int, above: int, upcoming: UpcomingUse) -> int:
+        """The deepest point above ``node`` where requests due at another time part from it."""
+        use = upcoming.next_use(node)
+        depth = upcoming.depth_above(node)
+        while depth > above:
+            node = upcoming.parent(node)
+            if upcoming.next_use(node) != use:
+                return depth
+            depth = upcoming.depth_above(node)
+        return above
+
+    # --- the evictable leaves -----------------------------------------------------------------
+
+    def reset(self) -> None:
+        """Forget everything (``flush_cache``)."""
+        self._order.clear()
+        super().reset()
+
+    def _update_leaf_status(self, node: TreeNode) -> None:
+        super()._update_leaf_status(node)
+        if node in self.evictable_leaves:
+            self._order.add(node)
+        else:
+            self._order.discard(node)
+
+    def _delete_leaf(self, node: TreeNode) -> None:
+        super()._delete_leaf(node)
+        self._order.discard(node)
+
+    def check_order(self) -> None:
+        """Assert that the eviction order holds just the evictable leaves."""
+        known = {node for node in self.evictable_leaves if node in self._order}
+        assert known == self.evictable_leaves, "an evictable leaf is missing in the order"
+        assert len(self._order) == len(known), "the eviction order holds a node that is no leaf"

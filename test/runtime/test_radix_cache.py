@@ -1,0 +1,111 @@
+"""The annotated radix cache: annotations against a recount, memory, eviction order.
+
+pytest test/runtime/test_radix_cache.py
+"""
+
+from __future__ import annotations
+
+from array import array
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from sglang.srt.mem_cache.base_prefix_cache import EvictParams
+from small_cache import SmallCache
+
+from sglang.srt.blendserve.planner.scanner import Side
+from sglang.srt.blendserve.runtime.cache_annotations import check_integrity
+
+_PIECES = ([1] * 3, [1, 1, 2, 2, 2], [2] * 7, [3, 1, 1, 1, 2], [4, 4])
+prompts = st.lists(st.sampled_from(_PIECES), min_size=1, max_size=4).map(
+    lambda parts: [token for part in parts for token in part]
+)
+outputs = st.lists(st.integers(1, 4), max_size=6)
+namespaces = st.sampled_from(["", "", "other"])
+
+
+class Workday(RuleBasedStateMachine):
+    """Any sequence of what happens to cache and pool."""
+
+    @initialize(page_size=st.sampled_from([1, 1, 4]), slots=st.sampled_from([24, 60, 400]))
+    def begin(self, page_size: int, slots: int) -> None:
+        self.small = SmallCache(slots, page_size)
+
+    @rule(new=st.lists(prompts, min_size=1, max_size=6), namespace=namespaces)
+    def arrive(self, new: list[list[int]], namespace: str) -> None:
+        self.small.arrive(new, namespace=namespace)
+
+    @precondition(lambda self: self.small.pool.unplanned)
+    @rule()
+    def plan(self) -> None:
+        self.small.pool.make_plan()
+
+    @rule()
+    def replan(self) -> None:
+        self.small.pool.replan()
+
+    @precondition(lambda self: len(self.small.pool.scanner))
+    @rule(side=st.sampled_from(Side))
+    def start(self, side: Side) -> None:
+        request = self.small.pool.peek(side)
+        assert request is not None
+        self.small.start(request)
+
+    @precondition(lambda self: self.small.pool.returned)
+    @rule()
+    def start_returned(self) -> None:
+        request = self.small.pool.peek_returned()
+        assert request is not None
+        self.small.start(request)
+
+    @precondition(lambda self: self.small.flights)
+    @rule(data=st.data(), output=outputs)
+    def finish(self, data: st.DataObject, output: list[int]) -> None:
+        self.small.finish(data.draw(st.sampled_from(self.small.flights)), output)
+
+    @precondition(lambda self: self.small.flights)
+    @rule(data=st.data())
+    def retract(self, data: st.DataObject) -> None:
+        self.small.retract(data.draw(st.sampled_from(self.small.flights)))
+
+    @precondition(lambda self: self.small.flights)
+    @rule(data=st.data())
+    def abort(self, data: st.DataObject) -> None:
+        self.small.abort(data.draw(st.sampled_from(self.small.flights)))
+
+    @precondition(lambda self: len(self.small.pool))
+    @rule(data=st.data())
+    def abort_waiting(self, data: st.DataObject) -> None:
+        self.small.pool.forget(data.draw(st.sampled_from([*self.small.pool.waiting()])))
+
+    @rule(tokens=st.integers(1, 30))
+    def evict(self, tokens: int) -> None:
+        cache = self.small.cache
+        evictable = cache.evictable_size()
+        evicted = cache.evict(EvictParams(num_tokens=tokens)).num_tokens_evicted
+        assert evicted >= min(tokens, evictable)
+        assert cache.evictable_size() == evictable - evicted
+
+    @rule(tokens=prompts, namespace=namespaces)
+    def look_up(self, tokens: list[int], namespace: str) -> None:
+        counted = self.small.cache.cached_tokens(array("q", tokens), namespace or None)
+        assert counted == self.small.look_up(tokens, namespace).size
+
+    @precondition(lambda self: not self.small.flights)
+    @rule()
+    def flush(self) -> None:
+        self.small.flush()
+
+    @invariant()
+    def annotations_are_right(self) -> None:
+        if hasattr(self, "small"):
+            check_integrity(self.small.cache)
+
+    @invariant()
+    def no_slot_is_lost(self) -> None:
+        if hasattr(self, "small"):
+            self.small.check_memory()
+
+
+Workday.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestWorkday = Workday.TestCase
