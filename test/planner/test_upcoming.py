@@ -29,9 +29,7 @@ class Scan:
         count = len(pool.prompts)
         self.order = np.array(draw(st.permutations(range(count))), dtype=np.int64)
         self.order = self.order[: draw(st.integers(0, count))]
-        self.names = (
-            [""] * count if pool.namespaces is None else [f"n{n}" for n in pool.namespaces]
-        )
+        self.names = [""] * count if pool.namespaces is None else [f"n{n}" for n in pool.namespaces]
         self.scanner = DualScanner(self.order)
         self.upcoming = UpcomingUse(
             PrefixTree.build(pool.prompts, pool.namespaces),

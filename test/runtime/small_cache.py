@@ -168,9 +168,7 @@ class SmallCache:
     def _insert(self, tokens: list[int], slots: torch.Tensor, namespace: str, cached: int) -> None:
         key = RadixKey(array("q", tokens), namespace or None)
         found = self.cache.insert(InsertParams(key=key, value=slots)).prefix_len
-        self.cache.token_to_kv_pool_allocator.free_segment(
-            slots[cached:found], start_pos=cached
-        )
+        self.cache.token_to_kv_pool_allocator.free_segment(slots[cached:found], start_pos=cached)
 
     def _alloc(self, tokens: int) -> torch.Tensor | None:
         allocator = self.cache.token_to_kv_pool_allocator

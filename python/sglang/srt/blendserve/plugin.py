@@ -6,6 +6,7 @@ stay inside functions. It is the only place that touches SGLang's hooks and regi
 - ``--schedule-policy blendserve`` and the ``--blendserve-*`` flags on SGLang's own command line,
   the same names as keyword arguments of ``sglang.Engine``
 - the scheduler, in place of SGLang's when the policy is chosen
+- the prefix cache ``--radix-cache-backend blendserve``, which the policy uses if no other is given
 - the offline mark on list calls of ``Engine.generate``
 - the batch API in ``launch_server`` (`batch.hooks`)
 """
@@ -38,9 +39,11 @@ def register() -> None:
             f"`pip install sglang=={SGLANG_VERSION}`, or keep this plugin out with "
             f"SGLANG_PLUGINS=none."
         )
+    from sglang.srt.mem_cache.registry import register_radix_cache_backend
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
     from sglang.srt.blendserve.batch import hooks as batch_api
+    from sglang.srt.blendserve.runtime.radix_cache import create_cache
     from sglang.srt.blendserve.runtime.scheduler import BlendScheduler
 
     args = "sglang.srt.server_args.ServerArgs"
@@ -54,6 +57,7 @@ def register() -> None:
     HookRegistry.register(
         "sglang.srt.managers.scheduler.Scheduler", BlendScheduler, HookType.REPLACE
     )
+    register_radix_cache_backend(POLICY, create_cache)
     batch_api.register()
 
 
@@ -65,6 +69,8 @@ def _settings_from_keywords(
     chosen = kwargs.get("schedule_policy") == POLICY
     if chosen and settings.mixed_chunk == "auto":
         kwargs["enable_mixed_chunk"] = True
+    if chosen and not kwargs.get("enable_int8_mamba_checkpoint"):  # takes SGLang's own cache only
+        kwargs["radix_cache_backend"] = kwargs.get("radix_cache_backend") or POLICY
     server_args.blendserve = settings  # before the original: afterwards it is read-only
     original(server_args, *args, **kwargs)
     if chosen:

@@ -124,11 +124,11 @@ def _recount(pool: RequestPool, through: list[PoolRequest]) -> Annotation:
     )
 
 
-def _nodes(cache: BlendRadixCache) -> Iterator[tuple[TreeNode, NDArray[np.int64]]]:
+def _nodes(cache: BlendRadixCache) -> Iterator[tuple[TreeNode, NDArray[np.int32]]]:
     """All nodes but the root, each with the tokens from the root to its end."""
-    stack = [(child, np.zeros(0, dtype=np.int64)) for child in cache.root_node.children.values()]
+    stack = [(child, np.zeros(0, dtype=np.int32)) for child in cache.root_node.children.values()]
     while stack:
         node, above = stack.pop()
-        path = np.concatenate((above, np.array(node.key.raw_token_ids(), dtype=np.int64)))
+        path = np.concatenate((above, np.array(node.key.raw_token_ids(), dtype=np.int32)))
         yield node, path
         stack += [(child, path) for child in node.children.values()]

@@ -43,6 +43,8 @@ class EvictionOrder:
         """``recency``: SGLang's priority of a node; the smallest is evicted first."""
         self._recency = recency
         self._counter = 0
+        self.changes = 0
+        """How often leaves were added, since the start."""
         self.clear()
 
     def clear(self) -> None:
@@ -61,6 +63,7 @@ class EvictionOrder:
 
     def add(self, node: TreeNode) -> None:
         """``node`` has become an evictable leaf, or when it is needed may have changed."""
+        self.changes += 1
         self._number.pop(node, None)
         self._fresh[node] = None
 

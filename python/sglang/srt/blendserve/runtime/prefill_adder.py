@@ -35,6 +35,10 @@ class BlendPrefillAdder(PrefillAdder):
         offline = offline_request(req)
         if offline is None:
             return super().add_one_req(req, has_chunked_req, truncation_align_size)
+        if has_chunked_req:
+            # Memory is so short that SGLang cut the prompt in progress shorter than planned; a
+            # second one must not be cut beside it.
+            return AddReqResult.OTHER
         admitted = len(self.can_run_list)
         total, current = self.rem_total_token_offset, self.cur_rem_token_offset
         # SGLang checks its reserve for the new request (`clip`) against what it has not reserved

@@ -25,6 +25,7 @@ from sglang.srt.mem_cache.radix_cache import RadixCache, RadixKey, TreeNode
 from sglang.srt.mem_cache.registry import TreeCacheBuildContext, default_radix_cache_factory
 
 from sglang.srt.blendserve.planner.upcoming import ROOT, NextUse, Place, UpcomingUse
+from sglang.srt.blendserve.runtime.cache_annotations import check_integrity
 from sglang.srt.blendserve.runtime.eviction_order import EvictionOrder
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ class BlendRadixCache(RadixCache):
         self.pool: RequestPool | None = None
         self._followed: tuple[Any, Any] = (None, None)
         self._order = EvictionOrder(lambda node: self.eviction_strategy.get_priority(node))
+        self._checked_at = 0
         self.evicted_tokens = 0
         """Tokens evicted since the start."""
         self.evicted_needed_tokens = 0
@@ -119,13 +121,14 @@ class BlendRadixCache(RadixCache):
     def place(self, node: TreeNode, upcoming: UpcomingUse) -> tuple[Place, int]:
         """Where ``node`` lies in the plan's prefix tree, and how many tokens lead to its end."""
         unknown = []
+        place, depth = ROOT, 0
         while node is not self.root_node:
             note: _Note | None = getattr(node, "blendserve", None)
             if note is not None and note.upcoming is upcoming:
+                place, depth = note.place, note.end
                 break
             unknown.append(node)
             node = node.parent
-        place, depth = (ROOT, 0) if node is self.root_node else (note.place, note.end)
         for below in reversed(unknown):
             tokens = np.frombuffer(below.key.raw_token_ids(), dtype=np.int64)
             place = upcoming.descend(place, depth, tokens, below.key.extra_key or "")
@@ -228,6 +231,12 @@ class BlendRadixCache(RadixCache):
     def _delete_leaf(self, node: TreeNode) -> None:
         super()._delete_leaf(node)
         self._order.discard(node)
+
+    def check_when_idle(self) -> None:
+        """Check the annotations if anything has changed since the last time; the pool is empty."""
+        if self._checked_at != self._order.changes:
+            check_integrity(self)
+            self._checked_at = self._order.changes
 
     def check_order(self) -> None:
         """Assert that the eviction order holds just the evictable leaves."""

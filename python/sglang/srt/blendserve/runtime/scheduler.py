@@ -12,6 +12,7 @@ import logging
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from sglang.srt.managers import scheduler as upstream
 from sglang.srt.managers.io_struct import AbortReq
 from sglang.srt.managers.schedule_batch import FINISH_ABORT, Req, ScheduleBatch
@@ -25,6 +26,7 @@ from sglang.srt.blendserve.planner.request_pool import PoolRequest, RequestPool
 from sglang.srt.blendserve.planner.step_policy import EngineState, StepPolicy
 from sglang.srt.blendserve.runtime.device import this_device
 from sglang.srt.blendserve.runtime.prefill_adder import BlendPrefillAdder, offline_request
+from sglang.srt.blendserve.runtime.radix_cache import BlendRadixCache
 from sglang.srt.blendserve.settings import POLICY, Settings
 
 logger = logging.getLogger(__name__)
@@ -58,6 +60,8 @@ class BlendScheduler(upstream.Scheduler):
         self.pool = RequestPool(cost, self.max_total_num_tokens, keep_sharing=settings.keep_sharing)
         self.step_policy = self._make_step_policy(settings, cost)
         self._passes_since_arrival = 0
+        if isinstance(self.tree_cache, BlendRadixCache):
+            self.tree_cache.follow(self.pool)
         logger.info(
             "BlendServe plans for %s on %s, KV cache of %d tokens.",
             cost.model.name,
@@ -189,6 +193,11 @@ class BlendScheduler(upstream.Scheduler):
 
     def _cached_tokens(self, request: PoolRequest) -> int:
         req: Req = request.payload
+        if isinstance(self.tree_cache, BlendRadixCache):
+            tokens = req.origin_input_ids
+            if req.output_ids:  # it was retracted
+                tokens = tokens + req.output_ids
+            return self.tree_cache.cached_tokens(tokens, req.extra_key)
         return len(match_prefix_for_req(self.tree_cache, req).device_indices)
 
     def _take_back(self) -> None:
@@ -212,6 +221,11 @@ class BlendScheduler(upstream.Scheduler):
                 AbortReq(rid=request.rid), request.payload
             )
 
+    def on_idle(self) -> None:
+        if isinstance(self.tree_cache, BlendRadixCache) and self.is_fully_idle():
+            self.tree_cache.check_when_idle()
+        super().on_idle()
+
     def is_fully_idle(self, for_health_check: bool = False) -> bool:
         return super().is_fully_idle(for_health_check) and len(self.pool) == 0
 
@@ -225,5 +239,13 @@ class BlendScheduler(upstream.Scheduler):
             "root_density": None if plan is None else plan.root_density,
             "sharing": None if plan is None else plan.sharing,
             "sharing_optimum": None if plan is None else plan.sharing_optimum,
+            "optimum_seconds": None if plan is None else plan.optimum_seconds,
+            "density": [] if plan is None else _sampled(plan.density),
         }
         return output
+
+
+def _sampled(density: NDArray[np.float64], most: int = 200) -> list[float]:
+    """At most ``most`` values at even distances, cut to a range that every format can carry."""
+    places = np.linspace(0, density.size - 1, min(density.size, most)).astype(np.int64)
+    return [float(value) for value in np.clip(density[places], 1e-6, 1e6)]
