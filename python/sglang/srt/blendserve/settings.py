@@ -43,6 +43,14 @@ class Settings:
             "can (--enable-mixed-chunk); 'off' leaves SGLang's own setting.",
         },
     )
+    online_share: float = field(
+        default=0.25,
+        metadata={
+            "help": "While online requests decode, offline requests may take at most this share "
+            "of --chunked-prefill-size in a step (0 to 1). Online requests that wait always go "
+            "first."
+        },
+    )
     device: str = field(
         default="auto",
         metadata={
@@ -60,8 +68,10 @@ class Settings:
                     f"--blendserve-{setting.name.replace('_', '-')} {value!r}: choose from "
                     f"{', '.join(choices)}"
                 )
-        if not 0.0 <= self.keep_sharing <= 1.0:
-            raise ValueError(f"--blendserve-keep-sharing {self.keep_sharing}: must lie in [0, 1]")
+        for name in ("keep_sharing", "online_share"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                flag = name.replace("_", "-")
+                raise ValueError(f"--blendserve-{flag} {getattr(self, name)}: must lie in [0, 1]")
 
     @classmethod
     def take_from(cls, arguments: dict[str, Any]) -> Settings:

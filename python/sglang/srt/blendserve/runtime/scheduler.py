@@ -24,6 +24,7 @@ from sglang.srt.blendserve.planner.model_spec import ModelSpec
 from sglang.srt.blendserve.planner.pacing import FixedPace, Pace, RatioPace
 from sglang.srt.blendserve.planner.request_pool import PoolRequest, RequestPool
 from sglang.srt.blendserve.planner.step_policy import EngineState, StepPolicy
+from sglang.srt.blendserve.runtime.cpu_paging import use_torch_paging
 from sglang.srt.blendserve.runtime.device import this_device
 from sglang.srt.blendserve.runtime.prefill_adder import BlendPrefillAdder, offline_request
 from sglang.srt.blendserve.runtime.radix_cache import BlendRadixCache
@@ -59,7 +60,10 @@ class BlendScheduler(upstream.Scheduler):
         )
         self.pool = RequestPool(cost, self.max_total_num_tokens, keep_sharing=settings.keep_sharing)
         self.step_policy = self._make_step_policy(settings, cost)
+        self.online_share = settings.online_share
         self._passes_since_arrival = 0
+        if self.device == "cpu":
+            use_torch_paging()
         if isinstance(self.tree_cache, BlendRadixCache):
             self.tree_cache.follow(self.pool)
         logger.info(
@@ -161,9 +165,13 @@ class BlendScheduler(upstream.Scheduler):
             self.waiting_queue.append(request.payload)
         if selection.requests:
             running_batch.batch_is_full = False
-        if self.chunked_prefill_size is not None and selection.prefill_tokens:
+        tokens = selection.prefill_tokens
+        if any(offline_request(req) is None for req in running_batch.reqs):
+            # Online requests are decoding: a longer prefill beside them is latency they feel.
+            tokens = min(tokens, max(int(self.online_share * self.step_policy.max_tokens), 1))
+        if self.chunked_prefill_size is not None and tokens:
             mixed = len(running_batch.reqs) if self.is_mixed_chunk else 0
-            pages = -(-selection.prefill_tokens // self.page_size)
+            pages = -(-tokens // self.page_size)
             self.chunked_prefill_size = pages * self.page_size + mixed
 
     def _engine_state(self, running_batch: ScheduleBatch) -> EngineState:
