@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from sglang.srt.mem_cache.allocator import paged
 from torch import Tensor
 
