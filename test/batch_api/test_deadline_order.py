@@ -36,7 +36,21 @@ def test_windows() -> None:
     assert window_seconds("1h") == 3600
     assert window_seconds("24h") == window_seconds("1d") == 86400
     assert window_seconds("168h") == window_seconds("7d")
-    for bad in ("", "h", "0h", "1", "1m", "169h", "8d", "01h", "1h ", "１h", "-1h", "1.5h", "24H"):
+    for bad in (
+        "",
+        "h",
+        "0h",
+        "1",
+        "1m",
+        "169h",
+        "8d",
+        "01h",
+        "1h ",
+        "\uff11h",
+        "-1h",
+        "1.5h",
+        "24H",
+    ):
         with pytest.raises(ValueError, match="from '1h' to '7d'"):
             window_seconds(bad)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import re
 import shutil
 import socket
@@ -21,7 +22,7 @@ from sglang.srt.blendserve.batch.protocol import BatchLine
 pytestmark = pytest.mark.anyio
 
 PLAN = PlanView(
-    requests=40,
+    waiting=40,
     running=7,
     density=(120.0, 12.0, 1.5, 0.4, 0.02),
     root_density=2.5,
@@ -90,7 +91,10 @@ def test_bars_stay_in_the_picture() -> None:
 
 def test_a_scheduler_without_a_plan_has_no_view() -> None:
     assert PlanView.from_state({}) is None
-    assert PlanView.from_state({"blendserve_plan": None}) is None
+    state = {"plans_made": 1, **dataclasses.asdict(PLAN)}
+    assert PlanView.from_state({"blendserve": state}) == PLAN
+    assert PlanView.from_state({"blendserve": {**state, "waiting": 0}}) is None
+    assert PlanView.from_state({"blendserve": {**state, "density": []}}) is None
 
 
 @asynccontextmanager

@@ -18,8 +18,8 @@ class PlanView:
     """The scheduler's plan over the requests that wait in its pool.
 
     Attributes:
-        requests: how many wait.
-        running: how many of the pool run.
+        waiting: requests in the pool that do not run yet.
+        running: requests of the pool that run.
         density: compute density along the scan order, most compute-bound first, at evenly spaced
             positions.
         root_density: of all of them together.
@@ -28,9 +28,9 @@ class PlanView:
         optimum_seconds: time of perfect overlap with optimal sharing.
     """
 
-    requests: int
+    waiting: int
     running: int
-    density: tuple[float, ...]
+    density: Sequence[float]
     root_density: float
     sharing: float
     sharing_optimum: float
@@ -39,10 +39,10 @@ class PlanView:
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> PlanView | None:
         """Return the plan in a scheduler's internal state, None if it has none."""
-        plan = state.get("blendserve_plan")
-        if not plan or not plan["density"]:
+        plan = state.get("blendserve")
+        if not plan or not plan["density"] or not plan["waiting"]:
             return None
-        return cls(**{**plan, "density": tuple(plan["density"])})
+        return cls(**{name: plan[name] for name in cls.__slots__})
 
 
 def bars(density: Sequence[float]) -> list[tuple[float, float, float, float, bool]]:
