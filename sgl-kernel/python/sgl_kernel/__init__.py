@@ -20,6 +20,7 @@ _HOME = {
     "assign_extend_cache_locs_cpu": "kv_slots",
     "assign_req_to_token_pool_cpu": "kv_slots",
     "copy_all_layer_kv_cache_cpu": "kv_slots",
+    "paged_attention": "attention",
     "build_draft_decode_metadata_cpu": "speculative",
     "build_tree_kernel_efficient_cpu": "speculative",
     "fill_accept_out_cache_loc_cpu": "speculative",
