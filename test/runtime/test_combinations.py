@@ -25,7 +25,10 @@ LONG_PROMPT = 150
 """Tokens; more than the chunk of the runs below."""
 
 
-CHECKS = {"SGLANG_ENABLE_STRICT_MEM_CHECK_DURING_BUSY": "2", "TRITON_INTERPRET": "1"}
+CHECKS = {"SGLANG_ENABLE_STRICT_MEM_CHECK_DURING_BUSY": "2"}
+
+ONE_CORE_A_RANK = {"SGLANG_CPU_OMP_THREADS_BIND": "0|1"}
+"""SGLang wants a NUMA node for each tensor parallel rank unless it is told which cores to use."""
 
 
 def workload() -> list[list[Any]]:
@@ -82,12 +85,12 @@ def stock(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> dict[st
     )
 
 
-COMBINATIONS = {
+COMBINATIONS: dict[str, dict[str, Any]] = {
     "overlap schedule, mixed chunk, small pool": {"max_total_tokens": 900},
-    # SGLang allocates pages in a Triton kernel, which Triton's interpreter runs on the CPU.
     "no overlap schedule, page 16": {"disable_overlap_schedule": True, "page_size": 16},
     "prefill and decode apart": {"blendserve_mixed_chunk": "off"},
-    "prompts in one piece": {"chunked_prefill_size": -1},
+    # Without chunks SGLang sets memory aside for the longest prompt: more than small machines have.
+    "prompts in one piece": {"chunked_prefill_size": -1, "mem_fraction_static": 0.5},
     "two data parallel ranks": {"dp_size": 2},
     "two tensor parallel ranks": {"tp_size": 2},
 }
@@ -104,7 +107,7 @@ def test_answers_are_those_of_stock_sglang(
         "chunked_prefill_size": 64,
         **flags,
     }
-    result = run(tmp_path, engine)
+    result = run(tmp_path, engine, env=ONE_CORE_A_RANK if "tp_size" in flags else None)
     assert result["answers"] == stock["answers"]
     for state in result["state"]:
         assert state["plans_made"] >= 1
@@ -116,4 +119,6 @@ def test_with_another_policy_nothing_of_ours_runs(
     tiny_model: Path, stock: dict[str, Any], tmp_path: Path
 ) -> None:
     result = run(tmp_path, {"model_path": str(tiny_model), "max_total_tokens": 20_000})
-    assert result == stock
+    for figure in ("answers", "cached_tokens", "retractions"):
+        assert result[figure] == stock[figure]
+    assert "plans_made" not in result["state"][0]
