@@ -6,6 +6,7 @@ of the types it names and of all others. Multipart bodies and file contents: tes
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -68,14 +69,14 @@ class Sent:
             body = like(content["application/json"]["schema"]).map(dumps) | st.binary(max_size=60)
         return st.tuples(
             st.just(method),
-            text.map(lambda id: path.replace("{file_id}", as_id(id)).replace("{batch_id}", as_id(id))),
+            text.map(lambda name: re.sub(r"{\w+}", lambda _: as_id(name), path)),
             st.fixed_dictionaries({}, optional=query),
             body,
         )  # fmt: skip
 
 
-def as_id(id: str) -> str:
-    return quote(id.encode("utf-8", "surrogatepass"), safe="") or "x"
+def as_id(name: str) -> str:
+    return quote(name.encode("utf-8", "surrogatepass"), safe="") or "x"
 
 
 def dumps(value: Any) -> bytes:

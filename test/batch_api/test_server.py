@@ -56,7 +56,9 @@ def chat(custom_id: str, text: str, tokens: int = 6, **more: Any) -> dict[str, A
     }
 
 
-def completion(custom_id: str, prompt: str, tokens: int = 6, **more: Any) -> dict[str, Any]:
+def completion(
+    custom_id: str, prompt: str | list[str], tokens: int = 6, **more: Any
+) -> dict[str, Any]:
     body = {"prompt": prompt, "max_tokens": tokens, "temperature": 0}
     return {
         "custom_id": custom_id,
@@ -102,7 +104,7 @@ def test_several_hundred_mixed_lines(server: ServerProcess) -> None:
     chats.append(chat("answers", "Hello!", n=3))
     chats.append(chat("tools", "Hello!", logprobs=True, top_logprobs=2))
     texts = [completion(f"text-{n}", f"Item {n % 7}, number {n}:", 2 + n % 9) for n in range(150)]
-    texts.append(completion("several", "", prompt=["One,", "Two,"]))
+    texts.append(completion("several", ["One,", "Two,"]))
     bad = [
         chat("stream", "x", stream=True),
         chat("type", "x", temperature="warm"),

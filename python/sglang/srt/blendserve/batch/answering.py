@@ -120,6 +120,8 @@ class Answering:
                 )  # fmt: skip
         finally:
             self._pool.give_back(size)
+        if self._stopping.is_set() and response.status_code >= 500:
+            return  # an error that may come from being given up is no answer
         result = answer(self._job, line.line, line.custom_id, response)
         usage = response.body.get("usage") or {}
         tally = Tally(

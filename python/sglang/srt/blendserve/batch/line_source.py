@@ -11,7 +11,7 @@ from sglang.srt.blendserve.batch.protocol import BatchLine, LineError
 from sglang.srt.blendserve.batch.validation import Rules, parse_lines
 
 _LINES = 64
-_BYTES = 1 << 20
+_BYTES = 1 << 18
 _MAX_LISTED = 100
 
 
@@ -55,7 +55,7 @@ class LineSource:
         self._position = 0
 
     def next_lines(self) -> list[SizedLine]:
-        """Return the next lines, about a mebibyte and at most 64 of them; none at the end.
+        """Return the next lines, about 256 KiB and at most 64 of them; none at the end.
 
         Raises:
             BatchFileError: the input cannot be read on.

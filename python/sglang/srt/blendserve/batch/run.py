@@ -137,7 +137,7 @@ class BatchRun:
             BatchFileError, OSError: the input as a whole cannot be taken.
             Interrupted: `stop` was called.
         """
-        found = await self._around.store.io(
+        found = await self._around.store.in_turn(
             lambda: scan(self._workspace.input, self._rules, self._interrupt)
         )
         await self._begin(found)

@@ -70,6 +70,7 @@ class Store:
             self._lock.release()
             raise
         self._io = ThreadPoolExecutor(max_workers=4, thread_name_prefix="batch-io")
+        self._validation = ThreadPoolExecutor(1, thread_name_prefix="batch-validation")
 
     def workspace(self, batch_id: str) -> Workspace:
         """Return the folder of a batch, whether it exists or not."""
@@ -78,6 +79,11 @@ class Store:
     async def io(self, work: Callable[[], T]) -> T:
         """Run ``work``, which may block on the disk, off the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self._io, work)
+
+    async def in_turn(self, work: Callable[[], T]) -> T:
+        """Run ``work`` that validates a whole file, one such after another: a hundred new batches
+        must not take all threads from those that run."""
+        return await asyncio.get_running_loop().run_in_executor(self._validation, work)
 
     async def recover(self) -> None:
         """Finish deletions and drop uploads and workspaces that a crash cut short."""
@@ -102,6 +108,7 @@ class Store:
 
     def close(self) -> None:
         """Close the database and give the lock back. Calling it twice does nothing."""
+        self._validation.shutdown()
         self._io.shutdown()
         self.db.close()
         self._lock.release()
