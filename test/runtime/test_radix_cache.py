@@ -14,7 +14,9 @@ from sglang.srt.mem_cache.base_prefix_cache import EvictParams
 from small_cache import SmallCache
 
 from sglang.srt.blendserve.planner.scanner import Side
-from sglang.srt.blendserve.runtime.cache_annotations import check_integrity
+from sglang.srt.blendserve.planner.step_policy import shared_tokens
+from sglang.srt.blendserve.runtime.cache_annotations import check_integrity, nodes, planned
+from sglang.srt.blendserve.runtime.radix_cache import BlendRadixCache
 
 _PIECES = ([1] * 3, [1, 1, 2, 2, 2], [2] * 7, [3, 1, 1, 1, 2], [4, 4])
 prompts = st.lists(st.sampled_from(_PIECES), min_size=1, max_size=4).map(
@@ -22,6 +24,24 @@ prompts = st.lists(st.sampled_from(_PIECES), min_size=1, max_size=4).map(
 )
 outputs = st.lists(st.integers(1, 4), max_size=6)
 namespaces = st.sampled_from(["", "", "other"])
+
+
+def unneeded_tokens(cache: BlendRadixCache) -> int:
+    """Tokens at the ends of the evictable leaves that no waiting request begins with."""
+    total = 0
+    waiting = planned(cache.pool)
+    for node, path in nodes(cache):
+        if node in cache.evictable_leaves:
+            used = max(
+                (
+                    shared_tokens(request.prompt, path)
+                    for request in waiting
+                    if request.namespace == (node.key.extra_key or "")
+                ),
+                default=0,
+            )
+            total += min(path.size - used // cache.page_size * cache.page_size, len(node.key))
+    return total
 
 
 class Workday(RuleBasedStateMachine):
@@ -82,7 +102,10 @@ class Workday(RuleBasedStateMachine):
     def evict(self, tokens: int) -> None:
         cache = self.small.cache
         evictable = cache.evictable_size()
+        unneeded, needed_before = unneeded_tokens(cache), cache.evicted_needed_tokens
         evicted = cache.evict(EvictParams(num_tokens=tokens)).num_tokens_evicted
+        if unneeded >= tokens:
+            assert cache.evicted_needed_tokens == needed_before
         assert evicted >= min(tokens, evictable)
         assert cache.evictable_size() == evictable - evicted
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 POLICY = "blendserve"
@@ -58,6 +59,14 @@ class Settings:
             "'H200', or 'auto' to recognise or measure the one at hand."
         },
     )
+    trace: str = field(
+        default="",
+        metadata={
+            "help": "Write one CSV row per scheduling step to this file: tokens by kind and end of "
+            "the plan, budget, predicted and measured time, cache hits, evictions, retractions. "
+            "With several ranks each writes its own (FILE.dp0.tp1.csv)."
+        },
+    )
 
     def __post_init__(self) -> None:
         for setting in fields(self):
@@ -72,6 +81,10 @@ class Settings:
             if not 0.0 <= getattr(self, name) <= 1.0:
                 flag = name.replace("_", "-")
                 raise ValueError(f"--blendserve-{flag} {getattr(self, name)}: must lie in [0, 1]")
+        if self.trace and not (folder := Path(self.trace).absolute().parent).is_dir():
+            raise ValueError(
+                f"--blendserve-trace {self.trace}: there is no folder {folder}; create it first"
+            )
 
     @classmethod
     def take_from(cls, arguments: dict[str, Any]) -> Settings:
@@ -113,5 +126,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             type=type(setting.default),
             default=setting.default,
             choices=setting.metadata.get("choices"),
-            help=f"{setting.metadata['help']} (default: {setting.default})",
+            help=f"{setting.metadata['help']} (default: {setting.default or 'none'})",
         )

@@ -75,7 +75,7 @@ def check_integrity(cache: BlendRadixCache) -> None:
     AssertionError.
     """
     waiting = [] if cache.pool is None else planned(cache.pool)
-    for node, path in _nodes(cache):
+    for node, path in nodes(cache):
         least = path.size - len(node.key) + cache.page_size
         namespace = node.key.extra_key or ""
         through = [
@@ -124,7 +124,7 @@ def _recount(pool: RequestPool, through: list[PoolRequest]) -> Annotation:
     )
 
 
-def _nodes(cache: BlendRadixCache) -> Iterator[tuple[TreeNode, NDArray[np.int32]]]:
+def nodes(cache: BlendRadixCache) -> Iterator[tuple[TreeNode, NDArray[np.int32]]]:
     """All nodes but the root, each with the tokens from the root to its end."""
     stack = [(child, np.zeros(0, dtype=np.int32)) for child in cache.root_node.children.values()]
     while stack:

@@ -28,6 +28,8 @@ from sglang.srt.blendserve.runtime.cpu_paging import use_torch_paging
 from sglang.srt.blendserve.runtime.device import this_device
 from sglang.srt.blendserve.runtime.prefill_adder import BlendPrefillAdder, offline_request
 from sglang.srt.blendserve.runtime.radix_cache import BlendRadixCache
+from sglang.srt.blendserve.runtime.step_record import StepRecorder
+from sglang.srt.blendserve.runtime.step_sinks import step_sinks
 from sglang.srt.blendserve.settings import POLICY, Settings
 
 logger = logging.getLogger(__name__)
@@ -66,6 +68,9 @@ class BlendScheduler(upstream.Scheduler):
             use_torch_paging()
         if isinstance(self.tree_cache, BlendRadixCache):
             self.tree_cache.follow(self.pool)
+        self.retractions = 0
+        sinks = step_sinks(self, settings.trace)
+        self.step_recorder = StepRecorder(self, sinks) if sinks else None
         logger.info(
             "BlendServe plans for %s on %s, KV cache of %d tokens.",
             cost.model.name,
@@ -95,6 +100,7 @@ class BlendScheduler(upstream.Scheduler):
         offline = offline_request(req)
         if offline is not None:
             self.pool.put_back(offline)
+            self.retractions += 1
             return
         mark = jobs.parse_rid(req.rid)
         # A request that is already known to fail only passes through to report its error.
@@ -217,6 +223,11 @@ class BlendScheduler(upstream.Scheduler):
         for req in reversed(left):
             self.pool.put_back(req.blendserve)
 
+    def run_batch(self, batch: ScheduleBatch, *args: Any, **kwargs: Any) -> Any:
+        if self.step_recorder is not None:
+            self.step_recorder.launched(batch)
+        return super().run_batch(batch, *args, **kwargs)
+
     # --- abort, idle, state ----------------------------------------------------------------------
 
     def abort_request(self, recv_req: AbortReq) -> None:
@@ -230,6 +241,8 @@ class BlendScheduler(upstream.Scheduler):
             )
 
     def on_idle(self) -> None:
+        if self.step_recorder is not None:
+            self.step_recorder.idle()
         if isinstance(self.tree_cache, BlendRadixCache) and self.is_fully_idle():
             self.tree_cache.check_when_idle()
         super().on_idle()

@@ -1,0 +1,30 @@
+"""Where the records of one scheduler's steps go."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from sglang.srt.blendserve.runtime.metrics import BlendMetrics
+from sglang.srt.blendserve.runtime.step_record import StepSink
+from sglang.srt.blendserve.runtime.step_trace import StepTrace, rank_path
+
+if TYPE_CHECKING:
+    from sglang.srt.blendserve.runtime.scheduler import BlendScheduler
+
+logger = logging.getLogger(__name__)
+
+
+def step_sinks(scheduler: BlendScheduler, trace: str) -> list[StepSink]:
+    """Metrics if SGLang's are on for this rank, and the trace file if one is named."""
+    sinks: list[StepSink] = []
+    metrics = scheduler.metrics_collector_context
+    if metrics.current_scheduler_metrics_enabled:
+        sinks.append(BlendMetrics(metrics.collector))
+    if trace:
+        ps = scheduler.ps
+        dp_rank = ps.dp_rank if ps.dp_size > 1 else None
+        path = rank_path(trace, tp_rank=ps.tp_rank, tp_size=ps.tp_size, dp_rank=dp_rank)
+        sinks.append(StepTrace(path))
+        logger.info("BlendServe writes one row per step to %s", path)
+    return sinks
