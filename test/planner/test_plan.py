@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from planner_strategies import COST, Pool, pools
 
+from sglang.srt.blendserve.planner import node_split
 from sglang.srt.blendserve.planner.annotations import annotate, request_costs
 from sglang.srt.blendserve.planner.layer_sort import layer_sort
 from sglang.srt.blendserve.planner.merge import merge_units
@@ -170,6 +171,15 @@ def test_a_sorted_scan_is_not_split() -> None:
     assert plan.tree.unique_tokens == plan.trie.unique_tokens
 
 
+def test_a_node_that_loses_all_its_children_goes() -> None:
+    tree = PrefixTree.build([np.array([1, 2, 3]), np.array([1, 2, 4]), np.array([5])])
+    assert tree.segment.tolist() == [0, 2, 1, 1, 1]
+    moved = node_split._move(tree, [node_split._Cut(2, 2), node_split._Cut(3, 3)])
+    moved.check_integrity()
+    assert sorted(moved.segment) == [0, 1, 3, 3]
+    assert moved.unique_tokens == moved.prompt_tokens
+
+
 def test_no_splits_where_all_sharing_must_stay() -> None:
     plan = plan_of(few_shot_pool(), keep_sharing=1.0)
     assert plan.tree.unique_tokens == plan.trie.unique_tokens
@@ -211,6 +221,12 @@ def test_neighbours_in_the_wrong_order_become_one_unit() -> None:
     unit, level = merge_units(np.array([9.0, 1.0, 3.0, 2.5, 0.5]), np.ones(5))
     assert unit.tolist() == [0, 1, 1, 1, 2]
     assert level == pytest.approx([9.0, 6.5 / 3, 6.5 / 3, 6.5 / 3, 0.5])
+
+
+def test_a_request_without_any_work_joins_its_neighbour() -> None:
+    unit, level = merge_units(np.array([2.0, 0.0, 1.0]), np.array([1.0, 0.0, 1.0]))
+    assert unit.tolist() == [0, 1, 1]
+    assert level.tolist() == [2.0, 1.0, 1.0]
 
 
 # The whole plan
@@ -290,6 +306,16 @@ def test_optimum_and_bounds() -> None:
     assert plan_of(pool).bound_seconds is None
     with pytest.raises(ValueError, match="kv_slots"):
         plan_of(pool, kv_slots=0)
+
+
+def test_the_optimum_of_a_compute_bound_pool_is_its_compute_without_splits() -> None:
+    pool = few_shot_pool()
+    short = pool._replace(output_tokens=np.minimum(pool.output_tokens, 20.0))
+    plan = plan_of(short, keep_sharing=0.9)
+    whole = plan_of(short, keep_sharing=1.0)
+    assert plan.root_density > 1
+    assert plan.total_compute_seconds > whole.total_compute_seconds
+    assert plan.optimum_seconds == whole.optimum_seconds == whole.total_compute_seconds
 
 
 @pytest.mark.parametrize("lengths", [[1.0], [1.0, -2.0], [1.0, np.nan], [1.0, np.inf]])

@@ -1,1 +1,1 @@
-"""TODO"""
+"""Plans and runs in words and pictures: summaries, annotated trees, plots."""

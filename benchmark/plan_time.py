@@ -1,0 +1,116 @@
+"""How long planning takes, stage by stage: python benchmark/plan_time.py 100000 400000
+
+The pool is made up in the mix of the paper's Trace#1: a third few-shot prompts (57 prefixes of
+500 tokens), a third chats behind one system prompt, a third short prompts with long outputs; 400
+tokens a prompt on average, and output lengths spread so that there are outliers to split off.
+
+A second thread asks for the interpreter lock every millisecond meanwhile. Its longest wait is what
+a scheduler in the same process would feel of a plan made in the background. On a machine that does
+other work only the CPU seconds mean something.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import threading
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sglang.srt.blendserve.planner.cost_model import CostModel
+from sglang.srt.blendserve.planner.device_spec import DeviceSpec
+from sglang.srt.blendserve.planner.merge import merge_units
+from sglang.srt.blendserve.planner.model_spec import ModelSpec
+from sglang.srt.blendserve.planner.node_split import sort_tree, split_tree
+from sglang.srt.blendserve.planner.partition import partition
+from sglang.srt.blendserve.planner.plan import KEEP_SHARING, build_plan, replan
+from sglang.srt.blendserve.planner.prefix_tree import PrefixTree
+
+Result = TypeVar("Result")
+
+
+def make_pool(count: int) -> tuple[list[NDArray[np.int32]], NDArray[np.float64]]:
+    """``count`` prompts and output lengths; the same for the same ``count``."""
+    rng = np.random.default_rng(0)
+    few_shot = [rng.integers(0, 32_000, 500, dtype=np.int32) for _ in range(57)]
+    system = rng.integers(0, 32_000, 200, dtype=np.int32)
+    nothing = np.zeros(0, dtype=np.int32)
+    prompts, lengths = [], np.empty(count)
+    for index in range(count):
+        kind = index % 3
+        head = (few_shot[rng.integers(57)], system, nothing)[kind]
+        tail = rng.integers(0, 32_000, int(rng.integers(20, (160, 360, 500)[kind])), dtype=np.int32)
+        prompts.append(np.concatenate([head, tail]))
+        lengths[index] = (2 if rng.random() > 0.02 else 800, rng.lognormal(5, 1), 4000)[kind]
+    return prompts, lengths
+
+
+class Watch:
+    """Times stages and the longest wait of a second thread for the interpreter lock."""
+
+    def __init__(self) -> None:
+        self._longest_wait = 0.0
+        self._stop = threading.Event()
+        threading.Thread(target=self._tick, daemon=True).start()
+
+    def _tick(self) -> None:
+        while not self._stop.is_set():
+            start = time.perf_counter()
+            time.sleep(0.001)
+            self._longest_wait = max(self._longest_wait, time.perf_counter() - start - 0.001)
+
+    def time(self, stage: str, work: Callable[[], Result]) -> Result:
+        """Run ``work`` and print how long it took."""
+        self._longest_wait = 0.0
+        start, start_cpu = time.perf_counter(), time.process_time()
+        result = work()
+        seconds, cpu = time.perf_counter() - start, time.process_time() - start_cpu
+        waited = 1000 * self._longest_wait
+        print(f"  {stage:<22} {seconds:7.2f} s {cpu:7.2f} CPU s   longest wait {waited:5.0f} ms")
+        return result
+
+    def stop(self) -> None:
+        self._stop.set()
+
+
+def measure(count: int) -> None:
+    """Print the times of each stage for a pool of ``count`` requests."""
+    cost = CostModel(ModelSpec.named("Llama-3.1-8B"), DeviceSpec.named("A100-80G"))
+    prompts, lengths = make_pool(count)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(f"{count:,} requests, {sum(p.size for p in prompts):,} prompt tokens")
+    watch = Watch()
+    tree = watch.time("prefix tree", lambda: PrefixTree.build(prompts))
+    whole = watch.time("annotate, layer sort", lambda: sort_tree(tree, lengths, cost))
+    split = watch.time(
+        "split", lambda: split_tree(whole, lengths, cost, keep_sharing=KEEP_SHARING)
+    )
+    order = split.tree.leaf_requests
+    compute, memory = split.costs.compute_seconds[order], split.costs.memory_seconds[order]
+    watch.time("merge", lambda: merge_units(compute, memory))
+    plan = watch.time("all of it: build_plan", lambda: build_plan(prompts, lengths, cost))
+    remaining = np.random.default_rng(1).random(count) < 0.5
+    watch.time("replan of half", lambda: replan(plan, lengths, cost, remaining=remaining))
+    watch.time("partition for 8 ranks", lambda: partition(plan, 8))
+    watch.stop()
+    extra = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    print(f"  {plan.tree.nodes:,} nodes; sharing {plan.sharing:.4f} of {plan.sharing_optimum:.4f}; "
+          f"memory beyond the prompts at most {extra / 1024:,.0f} MiB")  # fmt: skip
+
+
+def main() -> None:
+    """Measure each of the given pool sizes."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("requests", type=int, nargs="*", default=[100_000])
+    for count in parser.parse_args().requests:
+        measure(count)
+
+
+if __name__ == "__main__":
+    main()
