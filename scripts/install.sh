@@ -7,7 +7,7 @@
 #   PYTHON             the Python to use (default: the first of python3.11, 3.12, 3.13, python3 that fits)
 #   BLENDSERVE_DEVICE  cpu or cuda (default: cuda when nvidia-smi lists a GPU)
 #   DEBUG=1            show every command
-set -euo pipefail
+set -Eeuo pipefail
 [ -z "${DEBUG:-}" ] || set -x
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -50,7 +50,7 @@ find_python() {
             return
         fi
     done
-    die "needs Python 3.11, 3.12 or 3.13; found ${PYTHON:-$(python3 --version 2>&1 || true)}" \
+    die "needs Python 3.11, 3.12 or 3.13; found $("${PYTHON:-python3}" --version 2>&1 || true)" \
         "Debian 12:    apt-get install python3.11 python3.11-venv" \
         "Ubuntu 24.04: apt-get install python3.12 python3.12-venv" \
         "then run this again (PYTHON=/path/to/python3.12 chooses one by hand)"
@@ -88,7 +88,8 @@ install_packages() {
         say "uv could not install them (its words above); trying pip"
         uv=
     fi
-    $VENV/bin/python -m pip install --quiet --disable-pip-version-check "$@"
+    $VENV/bin/python -m pip install --quiet --disable-pip-version-check "$@" ||
+        die "pip could not install (its words above): $*" "is the package registry reachable?"
 }
 
 get_uv() {
@@ -121,7 +122,7 @@ main() {
     fi
     exec 9<pyproject.toml && flock 9 # one installation at a time
 
-    [ "$device" = cpu ] || gigabytes=14
+    [ "$device" = cpu ] || gigabytes=11
     if [ "$device" = cpu ] && [ "$(uname -m)" != x86_64 ]; then
         die "requirements/cpu.txt is for x86-64; this is $(uname -m)"
     fi
@@ -138,7 +139,7 @@ main() {
     get_uv "$gigabytes"
 
     if [ "$device" = cuda ]; then
-        say "GPU found: installing $SGLANG with all its dependencies (about 11 GB unpacked)"
+        say "GPU found: installing $SGLANG with all its dependencies (9 GB unpacked, about 2 minutes)"
         install_packages "$SGLANG" "setuptools>=77,<82"
     else
         say "no NVIDIA GPU: installing $SGLANG for the CPU from requirements/cpu.txt"

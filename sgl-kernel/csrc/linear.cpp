@@ -35,7 +35,10 @@ void tile(const LinearArgs& a, const bf16* x, const bf16* w, bf16* out, const fl
   const auto step = [&](auto... mask) SGL_LAMBDA {
     __m512i xs[R];
 #pragma GCC unroll 8
-    for (int64_t m = 0; m < R; ++m) xs[m] = load_pairs(x + m * a.x_stride + k, mask...);
+    for (int64_t m = 0; m < R; ++m) {
+      xs[m] = load_pairs(x + m * a.x_stride + k, mask...);
+      asm("" : "+v"(xs[m]));  // else the compiler loads it again for every weight row
+    }
 #pragma GCC unroll 4
     for (int64_t n = 0; n < kColumns; ++n) {
       const __m512i ws = load_pairs(row[n] + k, mask...);

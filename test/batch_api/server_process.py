@@ -25,7 +25,13 @@ class ServerProcess:
     """One run of ``python -m sglang.launch_server`` with a batch directory."""
 
     def __init__(
-        self, command: list[str], log: Path, *, api_key: str | None = None, wait: bool = True
+        self,
+        command: list[str],
+        log: Path,
+        *,
+        api_key: str | None = None,
+        environment: dict[str, str] | None = None,
+        wait: bool = True,
     ) -> None:
         self.port = free_port()
         self.api_key = api_key
@@ -38,6 +44,7 @@ class ServerProcess:
                 [sys.executable, "-m", "sglang.launch_server", *command, *extra],
                 stdout=stream,
                 stderr=subprocess.STDOUT,
+                env=os.environ | (environment or {}),
             )
         if wait:
             try:

@@ -8,12 +8,14 @@ that was answered has the same answer as in an undisturbed run.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import shutil
 import sqlite3
+import subprocess
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -403,3 +405,53 @@ async def test_many_batches_at_once(directory: Path) -> None:
         assert engine.most_at_once <= 16
         assert set(engine.executed.values()) == {1}
         assert service.runner._pool.in_flight == 0
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of 4 MiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)], capture_output=True
+    )
+    if mounted.returncode != 0:
+        pytest.skip("mounting a small file system needs root")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+async def test_a_disk_that_is_really_full(small_disk: Path) -> None:
+    place = Place("in progress")
+    filler = small_disk / "filler"
+    async with serve(small_disk / "batch-api", ScriptedEngine(place.script)) as service:
+        lines = [line(str(n), "x" * 1000) for n in range(400)]
+        batch = await service.submit(lines)
+        await until(lambda: answered(service, batch, AFTER))
+        with filler.open("wb") as stream, contextlib.suppress(OSError):
+            while True:
+                stream.write(bytes(4096))
+                stream.flush()
+        place.let_go.set()
+        await until(lambda: waits(service, batch))
+        response = await service.http.post(
+            "/v1/files",
+            files={"file": ("x", b"x" * 100_000)},
+            data={"purpose": "batch"},
+        )
+        assert response.status_code == 507
+        filler.unlink()
+        batch = await service.finish(batch.id)
+        assert batch.request_counts.model_dump() == {"total": 400, "completed": 400, "failed": 0}
+        output, _ = await service.result_lines(batch)
+        assert [one["custom_id"] for one in output] == [str(n) for n in range(400)]
+        assert batch.errors is None
+
+
+async def answered(service: Service, batch: Batch, number: int) -> bool:
+    return (await service.client.batches.retrieve(batch.id)).request_counts.completed >= number
+
+
+async def waits(service: Service, batch: Batch) -> bool:
+    shown = await service.client.batches.retrieve(batch.id)
+    return bool(shown.errors) and shown.errors.data[0].code == "storage_unavailable"

@@ -30,6 +30,7 @@ def main(order: dict[str, Any]) -> dict[str, Any]:
         "disable_cuda_graph": True,
         "dtype": "float32",
         "log_level": "error",
+        "sleep_on_idle": True,
         **order["engine"],
     }
     engine = sglang.Engine(**options)

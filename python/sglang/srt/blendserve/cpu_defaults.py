@@ -69,7 +69,8 @@ def server_flags(model_path: str, given: Iterable[str] = ()) -> list[str]:
         "--cuda-graph-backend-prefill": "disabled",
     }
     set_already = {flag.partition("=")[0] for flag in given}
-    flags = []
+    # A scheduler without work would spin on a core that the tokenizer needs.
+    flags = [] if "--sleep-on-idle" in set_already else ["--sleep-on-idle"]
     for flag, value in defaults.items():
         if flag not in set_already:
             flags += [flag, value]

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -149,6 +150,7 @@ def _start(server_args: ServerArgs) -> Any:
 @contextmanager
 def _signals_blocked() -> Iterator[None]:
     """Have processes started meanwhile inherit a mask that blocks SIGINT and SIGTERM."""
+    resource_tracker.ensure_running()  # it is started with the first process and unblocks them
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield

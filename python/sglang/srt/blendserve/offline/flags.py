@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sglang.srt.blendserve import cpu_defaults
+from sglang.srt.blendserve.offline.failure import RunFailure
 from sglang.srt.blendserve.settings import POLICY
 
 if TYPE_CHECKING:
@@ -109,11 +110,16 @@ def prepare_environment() -> bool:
 
 
 def server_args(args: argparse.Namespace, *, has_gpu: bool) -> ServerArgs:
-    """Return SGLang's settings for the run; ends the program if a flag is wrong.
+    """Return SGLang's settings for the run; ends the program if there is no such flag.
 
     Call it after `prepare_environment`, with what that returned.
+
+    Raises:
+        RunFailure: SGLang cannot work with a flag's value, or with the model.
     """
     given = args.server_flags
+    if args.model_path.startswith(("/", ".")) and not os.path.isdir(args.model_path):
+        raise RunFailure(f"There is no model folder {args.model_path}.")
     argv = ["--model-path", args.model_path, "--schedule-policy", args.policy]
     if os.path.isdir(args.model_path):
         os.environ.setdefault("HF_HUB_OFFLINE", "1")  # all is here: ask nobody
@@ -127,7 +133,10 @@ def server_args(args: argparse.Namespace, *, has_gpu: bool) -> ServerArgs:
 
     if "--config" not in argv:
         _sglang_parser().parse_args(argv)  # for its errors, which fit on a screen
-    return prepare_server_args(argv)
+    try:
+        return prepare_server_args(argv)
+    except Exception as error:  # of any kind: SGLang and transformers look at the model here
+        raise RunFailure(f"SGLang cannot start with {args.model_path}: {error}") from error
 
 
 def _sglang_parser() -> argparse.ArgumentParser:

@@ -9,6 +9,11 @@ the largest memory the set will ever need is
 
 Reserving this peak instead of every request's max_new_tokens fills the memory and still makes
 retraction rare.
+
+How long a request will run is not known but expected: where lengths vary, each counts as several
+equal parts of itself, one per quantile of its remaining length. The sum over parts is then the
+expected memory at each later time, and requests that started together are not taken to end
+together. A single mean remaining length per request is the case of one part.
 """
 
 from __future__ import annotations
@@ -26,47 +31,104 @@ class PeakAdmission:
         """Start from m running requests.
 
         ``kv_tokens``: (m,) KV tokens each frees when it ends (a prefix shared with others is not
-        among them). ``remaining_tokens``: (m,) decode tokens each is predicted to run for.
+        among them). ``remaining_tokens``: (m,) decode tokens each is predicted to run for, or
+        (m, q): equally likely ones.
         """
+        held = np.asarray(kv_tokens, dtype=np.float64)
         remaining = np.asarray(remaining_tokens, dtype=np.float64)
-        longest_first = np.argsort(-remaining, kind="stable")
-        self._remaining: Floats = remaining[longest_first]
-        self._held: Floats = np.cumsum(np.asarray(kv_tokens, dtype=np.float64)[longest_first])
+        self._parts = remaining.shape[1] if remaining.ndim == 2 else 1
+        self._kv: Floats = held
+        self._remaining: Floats = remaining.reshape(held.size, self._parts)
+        self._joined: list[tuple[float, Floats]] = []
+        self._slack = 0.0
+        self._sum = float(held.sum())
+        self._sort()
+
+    def _sort(self) -> None:
+        """Order the parts of all requests, longest first."""
+        parts = self._parts
+        negative = -self._remaining.reshape(-1)
+        longest_first = negative.argsort(kind="stable")
+        # Ascending negative numbers, so that a place is found without negating the array again.
+        self._negative: Floats = negative[longest_first]
+        each = self._kv if parts == 1 else np.repeat(self._kv / parts, parts)
+        self._held: Floats = each[longest_first].cumsum()
+        ranks = np.arange(1, negative.size + 1) / parts
+        self._peaks: Floats = self._held - ranks * self._negative
 
     def __len__(self) -> int:
-        return self._remaining.size
+        return self._kv.size + len(self._joined)
 
     @property
     def kv_tokens(self) -> float:
         """KV tokens the set holds now."""
-        return float(self._held[-1]) if self._held.size else 0.0
+        return self._sum
 
     @property
     def peak(self) -> float:
         """Largest number of KV tokens the set is predicted to hold at once."""
-        return float(self._peaks().max(initial=0.0))
+        self._settle()
+        return float(self._peaks.max(initial=0.0))
 
-    def peak_with(self, kv_tokens: float, remaining_tokens: float) -> float:
-        """The peak if a request of ``kv_tokens`` that runs for ``remaining_tokens`` joined."""
-        place = self._place(remaining_tokens)
-        before = float(self._held[place - 1]) if place else 0.0
-        own = before + kv_tokens + (place + 1) * remaining_tokens
-        peaks = self._peaks()
-        # Those that end no later than the new one also run beside it.
-        beside = (peaks[place:] + self._remaining[place:]).max(initial=0.0) + kv_tokens
-        return float(max(peaks[:place].max(initial=0.0), own, beside))
+    def peak_with(self, kv_tokens: float, remaining_tokens: ArrayLike) -> float:
+        """The peak if a request of ``kv_tokens`` that runs for ``remaining_tokens`` joined.
 
-    def add(self, kv_tokens: float, remaining_tokens: float) -> None:
+        ``remaining_tokens``: one number, or (q,) equally likely ones, ascending.
+        """
+        self._settle()
+        return max(self._peak_parts(kv_tokens, self._ascending(remaining_tokens)), self.peak)
+
+    def fits(self, kv_tokens: float, remaining_tokens: ArrayLike, limit: float) -> bool:
+        """Whether the peak stays under ``limit`` while a request that joined would be there.
+
+        A peak that comes when it has certainly ended is not its concern. Requests that have just
+        joined count with all they will ever hold, at once, unless that decides.
+        """
+        ends = self._ascending(remaining_tokens)
+        if self._peak_parts(kv_tokens, ends) <= limit - self._slack:
+            return True
+        if not self._joined:
+            return False
+        self._settle()
+        return self._peak_parts(kv_tokens, ends) <= limit
+
+    def add(self, kv_tokens: float, remaining_tokens: ArrayLike) -> None:
         """Let a request join the set."""
-        place = self._place(remaining_tokens)
-        before = self._held[place - 1] if place else 0.0
-        self._remaining = np.insert(self._remaining, place, remaining_tokens)
-        held = np.insert(self._held, place, before)
-        held[place:] += kv_tokens
-        self._held = held
+        ends = self._ascending(remaining_tokens)
+        self._joined.append((float(kv_tokens), ends))
+        self._slack += kv_tokens + float(ends[-1])
+        self._sum += kv_tokens
 
-    def _place(self, remaining_tokens: float) -> int:
-        return int(np.searchsorted(-self._remaining, -remaining_tokens, side="right"))
+    def _settle(self) -> None:
+        """Put the requests that have joined in their places."""
+        if not self._joined:
+            return
+        self._kv = np.concatenate((self._kv, [kv for kv, _ in self._joined]))
+        self._remaining = np.concatenate((self._remaining, [ends for _, ends in self._joined]))
+        self._joined = []
+        self._slack = 0.0
+        self._sort()
 
-    def _peaks(self) -> Floats:
-        return self._held + np.arange(1, self._remaining.size + 1) * self._remaining
+    def _ascending(self, remaining_tokens: ArrayLike) -> Floats:
+        ends = np.atleast_1d(np.asarray(remaining_tokens, dtype=np.float64))
+        return ends if ends.size == self._parts else np.full(self._parts, float(ends.mean()))
+
+    def _peak_parts(self, kv_tokens: float, ends: Floats) -> float:
+        """Largest memory at any time at which a part of the new request still runs."""
+        negative, parts = self._negative, self._parts
+        places = negative.searchsorted(-ends, side="right")
+        highest, above = 0.0, negative.size
+        for part in range(parts):  # in the order in which the parts end
+            # Until this part ends, parts - part of the request are there.
+            share = (parts - part) / parts
+            place, end = int(places[part]), float(ends[part])
+            before = float(self._held[place - 1]) if place else 0.0
+            own = before + place / parts * end + share * (kv_tokens + end)
+            beside = 0.0
+            if place < above:
+                beside = float(
+                    (self._peaks[place:above] - share * negative[place:above]).max()
+                ) + share * kv_tokens
+            highest = max(highest, own, beside)
+            above = place
+        return highest

@@ -67,6 +67,33 @@ class FixedPace:
 
 
 @dataclass(frozen=True, slots=True)
+class BalancePace:
+    """As much compute in every step as its memory traffic hides.
+
+    No step is then longer than its longer resource needs, whichever of the two the pool has more
+    of, and no prediction of the remaining work is needed. What is left at the end is work of the
+    scarcer kind's opposite alone, which no pace could have hidden; and where compute is the more,
+    the long outputs are through before it ends.
+    """
+
+    cost: CostModel
+    max_tokens: int
+    """Largest prefill of one step, tokens."""
+
+    def budget(self, load: StepLoad, rest: RemainingWork) -> PrefillBudget:
+        """The prompt tokens that bring the step's compute up to its memory traffic."""
+        if load.running == 0:
+            return PrefillBudget(self.max_tokens, self.max_tokens)
+        memory = float(
+            self.cost.kv_read_seconds(load.kv_tokens) + self.cost.weights_seconds(load.running)
+        )
+        decode = float(self.cost.decode_compute_seconds(load.running, load.kv_tokens))
+        token = float(self.cost.prefill_seconds(1.0))
+        tokens = int(min(max((memory - decode) / token, 0.0), self.max_tokens))
+        return PrefillBudget(tokens, tokens)
+
+
+@dataclass(frozen=True, slots=True)
 class RatioPace:
     """The ratio of the remaining work in every step."""
 

@@ -19,15 +19,27 @@ from numpy.typing import NDArray
 from sglang.srt.blendserve.planner.cost_model import CostModel
 from sglang.srt.blendserve.planner.length_prior import LengthPrior
 from sglang.srt.blendserve.planner.lengths import LengthEstimator
+from sglang.srt.blendserve.planner.outlook import Outlook
 from sglang.srt.blendserve.planner.pacing import RemainingWork
 from sglang.srt.blendserve.planner.plan import KEEP_SHARING, Plan, plan_tree
 from sglang.srt.blendserve.planner.prefix_tree import PrefixTree
+from sglang.srt.blendserve.planner.sampling import sample_wave
 from sglang.srt.blendserve.planner.scanner import DualScanner, Side
 from sglang.srt.blendserve.planner.upcoming import UpcomingUse
 
 Tokens = NDArray[np.int32]
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
+
+SAMPLE = 0.01
+"""Share of the requests that run first, to learn output lengths from (paper section 5.1)."""
+
+LEARN_GROWTH = 0.5
+LEARN_LEAST = 32
+"""Predict anew when so many more have finished, or so many more steps have passed."""
+
+DRIFT = 0.1
+"""Plan again when predictions have moved the remaining work by this share."""
 
 GROWTH = 0.25
 """Plan again once this share of the planned requests has newly arrived: the total planning time
@@ -68,8 +80,16 @@ class RequestPool:
     """Waiting and running offline requests of all jobs, blended in one plan."""
 
     def __init__(
-        self, cost: CostModel, kv_slots: int, *, keep_sharing: float = KEEP_SHARING
+        self,
+        cost: CostModel,
+        kv_slots: int,
+        *,
+        keep_sharing: float = KEEP_SHARING,
+        sample: float = SAMPLE,
     ) -> None:
+        """``kv_slots``: tokens the KV cache holds. ``sample``: share of the requests of unknown
+        length that run first."""
+        self.sample = sample
         self.cost = cost
         self.kv_slots = kv_slots
         self.keep_sharing = keep_sharing
@@ -84,6 +104,13 @@ class RequestPool:
         self._returned: list[PoolRequest] = []
         self._running: dict[int, PoolRequest] = {}
         self._finished: list[tuple[int, int]] = []
+        self._sample: list[int] = []
+        self._sampled = 0
+        self._passes = 0
+        self._learn_at = (0, 0)
+        self._planned_lengths: Floats = np.zeros(0)
+        self._above: tuple[list[int], list[int], list[int]] = ([], [], [])
+        self.outlook: Outlook | None = None
         self._planned = 0
         self.plan: Plan | None = None
         self._tree: PrefixTree | None = None
@@ -172,8 +199,9 @@ class RequestPool:
         ``quiet``: nothing arrived lately, so whatever is unplanned may be planned now.
         """
         new = self.unplanned
+        self._passes += 1
         if new == 0:
-            return False
+            return self._learn_if_due()
         if quiet or len(self.scanner) == 0 or new >= GROWTH * self._planned:
             self.make_plan()
             return True
@@ -197,8 +225,91 @@ class RequestPool:
         for index, output_tokens in self._finished:
             lengths.observe(index, output_tokens)
         self.lengths = lengths
+        self.outlook = Outlook(
+            lengths,
+            np.array([r.max_tokens for r in everything], dtype=np.int64),
+            np.array([r.known_length for r in everything], dtype=np.bool_),
+        )
+        for index in [*self._running, *(index for index, _ in self._finished)]:
+            self.outlook.started(index)
+        for index, _ in self._finished:
+            self.outlook.finished(index)
         self._planned = len(everything)
+        leaf_parent = np.zeros(tree.requests, dtype=np.int64)
+        leaf_parent[tree.leaf_requests] = tree.parent[tree.leaf_nodes]
+        self._above = (leaf_parent.tolist(), tree.parent.tolist(), tree.depth.tolist())
         self._plan_waiting(tree)
+        self._draw_sample(tree)
+
+    def _draw_sample(self, tree: PrefixTree) -> None:
+        """Choose which of the requests that arrived since the last sample run first."""
+        new = np.zeros(tree.requests, dtype=np.bool_)
+        new[self._sampled :] = True
+        new &= self._waiting_mask(tree.requests)
+        self._sampled = tree.requests
+        if not new.any() or not self.sample:
+            return
+        chosen = sample_wave(
+            tree.restricted(new),
+            np.array([r.max_tokens for r in self._all], dtype=np.int64),
+            np.array([r.known_length for r in self._all], dtype=np.bool_),
+            self.sample,
+        )
+        self._sample = [*chosen[::-1].tolist(), *self._sample]
+
+    def next_sample(self) -> PoolRequest | None:
+        """The next request to learn a length from, which runs before the plan's."""
+        while self._sample and self._sample[-1] not in self._waiting:
+            self._sample.pop()
+        return self._all[self._sample[-1]] if self._sample else None
+
+    def shared_above(self, request: PoolRequest, tokens: int) -> list[int]:
+        """Nodes of shared prefixes of a planned request that reach beyond its first ``tokens``."""
+        leaf_parent, parent, depth = self._above
+        if request.index >= len(leaf_parent):
+            return []
+        node, nodes = leaf_parent[request.index], []
+        while depth[node] > tokens:
+            nodes.append(node)
+            node = parent[node]
+        return nodes
+
+    def _learn_if_due(self) -> bool:
+        """Predict lengths anew when enough has been seen, and plan again if that matters."""
+        finished, passes = self._learn_at
+        if self._tree is None or (len(self._finished) < finished and self._passes < passes):
+            return False
+        self._learn_later()
+        assert self.lengths is not None
+        estimate = self._estimate()
+        rest = self._waiting_mask(self._tree.requests)
+        prompt = np.array([r.prompt.size for r in self._all[: rest.size]], dtype=np.float64)[rest]
+        before, now = self._planned_lengths[rest], estimate[rest]
+        before, now = before * (prompt + before / 2), now * (prompt + now / 2)
+        if np.abs(now - before).sum() <= DRIFT * before.sum():
+            return False
+        self._plan_for(self._tree, estimate)
+        return True
+
+    def _learn_later(self) -> None:
+        self._learn_at = (
+            int(len(self._finished) * (1 + LEARN_GROWTH)) + LEARN_LEAST,
+            int(self._passes * (1 + LEARN_GROWTH)) + LEARN_LEAST,
+        )
+
+    def _waiting_mask(self, requests: int) -> NDArray[np.bool_]:
+        mask = np.zeros(requests, dtype=np.bool_)
+        mask[[i for i in self._waiting if i < requests]] = True
+        return mask
+
+    def _estimate(self) -> Floats:
+        """(n,) expected output lengths from all that is seen; renews the outlook."""
+        assert self.outlook is not None
+        running = self.running
+        return self.outlook.renew(
+            np.array([r.index for r in running], dtype=np.int64),
+            np.array([r.generated for r in running], dtype=np.int64),
+        )
 
     def replan(self) -> None:
         """Order what still waits anew for the lengths as they are predicted now."""
@@ -206,16 +317,11 @@ class RequestPool:
             self._plan_waiting(self._tree)
 
     def _plan_waiting(self, tree: PrefixTree) -> None:
-        assert self.lengths is not None
-        running = self.running
-        estimate = self.lengths.estimate(
-            np.array([r.index for r in running], dtype=np.int64),
-            np.array([r.generated for r in running], dtype=np.int64),
-        )
-        mask = np.zeros(tree.requests, dtype=np.bool_)
-        mask[[i for i in self._waiting if i < tree.requests]] = True
+        self._plan_for(tree, self._estimate())
+
+    def _plan_for(self, tree: PrefixTree, estimate: Floats) -> None:
         plan = plan_tree(
-            tree.restricted(mask),
+            tree.restricted(self._waiting_mask(tree.requests)),
             estimate,
             self.cost,
             keep_sharing=self.keep_sharing,
@@ -223,10 +329,12 @@ class RequestPool:
         )
         self.plan = plan
         self._tree = tree
+        self._planned_lengths = estimate
         self.scanner = DualScanner(plan.order)
         self._rest_compute = plan.total_compute_seconds
         self._rest_memory = plan.total_memory_seconds
         self.plans_made += 1
+        self._learn_later()
 
     # --- handing out ------------------------------------------------------------------------
 
@@ -249,6 +357,8 @@ class RequestPool:
         else:
             self._returned.remove(request)
         self._running[request.index] = request
+        if self.outlook is not None and request.index < self._planned and not request.generated:
+            self.outlook.started(request.index)
 
     def put_back(self, request: PoolRequest, *, first: bool = True) -> None:
         """The engine returns ``request`` (refused or retracted); it keeps its turn."""
@@ -260,6 +370,8 @@ class RequestPool:
         self._finished.append((request.index, output_tokens))
         if self.lengths is not None and request.index < self._planned:
             self.lengths.observe(request.index, output_tokens)
+            if self.outlook is not None:
+                self.outlook.finished(request.index)
         self.forget(request)
 
     def forget(self, request: PoolRequest) -> None:

@@ -21,13 +21,20 @@ from numpy.typing import NDArray
 from sglang.srt.blendserve.planner.admission import PeakAdmission
 from sglang.srt.blendserve.planner.cost_model import density
 from sglang.srt.blendserve.planner.pacing import Pace, PrefillBudget, RemainingWork, StepLoad
+from sglang.srt.blendserve.planner.outlook import LEVELS
 from sglang.srt.blendserve.planner.request_pool import PoolRequest, RequestPool, Tokens
 from sglang.srt.blendserve.planner.scanner import Side, memory_partition
 
 Floats = NDArray[np.float64]
 
-_END_WINDOW = 64
+_END_WINDOW = 512
 """Requests at each end whose density stands for that end."""
+
+_LEAST_SHARE = 0.05
+"""Share of the memory that the compute-bound end can always count on."""
+
+_SHARE_STEPS = 16
+"""Steps for which the partition of the memory is kept."""
 
 _LOOK_AHEAD = 64
 """Requests from each end among which one that need not wait for a prefix is looked for."""
@@ -79,6 +86,8 @@ class StepPolicy:
         max_tokens: int,
         min_tokens: int = 1,
         whole_prompts: bool = False,
+        fill: float = 1.0,
+        backfill: int = 8,
     ) -> None:
         """
         ``max_tokens``: largest prefill of one step. ``min_tokens``: smallest worth a step; a
@@ -89,8 +98,12 @@ class StepPolicy:
         self.max_tokens = max_tokens
         self.min_tokens = min_tokens
         self.whole_prompts = whole_prompts
+        self.fill = fill
+        self.backfill = backfill
         self.budget = PrefillBudget(0, 0)
         self._credit = 0.0
+        self.steps = 0
+        self.share = 0.0
 
     def select(self, state: EngineState) -> Selection:
         """Choose for the step that starts from ``state``; the chosen requests leave the pool."""
@@ -105,7 +118,9 @@ class StepPolicy:
     def save(self, budget: PrefillBudget) -> PrefillBudget:
         """Add this step's budget to what earlier steps left over; return what may be spent."""
         self.budget = budget
-        self._credit = min(self._credit + budget.compute_side, float(self.max_tokens))
+        # Only what is too small for a step is kept for a later one.
+        most = float(max(budget.compute_side, self.min_tokens))
+        self._credit = min(self._credit + budget.compute_side, most)
         compute_side = int(self._credit)
         memory_side = max(compute_side, budget.memory_side)
         return PrefillBudget(
@@ -121,31 +136,25 @@ class _Step:
         self.policy, self.pool, self.state = policy, policy.pool, state
         self.selection = Selection()
         running = self.pool.running
-        # Their prompts enter the prefix cache when their first token comes out.
-        self.prefilling = [r for r in running if not r.generated]
         indices = np.array([r.index for r in running], dtype=np.int64)
         self.generated = np.array([r.generated for r in running], dtype=np.float64)
         self.prompts = np.array([r.prompt.size for r in running], dtype=np.float64)
         held = np.array([r.held_tokens for r in running], dtype=np.float64) + self.generated
-        lengths = self.pool.lengths
+        outlook = self.pool.outlook
         self.remaining: Floats = (
-            np.zeros(0)
-            if lengths is None or not running
-            else lengths.remaining(indices, self.generated)
+            np.zeros((0, LEVELS.size))
+            if outlook is None or not running
+            else outlook.remaining(indices, self.generated)
         )
         self.admission = PeakAdmission(held, self.remaining)
-        others = state.used_slots - float(held.sum()) + state.online_growth
-        self.limit = self._with_margin(self.pool.kv_slots - max(others, 0.0))
+        others = state.used_slots - self.admission.kv_tokens + state.online_growth
+        self.limit = self.policy.fill * (self.pool.kv_slots - max(others, 0.0))
         self.spent = 0
-
-    def _with_margin(self, slots: float) -> float:
-        """``slots`` less what wrong predictions of the running set are likely to need."""
-        lengths = self.pool.lengths
-        if lengths is None or not len(self.admission):
-            return slots
-        spread = np.expm1(lengths.error_scale()) / np.sqrt(len(self.admission))
-        growth = max(self.admission.peak - self.admission.kv_tokens, 0.0)
-        return slots - min(float(spread), 1.0) * growth
+        # Their prompts enter the prefix cache when their first token comes out.
+        self.computing: set[int] = set()
+        for request in running:
+            if not request.generated:
+                self._note_computing(request)
 
     def fill(self) -> None:
         """Choose requests until a budget or the memory is used up."""
@@ -160,8 +169,11 @@ class _Step:
             if self.spent < state.chunk_tokens:
                 self._done()
                 return
-        self._take_returned(budget.memory_side)
-        reserve = self._compute_side_share() * self.pool.kv_slots
+        self._take_first(budget.memory_side)
+        if self.policy.steps % _SHARE_STEPS == 0:
+            self.policy.share = max(self._compute_side_share(), _LEAST_SHARE)
+        self.policy.steps += 1
+        reserve = self.policy.share * self.pool.kv_slots
         self._take(Side.MEMORY, budget.memory_side, self.limit - reserve)
         self._take(Side.COMPUTE, budget.compute_side, self.limit)
         self._keep_going()
@@ -170,8 +182,9 @@ class _Step:
     def _rest(self) -> RemainingWork:
         """Predicted work left: the pool's and that of the requests in flight."""
         context = self.prompts + self.generated
-        reads = float((self.remaining * (context + self.remaining / 2)).sum())
-        compute = float(self.pool.cost.decode_compute_seconds(self.remaining.sum(), reads))
+        remaining = self.remaining.mean(axis=1)
+        reads = float((remaining * (context + remaining / 2)).sum())
+        compute = float(self.pool.cost.decode_compute_seconds(remaining.sum(), reads))
         compute += float(self.pool.cost.prefill_seconds(self.state.chunk_tokens))
         waiting = self.pool.rest
         return RemainingWork(
@@ -189,71 +202,98 @@ class _Step:
         rest = self._rest()
         return memory_partition(float(density(rest.compute, rest.memory)), ends[0], ends[1])
 
-    def _take_returned(self, budget: int) -> None:
+    def _take_first(self, budget: int) -> None:
+        """Take what comes before the plan: returned requests, then the sample of lengths."""
         while self._room(budget):
             request = self.pool.peek_returned()
-            if request is None or not self._admit(request, request.side, self.limit, budget):
+            if request is None:
+                break
+            if not self._admit(request, request.side, self.limit, budget, self._cached(request)):
+                return
+        while self._room(budget):
+            request = self.pool.next_sample()
+            if request is None:
+                return
+            cached = self._cached(request)
+            if not self._admit(request, Side.MEMORY, self.limit, budget, cached):
                 return
 
     def _take(self, side: Side, budget: int, limit: float) -> None:
         """Take from one end while there is room.
 
         A request whose prefix another one is just computing waits until it can share it; the next
-        ones in line, which start another prefix, need not wait for that.
+        ones in line, which start another prefix, need not wait for that. Where the next request
+        does not fit, a shorter one behind it may.
         """
-        for index in self.pool.scanner.upcoming(side, _LOOK_AHEAD):
-            if not self._room(budget):
-                return
-            request = self.pool.request(int(index))
-            if self._shares_unfinished_prefix(request):
-                continue
-            if not self._admit(request, side, limit, budget):
+        refused, waiting = 0, 0
+        while True:
+            started = len(self.selection.requests)
+            ahead = self.pool.scanner.upcoming(side, _LOOK_AHEAD).tolist()
+            for index in ahead[waiting + refused :]:
+                if not self._room(budget):
+                    return
+                request = self.pool.request(index)
+                cached = self._cached(request)
+                if self._shares_unfinished_prefix(request, cached):
+                    waiting += 1
+                elif not self._admit(request, side, limit, budget, cached):
+                    refused += 1
+                    if refused > self.policy.backfill:
+                        return
+            if len(self.selection.requests) == started:
                 return
 
     def _room(self, budget: int) -> bool:
         return self.spent < budget and len(self.selection.requests) < self.state.free_requests
 
-    def _shares_unfinished_prefix(self, request: PoolRequest) -> bool:
-        cached = self.state.cached_tokens(request)
-        return any(
-            shared_tokens(request.prompt, other.prompt) >= cached + _WORTH_WAITING
-            for other in self.prefilling
-        )
+    def _cached(self, request: PoolRequest) -> int:
+        return self.state.cached_tokens(request)
 
-    def _admit(self, request: PoolRequest, side: Side, limit: float, budget: int) -> bool:
-        uncached = self._uncached(request)
+    def _shares_unfinished_prefix(self, request: PoolRequest, cached: int) -> bool:
+        if not self.computing:
+            return False
+        above = self.pool.shared_above(request, cached + _WORTH_WAITING - 1)
+        return not self.computing.isdisjoint(above)
+
+    def _note_computing(self, request: PoolRequest) -> None:
+        self.computing.update(self.pool.shared_above(request, 0))
+
+    def _admit(
+        self, request: PoolRequest, side: Side, limit: float, budget: int, cached: int
+    ) -> bool:
+        uncached = self._uncached(request, cached)
         remaining = self._predicted_remaining(request)
-        if self.admission.peak_with(uncached, remaining) > limit:
+        if not self.admission.fits(uncached, remaining, limit):
             return False
         if self.policy.whole_prompts and self.spent and self.spent + uncached > budget:
             return False
         self._start(request, side, uncached, remaining, budget)
         return True
 
-    def _uncached(self, request: PoolRequest) -> int:
+    def _uncached(self, request: PoolRequest, cached: int) -> int:
         """Tokens to compute before ``request`` decodes (again, after a retraction)."""
-        tokens = request.prompt.size + request.generated
         # The last one is always computed: its logits give the next output token.
-        return max(tokens - self.state.cached_tokens(request), 1)
+        return max(request.prompt.size + request.generated - cached, 1)
 
     def _start(
-        self, request: PoolRequest, side: Side, uncached: int, remaining: float, budget: int
+        self, request: PoolRequest, side: Side, uncached: int, remaining: Floats, budget: int
     ) -> None:
         self.pool.start(request)
         request.side = side
         request.held_tokens = uncached - request.generated
-        request.expected_tokens = request.generated + remaining
+        request.expected_tokens = request.generated + float(remaining.mean())
         self.admission.add(uncached, remaining)
-        self.prefilling.append(request)
+        if not request.generated:
+            self._note_computing(request)
         self.selection.requests.append(request)
         self.spent += uncached if self.policy.whole_prompts else min(uncached, budget - self.spent)
 
-    def _predicted_remaining(self, request: PoolRequest) -> float:
-        assert self.pool.lengths is not None
-        left = self.pool.lengths.remaining(
-            np.array([request.index]), np.array([float(request.generated)])
-        )
-        return float(left[0])
+    def _predicted_remaining(self, request: PoolRequest) -> Floats:
+        """(q,) equally likely remaining lengths."""
+        assert self.pool.outlook is not None
+        if not request.generated:
+            return self.pool.outlook.fresh(request.index)
+        return self.pool.outlook.remaining([request.index], [float(request.generated)])[0]
 
     def _keep_going(self) -> None:
         """With an idle engine something must start, whatever the predictions say."""
@@ -262,7 +302,8 @@ class _Step:
         request = self.pool.peek_returned() or self.pool.peek(Side.MEMORY)
         if request is not None:
             side = request.side if request.index not in self.pool.scanner else Side.MEMORY
-            uncached, remaining = self._uncached(request), self._predicted_remaining(request)
+            uncached = self._uncached(request, self._cached(request))
+            remaining = self._predicted_remaining(request)
             self._start(request, side, uncached, remaining, self.policy.max_tokens)
 
     def _done(self) -> None:

@@ -1,0 +1,66 @@
+"""BlendServe's own planner behind the fast step model: the policy code that SGLang's scheduler runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sglang.srt.blendserve.planner.cost_model import CostModel
+from sglang.srt.blendserve.planner.request_pool import PoolRequest, RequestPool, Tokens
+from sglang.srt.blendserve.planner.step_policy import EngineState, StepPolicy
+from sglang.srt.blendserve.simulator.fast import MAX_RUNNING, FastEngine
+from sglang.srt.blendserve.simulator.workload import Workload
+
+
+class BlendPolicy:
+    """Feeds a `FastEngine` from a `RequestPool`, as the runtime feeds SGLang's scheduler."""
+
+    def __init__(
+        self,
+        workload: Workload,
+        prompts: list[Tokens],
+        pool: RequestPool,
+        make: Callable[[RequestPool], StepPolicy],
+    ) -> None:
+        self.pool = pool
+        self.requests: list[PoolRequest] = []
+        limits = workload.max_tokens.tolist()
+        for index, prompt in enumerate(prompts):
+            request = PoolRequest(str(index), prompt, limits[index])
+            pool.add(request)
+            self.requests.append(request)
+        pool.plan_if_due(quiet=True)
+        self.policy = make(pool)
+
+    def choose(self, engine: FastEngine) -> int:
+        """Start what the step policy selects."""
+        self.pool.plan_if_due(quiet=True)
+        step, requests = engine.step_number, self.requests
+        for index, born in engine.running.items():
+            requests[index].generated = step - born
+        chunk = requests[engine.starting[0]] if engine.starting else None
+        selection = self.policy.select(
+            EngineState(
+                running=len(engine.running),
+                kv_tokens=engine.context,
+                used_slots=engine.cache.used,
+                free_requests=MAX_RUNNING - len(engine.running),
+                cached_tokens=lambda request: engine.cache.hit(request.index),
+                chunk=chunk,
+                chunk_tokens=0 if chunk is None else engine.todo[chunk.index],
+            )
+        )
+        for place, request in enumerate(selection.requests):
+            if not engine.start(request.index):
+                for refused in reversed(selection.requests[place:]):
+                    self.pool.put_back(refused)
+                break
+        return selection.prefill_tokens
+
+    def finished(self, request: int, output_tokens: int) -> None:
+        """A length was seen."""
+        self.pool.finish(self.requests[request], output_tokens)
+
+    def retracted(self, request: int, generated: int) -> None:
+        """The request keeps its turn and what it has generated."""
+        self.requests[request].generated = generated
+        self.pool.put_back(self.requests[request])

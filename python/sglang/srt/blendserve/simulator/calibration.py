@@ -1,0 +1,55 @@
+"""Calibration: what an engine reaches of a device's peaks, each constant with its source."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Constants of the step time. The defaults are the paper's cost model: peaks, and two
+    resources that hinder each other a little."""
+
+    gemm_efficiency: float = 1.0
+    """Share of peak FLOP/s that large matrix products reach."""
+    attention_efficiency: float = 1.0
+    """The same for prefill attention."""
+    bandwidth_efficiency: float = 1.0
+    """Share of peak bandwidth that decode attention and weight loading reach."""
+    interference: float = 1.08
+    """Time of a step that overlaps compute and memory work, over the longer of the two."""
+    step_overhead: float = 0.0
+    """Fixed time of a step (launches, sampling), seconds."""
+    source: str = (
+        "peaks of the data sheet; the paper measured GEMM and attention within 6 % of its "
+        "estimates on an A100; interference 1.08 is this project's assumption"
+    )
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name == "source":
+                continue
+            least = 0.0 if field.name == "step_overhead" else 1e-6
+            if not isinstance(value, int | float) or not value >= least:
+                raise ValueError(f"calibration: {field.name} is {value!r}; it must be a positive number")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Calibration:
+        """Read a file written by ``sglang-blendserve calibrate``. Raises ValueError naming it."""
+        try:
+            values = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, json.JSONDecodeError) as error:
+            raise ValueError(f"{path}: not a calibration file: {error}") from None
+        known = {field.name for field in fields(cls)}
+        constants = values.get("calibration") if isinstance(values, dict) else None
+        if not isinstance(constants, dict) or (extra := set(constants) - known):
+            what = sorted(extra) if isinstance(constants, dict) else "no object 'calibration'"
+            raise ValueError(f"{path}: not a calibration file: {what}; known: {sorted(known)}")
+        return cls(**constants)
+
+    def as_dict(self) -> dict[str, float | str]:
+        """For JSON."""
+        return asdict(self)

@@ -1,0 +1,152 @@
+"""A model of SGLang's radix cache for the fast step model: KV slots, prefix hits and eviction.
+
+Slots are held by requests in flight (their own tokens), by shared prefixes that some request in
+flight uses (locked), and by what is left behind: finished requests and unused prefixes, which are
+evicted least recently used first, or, ``plan_aware``, what no waiting request needs first.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+
+import numpy as np
+
+from sglang.srt.blendserve.planner.prefix_tree import PrefixTree
+
+
+class PrefixCacheModel:
+    """The shared inner nodes of a prefix tree, cached or not, and all KV slots."""
+
+    def __init__(self, tree: PrefixTree, slots: int, *, plan_aware: bool = False) -> None:
+        self.slots = slots
+        self.plan_aware = plan_aware
+        self._segment: list[int] = tree.segment.tolist()
+        self._depth: list[int] = tree.depth.tolist()
+        self._parent: list[int] = tree.parent.tolist()
+        leaf = np.zeros(tree.requests, dtype=np.int64)
+        leaf[tree.leaf_requests] = tree.leaf_nodes
+        self._leaf: list[int] = leaf.tolist()
+        self._waiting: list[int] = (tree.leaf_end - tree.leaf_start).tolist()
+        self._cached = np.zeros(tree.nodes, dtype=np.bool_).tolist()
+        self._users = [0] * tree.nodes
+        self._unused: OrderedDict[int, int] = OrderedDict()
+        self._finished: deque[tuple[int, int]] = deque()
+        self.own_tokens = 0
+        """Slots of requests in flight besides shared prefixes."""
+        self.locked_tokens = 0
+        """Slots of shared prefixes that requests in flight use."""
+        self.evictable = 0
+        self.clock = 0
+
+    @property
+    def used(self) -> int:
+        """Slots that cannot be had now."""
+        return self.own_tokens + self.locked_tokens
+
+    @property
+    def free(self) -> int:
+        """Slots that are empty."""
+        return self.slots - self.used - self.evictable
+
+    def path(self, request: int) -> list[int]:
+        """The shared nodes above a request, deepest first."""
+        path, node = [], self._parent[self._leaf[request]]
+        while node:
+            path.append(node)
+            node = self._parent[node]
+        return path
+
+    def hit(self, request: int) -> int:
+        """Cached tokens of the request's prompt."""
+        node = self._parent[self._leaf[request]]
+        while node and not self._cached[node]:
+            node = self._parent[node]
+        return self._depth[node]
+
+    def take(self, tokens: int) -> bool:
+        """Take slots for requests in flight, evicting what must go; False if there are too few."""
+        if tokens > self.slots - self.used:
+            return False
+        self.own_tokens += tokens
+        self._evict(-self.free)
+        return True
+
+    def lock(self, request: int) -> int:
+        """Lock the cached part of a request's prefix; return its length, tokens."""
+        hit = self.hit(request)
+        for node in self.path(request):
+            self._waiting[node] -= 1
+            if self._cached[node]:
+                self._lock(node)
+        return hit
+
+    def unlock(self, request: int, hit: int) -> None:
+        """Undo `lock` for a request that could not start or is retracted before `insert`."""
+        for node in self.path(request):
+            self._waiting[node] += 1
+            if self._depth[node] <= hit:
+                self._release(node)
+
+    def insert(self, request: int, hit: int) -> int:
+        """The request's prompt is computed: share its prefix. Returns its own tokens given up."""
+        given = 0
+        for node in self.path(request):
+            if self._depth[node] <= hit:
+                continue
+            given += self._segment[node]
+            if not self._cached[node]:
+                self._cached[node] = True
+                self.evictable += self._segment[node]
+                self._unused[node] = self.clock
+            self._lock(node)
+        self.own_tokens -= given
+        return given
+
+    def finish(self, request: int, own: int) -> None:
+        """A request ends: its own tokens and its prefix stay until they are evicted."""
+        self.own_tokens -= own
+        self.evictable += own
+        self._finished.append((self.clock, own))
+        for node in self.path(request):
+            self._release(node)
+
+    def retract(self, request: int, own: int) -> None:
+        """A request loses its slots at once and will come back."""
+        self.own_tokens -= own
+        for node in self.path(request):
+            self._waiting[node] += 1
+            self._release(node)
+
+    def _lock(self, node: int) -> None:
+        if self._users[node] == 0:
+            self.locked_tokens += self._segment[node]
+            self.evictable -= self._segment[node]
+            del self._unused[node]
+        self._users[node] += 1
+
+    def _release(self, node: int) -> None:
+        self._users[node] -= 1
+        if self._users[node] == 0:
+            self.locked_tokens -= self._segment[node]
+            self.evictable += self._segment[node]
+            self._unused[node] = self.clock
+
+    def _evict(self, tokens: int) -> None:
+        while tokens > 0:
+            tokens -= self._evict_one()
+
+    def _evict_one(self) -> int:
+        node = next(iter(self._unused), None)
+        if self._finished and (
+            node is None or self.plan_aware or self._finished[0][0] <= self._unused[node]
+        ):
+            freed = self._finished.popleft()[1]
+        else:
+            assert node is not None, "nothing left to evict"
+            if self.plan_aware:
+                node = min(self._unused, key=lambda n: (self._waiting[n] > 0, self._unused[n]))
+            del self._unused[node]
+            self._cached[node] = False
+            freed = self._segment[node]
+        self.evictable -= freed
+        return freed

@@ -1,0 +1,137 @@
+"""Workloads by recipe, mixed as in the paper: a compute-bound trace, a memory-bound one to reach a
+compute density, and one with shared prefixes to reach a sharing ratio."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from sglang.srt.blendserve.planner.cost_model import CostModel
+from sglang.srt.blendserve.planner.device_spec import DeviceSpec
+from sglang.srt.blendserve.planner.model_spec import ModelSpec
+from sglang.srt.blendserve.simulator.sources import Source, SourceError
+from sglang.srt.blendserve.simulator.workload import Workload, concatenated
+
+_ROUNDS = 4
+
+PAPER_TRACES = {
+    "trace1": "density=1.4,sharing=0.35",
+    "trace2": "density=0.9,sharing=0.35",
+    "trace3": "density=1.4,sharing=0.05",
+    "trace4": "density=0.9,sharing=0.05",
+}
+"""The paper's four traces by name."""
+
+
+def reference_cost() -> CostModel:
+    """What densities of recipes refer to: Llama-3.1-8B on one A100, as in the paper."""
+    return CostModel(ModelSpec.named("Llama-3.1-8B"), DeviceSpec.named("A100-80G"))
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A mix of three sources. Any of them may be ``none`` if its target is left out too."""
+
+    density: float = 1.4
+    """Compute density with optimal sharing, for Llama-3.1-8B on an A100."""
+    sharing: float = 0.35
+    """Share of prompt tokens that prefix sharing saves."""
+    compute: str = "burstgpt"
+    memory: str = "video"
+    prefix: str = "mmlu"
+
+    @classmethod
+    def parse(cls, text: str) -> Recipe:
+        """From ``density=1.4,sharing=0.35,compute=burstgpt,memory=video,prefix=mmlu``.
+
+        Fields that are left out keep their defaults; ``trace1`` to ``trace4`` are the paper's.
+        Raises SourceError naming the field.
+        """
+        values: dict[str, str | float] = {}
+        for part in filter(None, PAPER_TRACES.get(text, text).split(",")):
+            key, _, value = part.partition("=")
+            if key not in {f.name for f in fields(cls)} or not value:
+                raise SourceError(
+                    f"workload field {part!r}: write name=value with a name out of "
+                    f"{', '.join(f.name for f in fields(cls))}, or one of {', '.join(PAPER_TRACES)}"
+                )
+            if key in ("density", "sharing"):
+                try:
+                    values[key] = float(value)
+                except ValueError:
+                    raise SourceError(f"workload field {part!r}: not a number") from None
+            else:
+                values[key] = value
+        return cls(**values)  # type: ignore[arg-type]
+
+    def workload(self, requests: int, seed: int) -> Workload:
+        """``requests`` requests, shuffled; the same for the same arguments.
+
+        Raises SourceError if no mix of the three reaches density and sharing.
+        """
+        sources = [Source.named(n) for n in (self.compute, self.memory, self.prefix)]
+        counts = [requests] * len(sources)
+        for _ in range(_ROUNDS):  # the means of what is drawn depend a little on how much is drawn
+            chosen = [s.draw(c, seed, i) for i, (s, c) in enumerate(zip(sources, counts, strict=True))]
+            counts = self._counts(chosen, requests)
+        chosen = [s.draw(c, seed, i) for i, (s, c) in enumerate(zip(sources, counts, strict=True))]
+        return concatenated(
+            f"density={self.density:g},sharing={self.sharing:g},compute={self.compute},"
+            f"memory={self.memory},prefix={self.prefix}",
+            chosen,
+            seed,
+            shuffle=True,
+        )
+
+    def _counts(self, parts: Sequence[Workload], requests: int) -> list[int]:
+        """How many of each: solves total, density and sharing, all linear in the counts."""
+        cost = reference_cost()
+        rows, right = [np.ones(3)], [float(requests)]
+        work, saved = [], []
+        once_tokens = once_seconds = 0.0
+        for part in parts:
+            own = part.prompt_tokens - part.prefix_tokens
+            compute = cost.compute_seconds(part.prompt_tokens, part.output_tokens, own).mean()
+            memory = cost.memory_seconds(part.prompt_tokens, part.output_tokens).mean()
+            work.append(float(compute - self.density * memory))
+            saved.append(float((part.prefix_tokens - self.sharing * part.prompt_tokens).mean()))
+            each = part._each_prefix().values()
+            once_tokens += sum(each)
+            once_seconds += float(cost.prefill_seconds(np.array(list(each), dtype=float)).sum())
+        rows += [np.array(work), np.array(saved)]
+        right += [-once_seconds, once_tokens]
+        solved = np.linalg.solve(np.stack(rows), np.array(right))
+        counts = [round(float(c)) for c in solved]
+        if min(counts) < 0 or not np.isfinite(solved).all():
+            raise SourceError(
+                f"no mix of {self.compute}, {self.memory} and {self.prefix} has density "
+                f"{self.density:g} and sharing {self.sharing:g}; it would take "
+                + ", ".join(f"{c} {p.sources[0]}" for c, p in zip(counts, parts, strict=True))
+            )
+        counts[0] += requests - sum(counts)
+        return counts
+
+
+def from_files(entries: Sequence[str], requests: int, seed: int) -> Workload:
+    """A workload from trace files ``path`` or ``path:weight`` (weights of requests, default 1).
+
+    Rows are drawn with replacement; the order is shuffled. Raises SourceError.
+    """
+    sources, weights = [], []
+    for entry in entries:
+        path, colon, weight = entry.rpartition(":")
+        try:
+            number = float(weight) if colon else 1.0
+        except ValueError:
+            path, number = entry, 1.0
+        if not number > 0:
+            raise SourceError(f"--trace {entry}: the weight after ':' must be positive")
+        sources.append(Source.from_file(path if colon and path else entry))
+        weights.append(number)
+    share = np.array(weights) / sum(weights)
+    ends = np.round(np.cumsum(share) * requests).astype(int)
+    counts = np.diff(ends, prepend=0)
+    drawn = [s.draw(int(c), seed, i) for i, (s, c) in enumerate(zip(sources, counts, strict=True))]
+    return concatenated("+".join(entries), drawn, seed, shuffle=True)

@@ -1,0 +1,162 @@
+"""Time of one engine step, from the cost model and the constants of a calibration.
+
+    GEMM       2 P per token, not below the time to load the weights once
+    prefill    causal attention of the prompt tokens over their context
+    decode     the KV cache of all running requests, read once; its attention's arithmetic beside it
+    overhead   a fixed time per step
+
+``sequential``: one after the other, as stock SGLang runs them: max(GEMM, weights) + prefill
+attention + max(decode arithmetic, KV read) + overhead. ``overlap``: compute and memory work side by
+side: max(all compute, KV read + weights) * interference + overhead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from sglang.srt.blendserve.planner.cost_model import CostModel
+from sglang.srt.blendserve.planner.model_spec import ModelSpec
+from sglang.srt.blendserve.simulator.calibration import Calibration
+from sglang.srt.blendserve.simulator.workload import Workload
+
+ENGINES = ("overlap", "sequential")
+
+
+class StepWork(NamedTuple):
+    """What one step computes."""
+
+    prefill_tokens: int
+    prefill_scores: float
+    """Pairs of prompt token and context token that attend, causal."""
+    sampled: int
+    """Prompts that end in this step and give their first output token."""
+    decodes: int
+    kv_tokens: int
+    """KV tokens that the decodes read."""
+
+
+class StepTime(NamedTuple):
+    """Seconds of a step: busy compute, busy memory, and what passes on the clock."""
+
+    compute: float
+    memory: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class StepCost:
+    """Costs of steps on one device with one engine; plain floats, cheap to call."""
+
+    engine: str
+    prefill_token: float
+    prefill_score: float
+    decode_token: float
+    sample_token: float
+    decode_kv_compute: float
+    kv_read: float
+    dense_weights: float
+    expert_weights: float
+    expert_missed: float
+    interference: float
+    overhead: float
+
+    @classmethod
+    def of(
+        cls, cost: CostModel, calibration: Calibration, engine: str, scale: float = 1
+    ) -> StepCost:
+        """Costs of ``cost``, which is that of the replica already; ``scale`` is for the overhead."""
+        if engine not in ENGINES:
+            raise ValueError(f"unknown engine {engine!r}; known: {', '.join(ENGINES)}")
+        model, device = cost.model, cost.device
+        gemm = 2 / (device.peak_flops * calibration.gemm_efficiency)
+        prefill = 1 / (device.peak_flops * calibration.attention_efficiency)
+        bandwidth = device.bandwidth * calibration.bandwidth_efficiency
+        byte = model.weight_bytes / model.parameters / bandwidth
+        dense = model.parameters - model.embedding_parameters - model.expert_parameters
+        missed = 1 - model.experts_per_token / model.experts if model.experts else 0.0
+        return cls(
+            engine=engine,
+            prefill_token=gemm * model.prefill_parameters,
+            prefill_score=prefill * 4 * model.layers * model.attention_width,
+            decode_token=gemm * model.active_parameters,
+            sample_token=gemm * model.head_parameters,
+            decode_kv_compute=prefill * 4 * model.layers * model.decode_attention_width,
+            kv_read=model.kv_bytes_per_token / bandwidth,
+            dense_weights=dense * byte,
+            expert_weights=model.expert_parameters * byte,
+            expert_missed=missed,
+            interference=calibration.interference,
+            overhead=calibration.step_overhead / scale,
+        )
+
+    def step(self, work: StepWork) -> StepTime:
+        """Time of a step."""
+        gemm = (
+            self.prefill_token * work.prefill_tokens
+            + self.sample_token * work.sampled
+            + self.decode_token * work.decodes
+        )
+        prefill = self.prefill_score * work.prefill_scores
+        decode = self.decode_kv_compute * work.kv_tokens
+        tokens = work.prefill_tokens + work.decodes
+        weights = self.dense_weights
+        if self.expert_weights:
+            weights += self.expert_weights * (1 - self.expert_missed**tokens)
+        if not tokens:
+            weights = 0.0
+        read = self.kv_read * work.kv_tokens
+        compute, memory = gemm + prefill + decode, read + weights
+        if self.engine == "overlap":
+            seconds = max(compute, memory) * self.interference
+        else:
+            seconds = max(gemm, weights) + prefill + max(decode, read)
+        return StepTime(compute, memory, seconds + self.overhead)
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """The least time any schedule could take (DESIGN.md, "Scheduling")."""
+
+    compute: float
+    """All compute, each shared prefix once, seconds."""
+    memory: float
+    """All KV reads and the weights of the fewest steps there can be, seconds."""
+    seconds: float
+    """The larger one, with the interference of two resources that are both in use."""
+
+
+def bound(workload: Workload, cost: StepCost, kv_slots: int) -> Bound:
+    """The optimum with perfect overlap and sharing, and the KV cache full in every step."""
+    p = workload.prompt_tokens.astype(np.float64)
+    own = workload.computed_tokens().astype(np.float64)
+    steps = workload.output_tokens - 1.0
+    kv = float((steps * p + steps * (steps + 1) / 2).sum())
+    scores = float((own * (p - own + own / 2)).sum())
+    compute = (
+        cost.prefill_token * float(own.sum())
+        + cost.prefill_score * scores
+        + cost.sample_token * p.size
+        + cost.decode_token * float(steps.sum())
+        + cost.decode_kv_compute * kv
+    )
+    weights = cost.dense_weights + cost.expert_weights
+    memory = cost.kv_read * kv + weights * kv / kv_slots
+    return Bound(compute, memory, max(compute, memory) * cost.interference)
+
+
+def replica_model(model: ModelSpec, scale: float) -> ModelSpec:
+    """The model of a 1/``scale`` replica: parameters and weight bytes divided by ``scale``."""
+    if scale == 1:
+        return model
+    return replace(
+        model,
+        name=f"{model.name}/{scale:g}",
+        parameters=round(model.parameters / scale),
+        embedding_parameters=round(model.embedding_parameters / scale),
+        head_parameters=round(model.head_parameters / scale),
+        expert_parameters=round(model.expert_parameters / scale),
+        weight_bytes=model.weight_bytes / scale,
+    )

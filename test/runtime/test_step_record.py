@@ -1,0 +1,101 @@
+"""Metrics and step trace: what they say of a run adds up to what the run did.
+
+pytest test/runtime/test_step_record.py
+"""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_combinations import run, stock, tiny_model, workload  # noqa: F401
+
+from sglang.srt.blendserve.runtime.step_record import COLUMNS, StepRecord
+from sglang.srt.blendserve.runtime.step_trace import StepTrace, rank_path
+from sglang.srt.blendserve.settings import Settings
+
+
+def test_a_row_has_every_figure(tmp_path: Path) -> None:
+    path = tmp_path / "steps.csv"
+    trace = StepTrace(path)
+    trace.add(StepRecord(step=7, prefill_compute=64, measured_seconds=0.25))
+    trace.add(StepRecord(step=8, rest_density=float("inf")))
+    trace.flush()
+    rows = [*csv.DictReader(path.open())]
+    assert tuple(rows[0]) == COLUMNS
+    assert rows[0]["prefill_compute"] == "64"
+    assert float(rows[0]["measured_seconds"]) == 0.25
+    assert rows[1]["rest_density"] == "inf"
+
+
+def test_every_rank_has_a_file_of_its_own() -> None:
+    alone = rank_path("a/steps.csv", tp_rank=0, tp_size=1, dp_rank=None)
+    assert alone == Path("a/steps.csv")
+    assert rank_path("a/steps.csv", tp_rank=1, tp_size=2, dp_rank=3) == Path("a/steps.dp3.tp1.csv")
+
+
+def test_a_trace_in_no_folder_is_refused_at_once() -> None:
+    with pytest.raises(ValueError, match=r"--blendserve-trace nowhere.*: there is no folder .*nowhere"):
+        Settings(trace="nowhere/steps.csv")
+
+
+@pytest.mark.engine
+def test_trace_and_series_add_up_to_the_run(
+    tmp_path: Path,
+    tiny_model: Path,  # noqa: F811
+    stock: dict[str, Any],  # noqa: F811
+) -> None:
+    series = tmp_path / "series"
+    series.mkdir()
+    result = run(
+        tmp_path,
+        {
+            "model_path": str(tiny_model),
+            "schedule_policy": "blendserve",
+            "max_total_tokens": 900,
+            "chunked_prefill_size": 64,
+            "enable_metrics": True,
+            "blendserve_trace": str(tmp_path / "steps.csv"),
+        },
+        env={"PROMETHEUS_MULTIPROC_DIR": str(series)},
+    )
+    assert result["answers"] == stock["answers"]
+
+    rows = [*csv.DictReader((tmp_path / "steps.csv").open())]
+    total = {name: sum(float(row[name]) for row in rows) for name in COLUMNS}
+    requests = workload()
+    computed = total["prefill_compute"] + total["prefill_memory"] + total["prefill_online"]
+    assert computed == total["prompt_tokens"] - total["hit_tokens"]
+    if not result["retractions"]:
+        assert total["prompt_tokens"] == sum(len(prompt) for prompt, _ in requests)
+        assert total["hit_tokens"] == result["cached_tokens"]
+    assert total["retractions"] == result["retractions"]
+    # The first token of an answer comes out of its prefill.
+    decoded = total["decode_compute"] + total["decode_memory"]
+    assert decoded >= sum(len(answer) - 1 for answer in stock["answers"])
+    assert total["evicted_tokens"] > 0
+    assert total["measured_seconds"] > 0
+    assert {int(row["kv_free"]) >= 0 for row in rows} == {True}
+    assert int(rows[-1]["waiting"]) == 0
+
+    published = read_series(series)
+    assert published["sglang:blendserve_steps_total"] == len(rows)
+    assert published["sglang:blendserve_prefill_tokens_total"] == computed
+    assert published["sglang:blendserve_retracted_requests_total"] == total["retractions"]
+    assert published["sglang:blendserve_pool_requests"] == int(rows[-1]["running"])
+
+
+def read_series(folder: Path) -> dict[str, float]:
+    """The published series, each summed over its own labels."""
+    from prometheus_client import CollectorRegistry
+    from prometheus_client.multiprocess import MultiProcessCollector
+
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, path=str(folder))
+    found: dict[str, float] = {}
+    for metric in registry.collect():
+        for sample in metric.samples:
+            found[sample.name] = found.get(sample.name, 0.0) + sample.value
+    return found
