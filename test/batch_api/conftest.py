@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from fault_places import GOOD, INPUT, Place, answer_of, engine_for
+from scripted import serve
 
+from sglang.srt.blendserve.batch import patience
 from sglang.srt.blendserve.batch.store import Store
 
 
@@ -25,3 +29,25 @@ def store(directory: Path) -> Iterator[Store]:
     opened = Store(directory)
     yield opened
     opened.close()
+
+
+@pytest.fixture(params=["validating", "in progress", "finalizing"])
+def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Place:
+    held = Place(request.param)
+    held.install(monkeypatch)
+    return held
+
+
+@pytest.fixture
+async def undisturbed(tmp_path: Path, anyio_backend: str) -> dict[str, Any]:
+    engine = engine_for(Place("nowhere"))
+    async with serve(tmp_path / "undisturbed", engine) as service:
+        batch = await service.finish((await service.submit(INPUT)).id)
+        output, _ = await service.result_lines(batch)
+        assert [one["custom_id"] for one in output] == GOOD
+        return {one["custom_id"]: answer_of(one) for one in output}
+
+
+@pytest.fixture
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "RETRY_SECONDS", 0.05)
