@@ -55,7 +55,8 @@ GOOD = [
 ]
 FORMS = [
     line(
-        "several", {"prompt": ["One two", "Three four five"], "temperature": 0, "max_tokens": 4, "n": 2}
+        "several",
+        {"prompt": ["One two", "Three four five"], "temperature": 0, "max_tokens": 4, "n": 2},
     ),
     line("n", chat("Say hi", n=3, max_tokens=5)),
     line("logprobs", {"prompt": "One two", "max_tokens": 3, "logprobs": 2, "echo": True}),
