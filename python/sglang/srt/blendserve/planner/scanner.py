@@ -124,6 +124,10 @@ class DualScanner:
         found[known] = self._position[requests[known]]
         return found
 
+    def waits_at(self, position: int) -> bool:
+        """Whether the request at ``position`` still waits; False for -1."""
+        return position >= 0 and bool(self._waiting[position])
+
     def waiting_span(self, positions: Ints) -> tuple[int, int] | None:
         """The first and the last of ascending ``positions`` that still wait; None if none does.
 

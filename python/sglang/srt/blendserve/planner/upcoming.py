@@ -134,10 +134,14 @@ class UpcomingUse:
 
     def next_use(self, node: int) -> NextUse | None:
         """When the waiting requests below ``node`` are due; None if nobody waits."""
+        low, high = int(self.tree.leaf_start[node]), int(self.tree.leaf_end[node])
         if self._ahead:
-            at = bisect_left(self._ahead, int(self.tree.leaf_start[node]))
-            if at < len(self._ahead) and self._ahead[at] < self.tree.leaf_end[node]:
+            at = bisect_left(self._ahead, low)
+            if at < len(self._ahead) and self._ahead[at] < high:
                 return AT_ONCE
+        if high - low == 1:  # as for most: a request of its own
+            position = int(self._scan_position[low])
+            return NextUse(position, position) if self.scanner.waits_at(position) else None
         span = self.scanner.waiting_span(self._positions(node))
         return None if span is None else NextUse(*span)
 

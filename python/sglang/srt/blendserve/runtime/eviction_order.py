@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sglang.srt.blendserve.planner.upcoming import NextUse, UpcomingUse
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 _STALE = 64
 """Entries of leaves that are gone are cleared away when there are more of them than of others
 and than this."""
+
+_AT_ONCE = 32
+"""Leaves that are assessed in one go, oldest first, to find one that nobody needs."""
 
 
 class _Entry(NamedTuple):
@@ -87,16 +91,23 @@ class EvictionOrder:
         ``next_use``: when a leaf is needed, as of now. ``upcoming``: measures distances; None
         if there is no plan, and nothing is needed.
         """
-        for node in self._fresh:
-            self._push(node, next_use(node))
-        self._fresh.clear()
-        while (entry := self._oldest_unneeded() or self._farthest(upcoming)) is not None:
+        while True:
+            # A few at a time: after a new plan all leaves of a large cache are to be assessed.
+            for node in [*islice(self._fresh, _AT_ONCE)]:
+                self._push(node, next_use(node))
+                del self._fresh[node]
+            entry = self._oldest_unneeded()
+            if entry is None and not self._fresh:
+                entry = self._farthest(upcoming)
+            if entry is None:
+                if self._fresh:
+                    continue
+                return None
             use = next_use(entry.node)
             if use == entry.use:
                 del self._number[entry.node]
                 return entry.node
             self._push(entry.node, use)  # the older entry is void from now on
-        return None
 
     def _push(self, node: TreeNode, use: NextUse | None) -> None:
         self._counter += 1

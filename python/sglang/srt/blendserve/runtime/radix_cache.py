@@ -16,7 +16,7 @@ import logging
 import time
 from array import array
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from sglang.srt.environ import envs
@@ -76,6 +76,19 @@ class _Note:
     place: Place
 
 
+class _Use(NamedTuple):
+    """What waiting requests use of a leaf of the cache; depths in tokens from the root."""
+
+    start: int
+    end: int
+    shared: int
+    """How far they use it, in whole pages; ``start`` if they do not."""
+    node: int
+    """Where those who use most of it stand in the plan's prefix tree."""
+    next_use: NextUse | None
+    """When all of the leaf is needed next; None if nobody needs its last tokens."""
+
+
 class BlendRadixCache(RadixCache):
     """SGLang's radix cache with an eviction order that knows the plan of a request pool.
 
@@ -87,6 +100,7 @@ class BlendRadixCache(RadixCache):
         self._followed: tuple[Any, Any] = (None, None)
         self._order = EvictionOrder(lambda node: self.eviction_strategy.get_priority(node))
         self._checked_at = 0
+        self._uses: dict[TreeNode, _Use] = {}
         self.evicted_tokens = 0
         """Tokens evicted since the start."""
         self.evicted_needed_tokens = 0
@@ -144,19 +158,28 @@ class BlendRadixCache(RadixCache):
             return EvictResult()
         began = time.perf_counter()
         upcoming = self.upcoming()
+        allocator = self.token_to_kv_pool_allocator
+        grouped = allocator.is_not_in_free_group
+        if grouped:
+            allocator.free_group_begin()  # one change of the free list instead of one per node
         evicted = 0
+        self._uses = {}  # assessed in this call: the plan does not move while this runs
         while evicted < params.num_tokens:
-            node = self._order.pop(lambda leaf: self._next_use(leaf, upcoming), upcoming)
+            node = self._order.pop(lambda leaf: self._use(leaf, upcoming).next_use, upcoming)
             if node is None:
                 break
-            needed = self._cut(node, upcoming, params.num_tokens - evicted)
-            tokens = len(node.value)
-            self.token_to_kv_pool_allocator.free_segment(node.value, start_pos=0)
+            use = self._use(node, upcoming)
+            self._cut(node, use, upcoming, params.num_tokens - evicted)
+            tokens = len(node.key)
+            allocator.free_segment(node.value, start_pos=0)
             self._delete_leaf(node)
             self._record_remove_event(node)
             evicted += tokens
             self.evicted_tokens += tokens
-            self.evicted_needed_tokens += tokens if needed else 0
+            self.evicted_needed_tokens += tokens if use.next_use is not None else 0
+        if grouped:
+            allocator.free_group_end()
+        self._uses = {}
         self.update_eviction_metrics(evicted, began)
         return EvictResult(num_tokens_evicted=evicted)
 
@@ -169,39 +192,37 @@ class BlendRadixCache(RadixCache):
             self._order.reassess()
         return upcoming
 
-    def _used(self, node: TreeNode, upcoming: UpcomingUse) -> tuple[Place, int, int]:
-        """How far waiting requests use ``node``, in whole pages, and from where to where it is."""
+    def _use(self, node: TreeNode, upcoming: UpcomingUse | None) -> _Use:
+        """What waiting requests use of ``node``."""
+        known = self._uses.get(node)
+        if known is None:
+            known = self._uses[node] = self._find_use(node, upcoming)
+        return known
+
+    def _find_use(self, node: TreeNode, upcoming: UpcomingUse | None) -> _Use:
+        if upcoming is None:
+            return _Use(0, 0, 0, 0, None)
         place, end = self.place(node, upcoming)
         start = end - len(node.key)
-        node_used, shared = upcoming.used(place, start)
-        shared = max(min(shared, end) // self.page_size * self.page_size, start)
-        return Place(node_used, shared), start, end
+        used = upcoming.used(place, start)
+        shared = max(min(used.shared, end) // self.page_size * self.page_size, start)
+        next_use = upcoming.next_use(used.node) if shared == end else None
+        return _Use(start, end, shared, used.node, next_use)
 
-    def _next_use(self, node: TreeNode, upcoming: UpcomingUse | None) -> NextUse | None:
-        """When all of ``node`` is needed next; None if nobody needs its last tokens."""
-        if upcoming is None:
-            return None
-        used, _, end = self._used(node, upcoming)
-        return upcoming.next_use(used.node) if used.shared == end else None
-
-    def _cut(self, leaf: TreeNode, upcoming: UpcomingUse | None, tokens: int) -> bool:
-        """Cut off the beginning of ``leaf`` that should stay; say whether the rest is needed.
+    def _cut(self, leaf: TreeNode, use: _Use, upcoming: UpcomingUse | None, tokens: int) -> None:
+        """Cut off the beginning of ``leaf`` that should stay.
 
         That is what waiting requests use, if they do not use it all; else what is used by more
         of them than the rest is, and whatever goes beyond the ``tokens`` to evict.
         """
-        if upcoming is None:
-            return False
-        used, start, end = self._used(leaf, upcoming)
-        needed = used.shared == end
-        keep = used.shared
-        if needed:
+        keep = use.shared
+        if use.next_use is not None:
+            assert upcoming is not None
             least = max(tokens, _LEAST_CUT)
-            keep = max(self._parting(used.node, start, upcoming), end - least)
+            keep = max(self._parting(use.node, use.start, upcoming), use.end - least)
             keep = keep // self.page_size * self.page_size
-        if start < keep < end:
-            self._split_node(leaf.key, leaf, keep - start)
-        return needed
+        if use.start < keep < use.end:
+            self._split_node(leaf.key, leaf, keep - use.start)
 
     def _parting(self, node: int, above: int, upcoming: UpcomingUse) -> int:
         """The deepest point above ``node`` where requests due at another time part from it."""
