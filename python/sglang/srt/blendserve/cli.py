@@ -33,6 +33,11 @@ COMMANDS = (
     Command("run", "offline.run", "run a JSONL batch file through SGLang and write the answers"),
     Command("plan", "offline.plan", "show the annotated prefix tree and what a batch will cost"),
     Command(
+        "simulate",
+        "simulator.simulate",
+        "predict the throughput of policies on a model and device, without a GPU",
+    ),
+    Command(
         "fetch-model", "offline.fetch_model", "get the small real model the demo and tests use"
     ),
 )

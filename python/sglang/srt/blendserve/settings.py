@@ -25,11 +25,13 @@ class Settings:
     """How the policy works. Every field is a flag ``--blendserve-<name>``."""
 
     pace: str = field(
-        default="ratio",
+        default="balance",
         metadata={
-            "choices": ("ratio", "fixed"),
-            "help": "How much prompt a step computes: 'ratio' holds compute : memory at the ratio "
-            "of all remaining work, 'fixed' always fills --chunked-prefill-size.",
+            "choices": ("balance", "ratio", "fixed", "paper"),
+            "help": "How much prompt a step computes: 'balance' as much as its memory traffic "
+            "hides, 'ratio' holds compute : memory at the ratio of all remaining work, 'fixed' "
+            "always fills --chunked-prefill-size, 'paper' uses the paper's memory partition and "
+            "budgets.",
         },
     )
     keep_sharing: float = field(

@@ -34,6 +34,9 @@ Floats = NDArray[np.float64]
 SAMPLE = 0.01
 """Share of the requests that run first, to learn output lengths from (paper section 5.1)."""
 
+_LEAST_SAMPLE = 4
+"""A smaller sample is not worth leaving the plan's order for."""
+
 LEARN_GROWTH = 0.5
 LEARN_LEAST = 32
 """Predict anew when so many more have finished, or so many more steps have passed."""
@@ -247,7 +250,7 @@ class RequestPool:
         new[self._sampled :] = True
         new &= self._waiting_mask(tree.requests)
         self._sampled = tree.requests
-        if not new.any() or not self.sample:
+        if new.sum() * self.sample < _LEAST_SAMPLE:
             return
         chosen = sample_wave(
             tree.restricted(new),

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from sglang.srt.blendserve.planner.admission import PeakAdmission
 from sglang.srt.blendserve.planner.cost_model import density
-from sglang.srt.blendserve.planner.pacing import Pace, PrefillBudget, RemainingWork, StepLoad
 from sglang.srt.blendserve.planner.outlook import LEVELS
+from sglang.srt.blendserve.planner.pacing import Pace, PrefillBudget, RemainingWork, StepLoad
 from sglang.srt.blendserve.planner.request_pool import PoolRequest, RequestPool, Tokens
 from sglang.srt.blendserve.planner.scanner import Side, memory_partition
 
@@ -30,8 +30,9 @@ Floats = NDArray[np.float64]
 _END_WINDOW = 512
 """Requests at each end whose density stands for that end."""
 
-_LEAST_SHARE = 0.05
-"""Share of the memory that the compute-bound end can always count on."""
+_LEAST_SHARE, _MOST_SHARE = 0.05, 0.5
+"""Share of the memory that the compute-bound end can always count on, and that is kept for it at
+most: what it does not use stays empty."""
 
 _SHARE_STEPS = 16
 """Steps for which the partition of the memory is kept."""
@@ -86,12 +87,15 @@ class StepPolicy:
         max_tokens: int,
         min_tokens: int = 1,
         whole_prompts: bool = False,
-        fill: float = 1.0,
+        fill: float = 0.9,
         backfill: int = 8,
     ) -> None:
         """
         ``max_tokens``: largest prefill of one step. ``min_tokens``: smallest worth a step; a
         smaller budget is saved up. ``whole_prompts``: the engine cannot split a prompt.
+        ``fill``: share of the memory that the memory-bound end's predicted peak may reach; the
+        rest is for predictions that were too low. ``backfill``: how many requests at one end may
+        be passed over in a step because they do not fit, for shorter ones behind them.
         """
         self.pool = pool
         self.pace = pace
@@ -107,9 +111,13 @@ class StepPolicy:
 
     def select(self, state: EngineState) -> Selection:
         """Choose for the step that starts from ``state``; the chosen requests leave the pool."""
-        step = _Step(self, state)
+        step = self.step(state)
         step.fill()
         return step.selection
+
+    def step(self, state: EngineState) -> Step:
+        """One choice that starts from ``state``."""
+        return Step(self, state)
 
     def spend(self, tokens: int) -> None:
         """Count ``tokens`` of prefill against what was saved up."""
@@ -129,7 +137,7 @@ class StepPolicy:
         )
 
 
-class _Step:
+class Step:
     """One call of `StepPolicy.select`."""
 
     def __init__(self, policy: StepPolicy, state: EngineState) -> None:
@@ -148,7 +156,7 @@ class _Step:
         )
         self.admission = PeakAdmission(held, self.remaining)
         others = state.used_slots - self.admission.kv_tokens + state.online_growth
-        self.limit = self.policy.fill * (self.pool.kv_slots - max(others, 0.0))
+        self.limit = self.pool.kv_slots - max(others, 0.0)
         self.spent = 0
         # Their prompts enter the prefix cache when their first token comes out.
         self.computing: set[int] = set()
@@ -169,12 +177,14 @@ class _Step:
             if self.spent < state.chunk_tokens:
                 self._done()
                 return
-        self._take_first(budget.memory_side)
         if self.policy.steps % _SHARE_STEPS == 0:
-            self.policy.share = max(self._compute_side_share(), _LEAST_SHARE)
+            share = self._compute_side_share()
+            self.policy.share = min(max(share, _LEAST_SHARE), _MOST_SHARE)
         self.policy.steps += 1
         reserve = self.policy.share * self.pool.kv_slots
-        self._take(Side.MEMORY, budget.memory_side, self.limit - reserve)
+        memory_limit = self.policy.fill * self.limit - reserve
+        self._take_first(budget.memory_side, memory_limit)
+        self._take(Side.MEMORY, budget.memory_side, memory_limit)
         self._take(Side.COMPUTE, budget.compute_side, self.limit)
         self._keep_going()
         self._done()
@@ -195,27 +205,31 @@ class _Step:
         plan, scanner = self.pool.plan, self.pool.scanner
         if plan is None or not len(scanner):
             return 0.0
+        window = min(_END_WINDOW, len(scanner) // 8 + 1)
         ends = [
             float(density(plan.compute_seconds[end].sum(), plan.memory_seconds[end].sum()))
-            for end in (scanner.upcoming(side, _END_WINDOW) for side in Side)
+            for end in (scanner.upcoming(side, window) for side in Side)
         ]
         rest = self._rest()
         return memory_partition(float(density(rest.compute, rest.memory)), ends[0], ends[1])
 
-    def _take_first(self, budget: int) -> None:
+    def _take_first(self, budget: int, memory_limit: float) -> None:
         """Take what comes before the plan: returned requests, then the sample of lengths."""
         while self._room(budget):
             request = self.pool.peek_returned()
             if request is None:
                 break
-            if not self._admit(request, request.side, self.limit, budget, self._cached(request)):
+            limit = memory_limit if request.side is Side.MEMORY else self.limit
+            if not self._admit(request, request.side, limit, budget, self._cached(request)):
                 return
         while self._room(budget):
             request = self.pool.next_sample()
             if request is None:
                 return
             cached = self._cached(request)
-            if not self._admit(request, Side.MEMORY, self.limit, budget, cached):
+            if self._shares_unfinished_prefix(request, cached):
+                return
+            if not self._admit(request, Side.MEMORY, memory_limit, budget, cached):
                 return
 
     def _take(self, side: Side, budget: int, limit: float) -> None:

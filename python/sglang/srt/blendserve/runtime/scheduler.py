@@ -21,7 +21,7 @@ from sglang.srt.managers.schedule_policy import match_prefix_for_req
 from sglang.srt.blendserve import jobs
 from sglang.srt.blendserve.planner.cost_model import CostModel
 from sglang.srt.blendserve.planner.model_spec import ModelSpec
-from sglang.srt.blendserve.planner.pacing import FixedPace, Pace, RatioPace
+from sglang.srt.blendserve.planner.policies import make_step_policy
 from sglang.srt.blendserve.planner.request_pool import PoolRequest, RequestPool
 from sglang.srt.blendserve.planner.step_policy import EngineState, StepPolicy
 from sglang.srt.blendserve.runtime.cpu_paging import use_torch_paging
@@ -61,7 +61,7 @@ class BlendScheduler(upstream.Scheduler):
             this_device(self.device, settings.device, self.ps.tp_size),
         )
         self.pool = RequestPool(cost, self.max_total_num_tokens, keep_sharing=settings.keep_sharing)
-        self.step_policy = self._make_step_policy(settings, cost)
+        self.step_policy = self._make_step_policy(settings)
         self.online_share = settings.online_share
         self._passes_since_arrival = 0
         if self.device == "cpu":
@@ -78,16 +78,11 @@ class BlendScheduler(upstream.Scheduler):
             self.max_total_num_tokens,
         )
 
-    def _make_step_policy(self, settings: Settings, cost: CostModel) -> StepPolicy:
+    def _make_step_policy(self, settings: Settings) -> StepPolicy:
         chunk = self.chunked_prefill_size or self.max_prefill_tokens
-        pace: Pace
-        if settings.pace == "fixed":
-            pace = FixedPace(chunk)
-        else:
-            pace = RatioPace(cost, self.max_total_num_tokens, chunk)
-        return StepPolicy(
+        return make_step_policy(
             self.pool,
-            pace,
+            settings.pace,
             max_tokens=chunk,
             # Without mixing, a prefill holds up every decode: do it seldom and in full chunks.
             min_tokens=self.page_size if self.is_mixed_chunk else chunk,

@@ -8,12 +8,9 @@ decode steps and rises after a retraction (`PrefillAdder`, `NewTokenRatioTracker
 from __future__ import annotations
 
 from collections import deque
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import NDArray
 
-from sglang.srt.blendserve.planner.cost_model import CostModel
 from sglang.srt.blendserve.planner.prefix_tree import PrefixTree
 from sglang.srt.blendserve.simulator.fast import MAX_RUNNING, FastEngine
 from sglang.srt.blendserve.simulator.workload import Workload
@@ -36,7 +33,7 @@ _PROFILED = 0.01
 
 
 
-def peer_order(name: str, workload: Workload, tree: PrefixTree, cost: CostModel) -> Ints:
+def peer_order(name: str, workload: Workload, tree: PrefixTree) -> Ints:
     """(n,) the order in which a peer tries requests. Raises ValueError for an unknown name."""
     n = workload.size
     if name in ("fcfs", "lpm"):

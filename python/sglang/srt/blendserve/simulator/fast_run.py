@@ -1,0 +1,145 @@
+"""Runs policies on the fast step model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from sglang.srt.blendserve.planner.policies import make_step_policy
+from sglang.srt.blendserve.planner.prefix_tree import PrefixTree
+from sglang.srt.blendserve.planner.request_pool import SAMPLE, RequestPool, Tokens
+from sglang.srt.blendserve.simulator.blend_policy import BlendPolicy
+from sglang.srt.blendserve.simulator.fast import FastEngine, FastPolicy
+from sglang.srt.blendserve.simulator.machine import Machine
+from sglang.srt.blendserve.simulator.peers import (
+    CHUNKS,
+    PEERS,
+    EwmaPolicy,
+    QueuePolicy,
+    peer_order,
+)
+from sglang.srt.blendserve.simulator.result import Result
+from sglang.srt.blendserve.simulator.workload import Workload
+
+OURS = ("paper", "blendserve")
+POLICIES = (*PEERS, *OURS)
+BLEND_CHUNK = 8192
+"""Largest prefill of a step for policies that set their own pace, tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlendOptions:
+    """Parts of the policy that ablations switch; the defaults are the policy as it is."""
+
+    pace: str = "balance"
+    keep_sharing: float = 0.99
+    sample: float = SAMPLE
+    fill: float = 0.9
+    backfill: int = 8
+
+
+@dataclass(slots=True)
+class FastRun:
+    """One workload on one machine; `run` plays a policy over it."""
+
+    whole: Workload
+    machine: Machine
+    plan_aware_eviction: bool = True
+    replica: Workload = field(init=False)
+    prompts: list[Tokens] = field(init=False)
+    tree: PrefixTree = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.replica = self.whole.replica(self.machine.scale)
+        self.prompts = self.replica.prompts()
+        self.tree = PrefixTree.build(self.prompts)
+
+    def run(
+        self,
+        policy: str,
+        *,
+        chunks: Sequence[int] = CHUNKS,
+        options: BlendOptions | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> Result:
+        """Play ``policy``; peers with each chunk size, of which the best counts.
+
+        ``progress``: called with the number of requests that have ended since the last call.
+        """
+        if policy in OURS:
+            return self._blend(policy, options or BlendOptions(), progress)
+        results = [self._peer(policy, chunk, progress) for chunk in chunks]
+        best = max(results, key=lambda r: r.tokens_per_second)
+        best.chunks_tried = {r.chunk: r.tokens_per_second for r in results}
+        return best
+
+    def _peer(self, name: str, chunk: int, progress: Callable[[int], None] | None) -> Result:
+        def make() -> FastPolicy:
+            scale = self.machine.scale
+            if name == "lpt-ewma":
+                return EwmaPolicy(self.replica, chunk, scale)
+            order = peer_order(name, self.replica, self.tree)
+            return QueuePolicy(order, self.replica, chunk, scale)
+
+        return self._play(name, make, chunk, progress, plan_aware=False)
+
+    def _blend(
+        self, name: str, options: BlendOptions, progress: Callable[[int], None] | None
+    ) -> Result:
+        machine = self.machine
+        pace = "paper" if name == "paper" else options.pace
+
+        def make() -> FastPolicy:
+            pool = RequestPool(
+                machine.cost,
+                machine.kv_slots,
+                keep_sharing=options.keep_sharing,
+                sample=options.sample,
+            )
+            sequential = machine.steps.engine == "sequential"
+            return BlendPolicy(
+                self.replica,
+                self.prompts,
+                pool,
+                lambda pool: make_step_policy(
+                    pool,
+                    pace,
+                    max_tokens=BLEND_CHUNK,
+                    min_tokens=BLEND_CHUNK if sequential else 1,
+                    fill=options.fill,
+                    backfill=options.backfill,
+                ),
+            )
+
+        return self._play(name, make, BLEND_CHUNK, progress, plan_aware=self.plan_aware_eviction)
+
+    def _play(
+        self,
+        name: str,
+        make: Callable[[], FastPolicy],
+        chunk: int,
+        progress: Callable[[int], None] | None,
+        *,
+        plan_aware: bool,
+    ) -> Result:
+        start = time.process_time()
+        engine = FastEngine(
+            self.replica,
+            self.tree,
+            self.machine.steps,
+            self.machine.kv_slots,
+            plan_aware_eviction=plan_aware,
+        )
+        left = engine.left
+
+        def on_step(engine: FastEngine, *_: object) -> None:
+            nonlocal left
+            if progress is not None and engine.left != left:
+                progress(left - engine.left)
+                left = engine.left
+
+        totals = engine.run(make(), on_step=on_step)
+        # The whole run: policy and step model are not told apart here.
+        spent = time.process_time() - start
+        return Result.of(name, self.whole, self.replica, self.machine, totals, spent, chunk)

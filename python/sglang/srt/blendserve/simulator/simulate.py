@@ -1,0 +1,179 @@
+"""Predict the throughput of scheduling policies on a model and a device, without a GPU.
+
+A workload is a mix by recipe (--workload trace1, or --workload
+density=1.4,sharing=0.35,compute=burstgpt,memory=video,prefix=mmlu) or trace files (--trace
+lengths.csv.gz:0.7, repeatable; columns input_tokens and output_tokens, optionally prefix_id and
+prefix_tokens). Output lengths are known to the device alone; a policy sees prompts and caps.
+
+By default SGLang's own scheduler runs against a device that only keeps time. With --fast the same
+policies run on a step model without SGLang, hundreds of thousands of requests in a minute.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from sglang.srt.blendserve.planner.device_spec import known_devices
+from sglang.srt.blendserve.planner.model_spec import known_models
+from sglang.srt.blendserve.simulator.calibration import Calibration
+from sglang.srt.blendserve.simulator.fast_run import POLICIES, FastRun
+from sglang.srt.blendserve.simulator.machine import Machine
+from sglang.srt.blendserve.simulator.peers import CHUNKS
+from sglang.srt.blendserve.simulator.recipe import Recipe, from_files, reference_cost
+from sglang.srt.blendserve.simulator.result import Result
+from sglang.srt.blendserve.simulator.sources import SourceError
+from sglang.srt.blendserve.simulator.step_cost import ENGINES
+from sglang.srt.blendserve.simulator.workload import Workload
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags."""
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--workload", metavar="W", help="recipe, or trace1 to trace4 of the paper")
+    what.add_argument(
+        "--trace", action="append", metavar="FILE[:WEIGHT]", help="trace of lengths; repeatable"
+    )
+    parser.add_argument("--model", default="Llama-3.1-8B", help=", ".join(known_models()))
+    parser.add_argument("--device", default="A100-80G", help=", ".join(known_devices()))
+    parser.add_argument("--tp", type=int, default=1, help="tensor parallel ranks (default: 1)")
+    parser.add_argument("--engine", choices=ENGINES, default="overlap")
+    parser.add_argument(
+        "--policies",
+        default="dfs,blendserve",
+        help=f"comma-separated: {', '.join(POLICIES)} (default: dfs,blendserve)",
+    )
+    parser.add_argument("--requests", type=int, default=20_000, help="(default: 20000)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--scale",
+        type=float,
+        default=8,
+        help="simulate a 1/SCALE replica: lengths, KV slots and weights divided by it, results "
+        "given for the whole (default: 8)",
+    )
+    parser.add_argument("--fast", action="store_true", help="the step model, without SGLang")
+    parser.add_argument(
+        "--chunks",
+        default=",".join(map(str, CHUNKS)),
+        help="chunk sizes tried for each peer, of which the best counts (default: %(default)s)",
+    )
+    parser.add_argument("--kv-slots", type=int, help="KV cache, tokens (default: what fits)")
+    parser.add_argument("--calibration", type=Path, help="file written by `calibrate`")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write the results here")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run the policies and print a table; 0 if all ran, 2 for a wrong argument."""
+    try:
+        return _simulate(args)
+    except (SourceError, ValueError) as error:
+        print(f"sglang-blendserve simulate: {error}", file=sys.stderr)
+        return 2
+
+
+def _simulate(args: argparse.Namespace) -> int:
+    if args.requests < 1:
+        raise ValueError(f"--requests {args.requests}: must be at least 1")
+    policies = [name for name in args.policies.split(",") if name]
+    if unknown := [name for name in policies if name not in POLICIES]:
+        raise ValueError(f"--policies: unknown {unknown[0]!r}; known: {', '.join(POLICIES)}")
+    chunks = [int(chunk) for chunk in args.chunks.split(",")]
+    machine = Machine.build(
+        args.model,
+        args.device,
+        args.engine,
+        ranks=args.tp,
+        scale=args.scale,
+        calibration=None if args.calibration is None else Calibration.load(args.calibration),
+        kv_slots=args.kv_slots,
+    )
+    if args.workload is not None:
+        workload = Recipe.parse(args.workload).workload(args.requests, args.seed)
+    else:
+        workload = from_files(args.trace, args.requests, args.seed)
+    described = describe(workload)
+    print(
+        f"{workload.size} requests, {workload.tokens} tokens; density "
+        f"{described['density']:.3f} (Llama-3.1-8B, A100), sharing {described['sharing']:.3f}"
+    )
+    results = _run_all(args, machine, workload, policies, chunks)
+    print_table(results)
+    if args.json is not None:
+        document = {
+            "workload": described,
+            "machine": describe_machine(args, machine),
+            "results": [result.as_dict() for result in results],
+        }
+        args.json.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def _run_all(
+    args: argparse.Namespace,
+    machine: Machine,
+    workload: Workload,
+    policies: list[str],
+    chunks: list[int],
+) -> list[Result]:
+    from tqdm import tqdm
+
+    if not args.fast:
+        from sglang.srt.blendserve.simulator.full_run import FullRun
+
+        full = FullRun(workload, machine, args.model, args.device)
+        return [full.run(policy, chunks=chunks) for policy in policies]
+    run = FastRun(workload, machine)
+    results = []
+    for policy in policies:
+        rounds = 1 if policy in ("paper", "blendserve") else len(chunks)
+        with tqdm(total=rounds * workload.size, desc=policy, unit="req", leave=False, disable=None) as bar:
+            results.append(run.run(policy, chunks=chunks, progress=bar.update))
+    return results
+
+
+def describe(workload: Workload) -> dict[str, Any]:
+    """The workload as it came out, for JSON."""
+    return {
+        "name": workload.name,
+        "requests": workload.size,
+        "seed": workload.seed,
+        "input_tokens": int(workload.prompt_tokens.sum()),
+        "output_tokens": int(workload.output_tokens.sum()),
+        "density": workload.density(reference_cost()),
+        "sharing": workload.sharing,
+        "sources": {
+            name: int((workload.source == place).sum())
+            for place, name in enumerate(workload.sources)
+        },
+    }
+
+
+def describe_machine(args: argparse.Namespace, machine: Machine) -> dict[str, Any]:
+    """What it ran on, for JSON."""
+    return {
+        "model": args.model,
+        "device": args.device,
+        "tp": args.tp,
+        "engine": args.engine,
+        "scale": args.scale,
+        "kv_slots": machine.kv_slots,
+        "simulation": "fast step model" if args.fast else "SGLang scheduler",
+    }
+
+
+def print_table(results: list[Result]) -> None:
+    """One line a policy."""
+    print(
+        f"{'policy':<12}{'chunk':>6}{'tokens/s':>10}{'seconds':>10}{'optimum':>9}"
+        f"{'sharing':>9}{'compute':>9}{'memory':>8}{'KV':>6}{'retr.':>7}"
+    )
+    for r in results:
+        print(
+            f"{r.policy:<12}{r.chunk:>6}{r.tokens_per_second:>10.0f}{r.seconds:>10.0f}"
+            f"{r.share_of_optimum:>9.3f}{r.prefix_sharing:>9.3f}{r.compute_busy:>9.2f}"
+            f"{r.memory_busy:>8.2f}{r.kv_occupancy:>6.2f}{r.retractions:>7}"
+        )
