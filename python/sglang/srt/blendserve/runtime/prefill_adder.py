@@ -21,6 +21,8 @@ class BlendPrefillAdder(PrefillAdder):
     """Online requests are admitted as in SGLang. Offline ones have already been admitted by their
     predicted peak; here it is only made sure that they fit now."""
 
+    rem_total_token_offset: float
+
     def _get_running_request_total_token_offset(self, req: Req) -> float:
         """What SGLang reserves for a running request: for offline ones, what is predicted."""
         offline = offline_request(req)

@@ -44,6 +44,9 @@ class BlendScheduler(upstream.Scheduler):
     With any other policy the constructor returns SGLang's own scheduler and this class is unused.
     """
 
+    chunked_prefill_size: int | None
+    waiting_queue: list[Req]
+
     def __new__(cls, server_args: Any, *args: Any, **kwargs: Any) -> Any:
         if server_args.schedule_policy != POLICY:
             stock = cls.__mro__[1]  # by now `upstream.Scheduler` names this class
