@@ -75,7 +75,8 @@ setup(
             "sgl_kernel._native",
             [f"csrc/{name}.cpp" for name in ("bindings", "attention", "elementwise", "linear")],
             depends=[
-                f"csrc/{name}.h" for name in ("kernels", "simd", "attention_rows", "attention_tile")
+                f"csrc/{name}.h"
+                for name in ("kernels", "simd", "registers", "attention_rows", "attention_tile")
             ],
             extra_compile_args=FLAGS,
             extra_link_args=["-fopenmp", "-s"],

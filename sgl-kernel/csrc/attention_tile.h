@@ -13,11 +13,7 @@ template <class T>
 struct Panel {
   using Element = float;  // of A
   using Unit = float;     // of B
-  static constexpr int64_t kPerUnit = 1;
-
-  static SGL_INLINE f32x16 multiply(f32x16 acc, const Element* a, const Unit* b) {
-    return acc + *a * load(b);
-  }
+  using Vector = f32x16;
   static void pack_keys(Unit* panel, const T* const* rows, int64_t size) {
     for (int64_t t0 = 0; t0 < kBlock; t0 += kLanes) {
       for (int64_t d = 0; d < size; d += kLanes) {
@@ -38,9 +34,6 @@ struct Panel {
       });
     }
   }
-  static void copy_row(Element* to, const T* from, int64_t size) {
-    for_lanes(size, [&](int64_t i, auto n) SGL_LAMBDA { store(to + i, load_n(from + i, n)); });
-  }
 };
 
 #if SGL_BF16_DOT
@@ -48,21 +41,14 @@ template <>
 struct Panel<bf16> {
   using Element = bf16;
   using Unit = uint32_t;
-  static constexpr int64_t kPerUnit = 2;
-
-  static SGL_INLINE f32x16 multiply(f32x16 acc, const bf16* a, const uint32_t* b) {
-    int32_t pair;
-    std::memcpy(&pair, a, sizeof(pair));
-    return dot2(acc, _mm512_set1_epi32(pair), _mm512_loadu_si512(b));
-  }
+  using Vector = __m512i;
   static void pack_keys(uint32_t* panel, const bf16* const* rows, int64_t size) {
     for (int64_t t0 = 0; t0 < kBlock; t0 += kLanes) {
       for (int64_t d = 0; d < size; d += 2 * kLanes) {
         u32x16 block[kLanes];
         const int64_t n = std::min(2 * kLanes, size - d);
-        const __mmask32 mask = __mmask32((uint64_t(1) << n) - 1);
         for (int64_t t = 0; t < kLanes; ++t) {
-          block[t] = (u32x16)_mm512_maskz_loadu_epi16(mask, rows[t0 + t] + d);
+          block[t] = (u32x16)load_pairs(rows[t0 + t] + d, first_pairs(n));
         }
         transpose(block);
         for (int64_t i = 0; i < (n + 1) / 2; ++i) {
@@ -84,9 +70,6 @@ struct Panel<bf16> {
       }
     }
   }
-  static void copy_row(bf16* to, const bf16* from, int64_t size) {
-    KeyDots<bf16>::copy_query(to, from, size);
-  }
 };
 #endif
 
@@ -101,25 +84,28 @@ template <class T, int R, int N>
 SGL_INLINE void product_tile(const typename Panel<T>::Element* a, int64_t a_stride,
                              const typename Panel<T>::Unit* b, int64_t b_stride, int64_t units,
                              float* c, int64_t c_stride, bool add) {
-  f32x16 acc[R][N] = {};
+  using A = Arithmetic<T>;
+  Tile<R, N> acc;
   if (add) {
-    for (int r = 0; r < R; ++r) {
-      for (int j = 0; j < N; ++j) acc[r][j] = load(c + r * c_stride + j * kLanes);
-    }
+    each(acc.rows, [&](int r, auto& row) SGL_LAMBDA {
+      each(row, [&](int j, f32x16& v) SGL_LAMBDA { v = load(c + r * c_stride + j * kLanes); });
+    });
   }
   for (int64_t u = 0; u < units; ++u) {
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 4
-      for (int j = 0; j < N; ++j) {
-        acc[r][j] = Panel<T>::multiply(acc[r][j], a + r * a_stride + u * Panel<T>::kPerUnit,
-                                       b + u * b_stride + j * kLanes);
-      }
-    }
+    List<typename Panel<T>::Vector, N> columns;
+    each(columns, [&](int j, auto& v) SGL_LAMBDA {
+      std::memcpy(&v, b + u * b_stride + j * kLanes, sizeof(v));
+    });
+    each(acc.rows, [&](int r, auto& row) SGL_LAMBDA {
+      const auto factor = A::weight(a + r * a_stride + u * A::kPerStep);
+      each_pair(row, columns, [&](f32x16& sum, auto v) SGL_LAMBDA {
+        sum = A::multiply(sum, factor, v);
+      });
+    });
   }
-  for (int r = 0; r < R; ++r) {
-    for (int j = 0; j < N; ++j) store(c + r * c_stride + j * kLanes, acc[r][j]);
-  }
+  each(acc.rows, [&](int r, auto& row) SGL_LAMBDA {
+    each(row, [&](int j, f32x16& v) SGL_LAMBDA { store(c + r * c_stride + j * kLanes, v); });
+  });
 }
 
 template <class T, int N>
@@ -160,8 +146,9 @@ template <class T>
 void attend_tile(const AttentionArgs& a, const T* q, T* out, int64_t kv_head, const int32_t* slots,
                  int64_t visible, int64_t tokens, Scratch& scratch) {
   using P = Panel<T>;
+  using A = Arithmetic<T>;
   const int64_t group = a.heads / a.kv_heads, rows = tokens * group;
-  const int64_t k_pad = round_up(a.k_size, 2 * kLanes), v_pad = round_up(a.v_size, kLanes);
+  const int64_t k_pad = padded(a.k_size), v_pad = padded(a.v_size);
   const int64_t out_stride = a.heads * a.v_size;
   auto* query = Scratch::get<typename P::Element>(scratch.a, rows * k_pad);
   auto* scores = Scratch::get<float>(scratch.b, rows * kBlock);
@@ -175,13 +162,13 @@ void attend_tile(const AttentionArgs& a, const T* q, T* out, int64_t kv_head, co
   std::fill(sum, sum + rows, 0.0f);
   for (int64_t r = 0; r < rows; ++r) {
     const T* row = q + r / group * a.q_stride + (kv_head * group + r % group) * a.k_size;
-    P::copy_row(query + r * k_pad, row, a.k_size);
+    A::copy_row(query + r * k_pad, row, a.k_size);
   }
 
   const T* keys = static_cast<const T*>(a.k) + kv_head * a.k_size;
   const T* values = static_cast<const T*>(a.v) + kv_head * a.v_size;
   const int64_t step = a.causal ? 1 : 0, end = visible + step * (tokens - 1);
-  const int64_t k_units = (a.k_size + P::kPerUnit - 1) / P::kPerUnit;
+  const int64_t k_units = (a.k_size + A::kPerStep - 1) / A::kPerStep;
   std::fill(panel, panel + kBlock * std::max(k_pad, v_pad), typename P::Unit{});
   for (int64_t first = 0; first < end; first += kBlock) {
     const T *k_rows[kBlock], *v_rows[kBlock];
@@ -195,16 +182,16 @@ void attend_tile(const AttentionArgs& a, const T* q, T* out, int64_t kv_head, co
     for (int64_t r = 0; r < rows; ++r) {
       float* s = scores + r * kBlock;
       const int64_t seen = std::clamp<int64_t>(visible + step * (r / group) - first, 0, kBlock);
-      const float decay = seen == 0 ? 1.0f : softmax_step(s, seen, a.scale, max[r], sum[r]);
-      if (seen < kBlock) std::fill(s + round_up(seen, kLanes), s + kBlock, 0.0f);
-      for (int64_t t = 0; t < kBlock; t += kLanes) store(weights + r * kBlock + t, load(s + t));
+      auto* w = weights + r * kBlock;
+      const float decay = seen == 0 ? 1.0f : softmax_step(s, seen, a.scale, max[r], sum[r], w);
+      for (int64_t t = round_up(seen, kLanes); t < kBlock; t += kLanes) store(w + t, f32x16{});
       if (decay != 1.0f) {
         float* row = acc + r * v_pad;
         for (int64_t d = 0; d < v_pad; d += kLanes) store(row + d, load(row + d) * decay);
       }
     }
     P::pack_values(panel, v_rows, a.v_size, v_pad);
-    product<T>(rows, v_pad, weights, kBlock, panel, kBlock / P::kPerUnit, acc, true);
+    product<T>(rows, v_pad, weights, kBlock, panel, kBlock / A::kPerStep, acc, true);
   }
   for (int64_t r = 0; r < rows; ++r) {
     T* row = out + r / group * out_stride + (kv_head * group + r % group) * a.v_size;

@@ -29,8 +29,8 @@ void check_rows(const Tensor& t, const char* name, int64_t dim) {
 void check_like(const Tensor& t, const char* name, at::ScalarType dtype, at::IntArrayRef sizes) {
   TORCH_CHECK(t.device().is_cpu() && t.is_contiguous() && t.scalar_type() == dtype &&
                   t.sizes() == sizes,
-              name, ": expected a contiguous ", dtype, " tensor of shape ", sizes, " on the CPU, got ",
-              t.scalar_type(), " ", t.sizes());
+              name, ": expected a contiguous ", dtype, " tensor of shape ", sizes,
+              " on the CPU, got ", t.scalar_type(), " ", t.sizes());
 }
 
 Tensor linear(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
@@ -112,7 +112,8 @@ Tensor paged_attention(const Tensor& q, const Tensor& k, const Tensor& v,
               "q, k_buffer and v_buffer have different dtypes: ", q.scalar_type(), ", ",
               k.scalar_type(), ", ", v.scalar_type());
   TORCH_CHECK(k.size(0) == v.size(0) && v.size(1) == kv_heads && k.size(2) == q.size(2),
-              "shapes do not fit: q ", q.sizes(), ", k_buffer ", k.sizes(), ", v_buffer ", v.sizes());
+              "shapes do not fit: q ", q.sizes(), ", k_buffer ", k.sizes(), ", v_buffer ",
+              v.sizes());
   TORCH_CHECK(kv_heads > 0 && heads % kv_heads == 0, heads, " query heads over ", kv_heads,
               " KV heads: not a multiple");
   TORCH_CHECK(q.stride(1) == q.size(2) && k.stride(1) == k.size(2) && v.stride(1) == v.size(2),

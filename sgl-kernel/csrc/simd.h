@@ -29,6 +29,7 @@ using f32x16 = float __attribute__((vector_size(64)));
 using i32x16 = int32_t __attribute__((vector_size(64)));
 using u32x16 = uint32_t __attribute__((vector_size(64)));
 using u16x16 = uint16_t __attribute__((vector_size(32)));
+using u16x32 = uint16_t __attribute__((vector_size(64)));
 
 struct bf16 {
   uint16_t bits;
@@ -200,20 +201,6 @@ SGL_INLINE f32x16 exp(f32x16 x) {
   return tiny ? splat(0.0f) : y;
 }
 
-SGL_INLINE float hsum(f32x16 v) {
-  float lanes[kLanes];
-  store(lanes, v);
-  float sum[8];
-  for (int i = 0; i < 8; ++i) sum[i] = lanes[i] + lanes[i + 8];
-  return ((sum[0] + sum[4]) + (sum[1] + sum[5])) + ((sum[2] + sum[6]) + (sum[3] + sum[7]));
-}
-
-SGL_INLINE float hmax(f32x16 v) {
-  float m = v[0];
-  for (int i = 1; i < kLanes; ++i) m = std::max(m, v[i]);
-  return m;
-}
-
 // Lanes with bit S clear from a, the others from b shifted by S; `odd` is the complement. Applied
 // for S = 1, 2, 4, 8 over index pairs (i, i + S) the two transpose a 16 x 16 block.
 template <int S, class V>
@@ -236,14 +223,18 @@ SGL_INLINE V odd(V a, V b) {
 template <int S>
 SGL_INLINE f32x16 sum_pair(f32x16 a, f32x16 b) { return even<S>(a, b) + odd<S>(a, b); }
 
-// Lane i of the result is the sum of the lanes of v[i].
-SGL_INLINE f32x16 sums(const f32x16 (&v)[16]) {
-  f32x16 a[8], b[4];
-#pragma GCC unroll 8
-  for (int i = 0; i < 8; ++i) a[i] = sum_pair<1>(v[2 * i], v[2 * i + 1]);
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) b[i] = sum_pair<2>(a[2 * i], a[2 * i + 1]);
-  return sum_pair<8>(sum_pair<4>(b[0], b[1]), sum_pair<4>(b[2], b[3]));
+SGL_INLINE float hsum(f32x16 v) {
+  v = sum_pair<8>(v, v);
+  v = sum_pair<4>(v, v);
+  v = sum_pair<2>(v, v);
+  return sum_pair<1>(v, v)[0];
+}
+
+SGL_INLINE float hmax(f32x16 v) {
+  v = max(v, odd<8>(v, v));
+  v = max(v, odd<4>(v, v));
+  v = max(v, odd<2>(v, v));
+  return max(v, odd<1>(v, v))[0];
 }
 
 template <int S, class V>
@@ -265,6 +256,12 @@ SGL_INLINE void transpose(V (&v)[16]) {
 }
 
 #if SGL_BF16_DOT
+SGL_INLINE __m512i load_pairs(const bf16* p) { return _mm512_loadu_si512(p); }
+SGL_INLINE __m512i load_pairs(const bf16* p, __mmask32 mask) {
+  return _mm512_maskz_loadu_epi16(mask, p);
+}
+SGL_INLINE __mmask32 first_pairs(int64_t n) { return __mmask32((uint64_t(1) << n) - 1); }
+
 // acc + a[2i] * b[2i] + a[2i + 1] * b[2i + 1] in each lane i: products exact, sums in float32.
 SGL_INLINE f32x16 dot2(f32x16 acc, __m512i a, __m512i b) {
   return (f32x16)_mm512_dpbf16_ps((__m512)acc, (__m512bh)a, (__m512bh)b);
