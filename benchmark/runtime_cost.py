@@ -256,7 +256,7 @@ def main() -> None:
     parser.add_argument("--pool", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--steps", type=int, default=2000, help="steps that are timed")
     parser.add_argument("--batch", type=int, default=256, help="requests in flight at most")
-    parser.add_argument("--slots", type=int, default=300_000, help="KV tokens in the cache")
+    parser.add_argument("--slots", type=int, default=500_000, help="KV tokens in the cache")
     parser.add_argument("--chunk", type=int, default=2048, help="prompt tokens in a step at most")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="write all figures there as JSON")
