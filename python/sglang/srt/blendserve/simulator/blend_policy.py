@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sglang.srt.blendserve.planner.cost_model import CostModel
 from sglang.srt.blendserve.planner.request_pool import PoolRequest, RequestPool, Tokens
 from sglang.srt.blendserve.planner.step_policy import EngineState, StepPolicy
 from sglang.srt.blendserve.simulator.fast import MAX_RUNNING, FastEngine

@@ -34,7 +34,9 @@ class Calibration:
                 continue
             least = 0.0 if field.name == "step_overhead" else 1e-6
             if not isinstance(value, int | float) or not value >= least:
-                raise ValueError(f"calibration: {field.name} is {value!r}; it must be a positive number")
+                raise ValueError(
+                    f"calibration: {field.name} is {value!r}; it must be a positive number"
+                )
 
     @classmethod
     def load(cls, path: str | Path) -> Calibration:

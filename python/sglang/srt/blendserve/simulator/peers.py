@@ -8,6 +8,7 @@ decode steps and rises after a retraction (`PrefillAdder`, `NewTokenRatioTracker
 from __future__ import annotations
 
 from collections import deque
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,8 +30,6 @@ _DECAY_STEPS = 600
 _RETRACT_STEPS = 20
 _EWMA = 0.1
 _PROFILED = 0.01
-
-
 
 
 def peer_order(name: str, workload: Workload, tree: PrefixTree) -> Ints:

@@ -74,7 +74,9 @@ class Recipe:
         sources = [Source.named(n) for n in (self.compute, self.memory, self.prefix)]
         counts = [requests] * len(sources)
         for _ in range(_ROUNDS):  # the means of what is drawn depend a little on how much is drawn
-            chosen = [s.draw(c, seed, i) for i, (s, c) in enumerate(zip(sources, counts, strict=True))]
+            chosen = [
+                s.draw(c, seed, i) for i, (s, c) in enumerate(zip(sources, counts, strict=True))
+            ]
             counts = self._counts(chosen, requests)
         chosen = [s.draw(c, seed, i) for i, (s, c) in enumerate(zip(sources, counts, strict=True))]
         return concatenated(

@@ -130,7 +130,9 @@ def _run_all(
     results = []
     for policy in policies:
         rounds = 1 if policy in ("paper", "blendserve") else len(chunks)
-        with tqdm(total=rounds * workload.size, desc=policy, unit="req", leave=False, disable=None) as bar:
+        with tqdm(
+            total=rounds * workload.size, desc=policy, unit="req", leave=False, disable=None
+        ) as bar:
             results.append(run.run(policy, chunks=chunks, progress=bar.update))
     return results
 

@@ -130,9 +130,7 @@ class Workload:
     def prompts(self) -> list[Tokens]:
         """n arrays of random token ids, equal where requests share a prefix; seeded."""
         rng = np.random.default_rng([self.seed, 2])
-        flat = rng.integers(
-            FIRST_TOKEN, LAST_TOKEN, int(self.prompt_tokens.sum()), dtype=np.int32
-        )
+        flat = rng.integers(FIRST_TOKEN, LAST_TOKEN, int(self.prompt_tokens.sum()), dtype=np.int32)
         ends = np.cumsum(self.prompt_tokens)
         prompts: list[Tokens] = np.split(flat, ends[:-1])
         prefixes = {

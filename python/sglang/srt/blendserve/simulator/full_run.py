@@ -1,0 +1,116 @@
+"""Runs policies through SGLang's real scheduler, one process a run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sglang.srt.blendserve import jobs
+from sglang.srt.blendserve.planner.prefix_tree import PrefixTree
+from sglang.srt.blendserve.simulator.fast import MAX_RUNNING, Totals
+from sglang.srt.blendserve.simulator.fast_run import BLEND_CHUNK
+from sglang.srt.blendserve.simulator.machine import Machine
+from sglang.srt.blendserve.simulator.peers import CHUNKS, peer_order
+from sglang.srt.blendserve.simulator.result import Result
+from sglang.srt.blendserve.simulator.workload import Workload
+
+_WORKER = "sglang.srt.blendserve.simulator.full_worker"
+_OWN_ORDER = {"dfs": "fcfs", "batchllm": "fcfs"}
+"""Peers that order the requests themselves and leave SGLang at first come, first served."""
+FULL_POLICIES = (
+    "fcfs",
+    "lpm",
+    "dfs-weight",
+    "lof",
+    "random",
+    "dfs",
+    "batchllm",
+    "paper",
+    "blendserve",
+)
+"""Policies with a run behind SGLang's scheduler."""
+
+
+class FullRun:
+    """One workload on one machine; `run` plays a policy over it."""
+
+    def __init__(
+        self, whole: Workload, machine: Machine, model: str, device: str, ranks: int = 1
+    ) -> None:
+        """``model``, ``device``, ``ranks``: what `machine` was built from."""
+        self.whole, self.machine = whole, machine
+        self.replica = whole.replica(machine.scale)
+        self.prompts = self.replica.prompts()
+        self._order: dict[str, Any] = {
+            "model": model,
+            "device": device,
+            "ranks": ranks,
+            "engine": machine.steps.engine,
+            "scale": machine.scale,
+            "kv_slots": round(machine.kv_slots * machine.scale),
+            "context": 1 << 20,
+            "max_running": MAX_RUNNING,
+        }
+
+    def run(self, policy: str, *, chunks: Sequence[int] = CHUNKS) -> Result:
+        """Play ``policy``; peers with each chunk size, of which the best counts.
+
+        Raises ValueError for a policy without a full run, RuntimeError if SGLang fails.
+        """
+        if policy not in FULL_POLICIES:
+            raise ValueError(
+                f"{policy} runs on the step model only; add --fast, or choose from "
+                f"{', '.join(FULL_POLICIES)}"
+            )
+        if policy in ("paper", "blendserve"):
+            return self._once(policy, BLEND_CHUNK)
+        results = [self._once(policy, chunk) for chunk in chunks]
+        best = max(results, key=lambda r: r.tokens_per_second)
+        best.chunks_tried = {r.chunk: r.tokens_per_second for r in results}
+        return best
+
+    def _once(self, policy: str, chunk: int) -> Result:
+        ours = policy in ("paper", "blendserve")
+        order = self._order | {
+            "policy": "blendserve" if ours else _OWN_ORDER.get(policy, policy),
+            "pace": "paper" if policy == "paper" else "balance",
+            "chunk": chunk,
+        }
+        n = self.replica.size
+        arrival = np.arange(n)
+        if policy in _OWN_ORDER:
+            arrival = peer_order(policy, self.replica, PrefixTree.build(self.prompts))
+        # Only the marked requests of an offline job go to our pool.
+        rids = [jobs.make_rid("simulated", n, i) if ours else f"r{i}" for i in range(n)]
+        with tempfile.TemporaryDirectory() as folder:
+            source, target = Path(folder) / "order.npz", Path(folder) / "out.json"
+            np.savez(
+                source,
+                order=json.dumps(order),
+                rids=np.array([rids[i] for i in arrival]),
+                tokens=np.concatenate([self.prompts[i] for i in arrival]),
+                prompt_tokens=self.replica.prompt_tokens[arrival],
+                output_tokens=self.replica.output_tokens[arrival],
+                max_tokens=self.replica.max_tokens[arrival],
+            )
+            done = subprocess.run(
+                [sys.executable, "-m", _WORKER, str(source), str(target)],
+                env={**os.environ, "SGLANG_USE_CPU_ENGINE": "1", "OMP_NUM_THREADS": "1"},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if done.returncode or not target.exists():
+                raise RuntimeError(f"{policy}: the scheduler failed:\n{done.stderr[-2000:]}")
+            answer = json.loads(target.read_text())
+        totals = Totals(**answer["totals"])
+        spent = answer["scheduler_seconds"]
+        return Result.of(policy, self.whole, self.replica, self.machine, totals, spent, chunk)
