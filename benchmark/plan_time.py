@@ -86,9 +86,7 @@ def measure(count: int) -> None:
     watch = Watch()
     tree = watch.time("prefix tree", lambda: PrefixTree.build(prompts))
     whole = watch.time("annotate, layer sort", lambda: sort_tree(tree, lengths, cost))
-    split = watch.time(
-        "split", lambda: split_tree(whole, lengths, cost, keep_sharing=KEEP_SHARING)
-    )
+    split = watch.time("split", lambda: split_tree(whole, lengths, cost, keep_sharing=KEEP_SHARING))
     order = split.tree.leaf_requests
     compute, memory = split.costs.compute_seconds[order], split.costs.memory_seconds[order]
     watch.time("merge", lambda: merge_units(compute, memory))

@@ -1,13 +1,13 @@
-"""The estimators to compare with. Each sees finished lengths only, and says one length for all n."""
+"""The estimators to compare with: each sees finished lengths only and gives all n a length."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-
 from process import Moment
-from sglang.srt.blendserve.planner.prefix_tree import PrefixTree
 from workloads import Workload
+
+from sglang.srt.blendserve.planner.prefix_tree import PrefixTree
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -53,6 +53,8 @@ def job_ewma(load: Workload, moment: Moment) -> Floats:
     everyone = _UNSEEN
     for request in moment.finished.tolist():
         job, length = load.job[request], float(load.output_tokens[request])
-        mean[job] = length if np.isnan(mean[job]) else mean[job] + EWMA_WEIGHT * (length - mean[job])
+        mean[job] = (
+            length if np.isnan(mean[job]) else mean[job] + EWMA_WEIGHT * (length - mean[job])
+        )
         everyone += EWMA_WEIGHT * (length - everyone)
     return np.where(np.isnan(mean), everyone, mean)[load.job]

@@ -37,7 +37,6 @@ from sglang.srt.blendserve.planner.length_groups import subtree_of
 from sglang.srt.blendserve.planner.lengths import LengthEstimator
 from sglang.srt.blendserve.planner.model_spec import ModelSpec
 from sglang.srt.blendserve.planner.plan import plan_tree
-from sglang.srt.blendserve.planner.prefix_tree import PrefixTree
 from sglang.srt.blendserve.planner.sampling import sample_wave
 
 Ints = NDArray[np.int64]
@@ -116,9 +115,7 @@ class Scene:
             "scan": self._density_error(part, compute, memory, waiting),
         }
 
-    def _density_error(
-        self, group: Ints, compute: Floats, memory: Floats, waiting: Ints
-    ) -> float:
+    def _density_error(self, group: Ints, compute: Floats, memory: Floats, waiting: Ints) -> float:
         """Mean |log(predicted / true density)| of the groups, weighted by their work."""
         group = np.unique(group, return_inverse=True)[1]
         true = [np.bincount(group, x[waiting]) for x in (self.compute, self.memory)]
@@ -151,20 +148,28 @@ def evaluate(name: str, seeds: int) -> dict[str, dict[str, dict[str, float]]]:
 
 def main() -> int:
     """Run the evaluation; write JSON."""
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, default=5, help="samples of each workload (5)")
-    parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS),
-                        metavar="NAME", help=f"of {', '.join(WORKLOADS)} (all)")
-    parser.add_argument("-o", "--output", type=Path,
-                        default=Path(__file__).with_name("results.json"))
+    parser.add_argument(
+        "--workloads",
+        nargs="+",
+        choices=WORKLOADS,
+        default=list(WORKLOADS),
+        metavar="NAME",
+        help=f"of {', '.join(WORKLOADS)} (all)",
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path(__file__).with_name("results.json")
+    )
     args = parser.parse_args()
     results = {}
     for name in tqdm(args.workloads, unit="workload"):
         results[name] = evaluate(name, args.seeds)
-    args.output.write_text(json.dumps(
-        {"seeds": args.seeds, "metrics": METRICS, "workloads": results}, indent=1
-    ) + "\n")
+    args.output.write_text(
+        json.dumps({"seeds": args.seeds, "metrics": METRICS, "workloads": results}, indent=1) + "\n"
+    )
     return 0
 
 

@@ -64,8 +64,12 @@ class Workload:
     def take(self, keep: Ints) -> Workload:
         """The requests ``keep``, in this order."""
         return Workload(
-            self.name, [self.prompts[i] for i in keep], self.prompt_tokens[keep],
-            self.output_tokens[keep], self.max_tokens[keep], self.job[keep],
+            self.name,
+            [self.prompts[i] for i in keep],
+            self.prompt_tokens[keep],
+            self.output_tokens[keep],
+            self.max_tokens[keep],
+            self.job[keep],
         )
 
 
@@ -97,7 +101,11 @@ def _workload(
     shared = np.array([prefix.size for prefix in prefixes])
     n = len(outputs)
     return Workload(
-        name, prompts, shared + tails, np.array(outputs), np.full(n, max_tokens),
+        name,
+        prompts,
+        shared + tails,
+        np.array(outputs),
+        np.full(n, max_tokens),
         np.zeros(n, dtype=np.int64) if job is None else np.array(job),
     )
 
@@ -138,8 +146,12 @@ def reasoning() -> Workload:
     models = sorted({r["model"] for r in rows})
     prefixes = [_pieces(f"{r['benchmark']} " * _SYSTEM_PROMPT) for r in rows]
     return _workload(
-        "reasoning", prefixes, np.array([int(r["input_tokens"]) for r in rows]),
-        [int(r["output_tokens"]) for r in rows], 32768, [models.index(r["model"]) for r in rows],
+        "reasoning",
+        prefixes,
+        np.array([int(r["input_tokens"]) for r in rows]),
+        [int(r["output_tokens"]) for r in rows],
+        32768,
+        [models.index(r["model"]) for r in rows],
     )
 
 
@@ -167,9 +179,9 @@ def mmlu() -> Workload:
 def gsm8k() -> Workload:
     """GSM8K with 8 shots; the length of the reference answer."""
     rows = _rows("gsm8k.jsonl.gz")
-    shots = _pieces("".join(
-        f"Question: {r['question']}\nAnswer: {r['answer']}\n\n" for r in rows[:8]
-    ))
+    shots = _pieces(
+        "".join(f"Question: {r['question']}\nAnswer: {r['answer']}\n\n" for r in rows[:8])
+    )
     test = rows[8:]
     tails = np.array([_pieces(f"Question: {r['question']}\nAnswer:").size for r in test])
     outputs = [_pieces(r["answer"]).size for r in test]
@@ -189,7 +201,8 @@ def _mix(name: str, parts: list[Workload], max_tokens: int | None, one_job: bool
     job = np.concatenate([np.full(part.size, number) for number, part in enumerate(parts)])
     cap = np.concatenate([part.max_tokens for part in parts])
     whole = Workload(
-        name, [prompt for part in parts for prompt in part.prompts],
+        name,
+        [prompt for part in parts for prompt in part.prompts],
         np.concatenate([part.prompt_tokens for part in parts]),
         np.concatenate([part.output_tokens for part in parts]),
         cap if max_tokens is None else np.full(cap.size, max_tokens),
@@ -217,7 +230,16 @@ def mix_reasoning() -> Workload:
 WORKLOADS: dict[str, Callable[[], Workload]] = {
     make.__name__: make
     for make in (
-        azure_code, azure_conv, burstgpt, sharegpt, reasoning, mmlu, gsm8k, humaneval,
-        mix_chat, mix_api, mix_reasoning,
+        azure_code,
+        azure_conv,
+        burstgpt,
+        sharegpt,
+        reasoning,
+        mmlu,
+        gsm8k,
+        humaneval,
+        mix_chat,
+        mix_api,
+        mix_reasoning,
     )
 }

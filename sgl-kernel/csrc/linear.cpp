@@ -16,6 +16,7 @@ constexpr int kRows = 4;               // token rows of one register tile
 constexpr int64_t kChunk = 32;         // weight rows that stay in the second-level cache
 constexpr int64_t kPair = 2 * kLanes;  // bf16 values of one register
 constexpr int64_t kLine = 64;          // bytes of a cache line
+constexpr int64_t kBlockBytes = 384 * 1024;  // of token rows that share the second-level cache
 
 // out[R][4] = x[R] . w[4] + bias; `columns` of the four are stored.
 template <int R>
@@ -75,23 +76,23 @@ class Prefetch {
   int64_t bytes_;
 };
 
-// Columns [begin, end) of the result.
-void columns(const LinearArgs& a, int64_t begin, int64_t end) {
+// Rows [top, bottom) and columns [begin, end) of the result.
+void block(const LinearArgs& a, int64_t top, int64_t bottom, int64_t begin, int64_t end) {
   const auto* w = static_cast<const bf16*>(a.weight);
   for (int64_t first = begin; first < end; first += kChunk) {
     const int64_t last = std::min(first + kChunk, end), next = std::min(last + kChunk, end);
-    const int64_t row_tiles = (a.rows + kRows - 1) / kRows;
+    const int64_t row_tiles = (bottom - top + kRows - 1) / kRows;
     const int64_t column_tiles = (last - first + kColumns - 1) / kColumns;
     Prefetch prefetch(w + last * a.in, w + next * a.in, row_tiles * column_tiles);
     // Token rows outside: their tile stays in the first-level cache, the chunk in the second.
-    for (int64_t m = 0; m < a.rows; m += kRows) {
+    for (int64_t m = top; m < bottom; m += kRows) {
       const bf16* x = static_cast<const bf16*>(a.x) + m * a.x_stride;
       for (int64_t n = first; n < last; n += kColumns) {
         bf16* out = static_cast<bf16*>(a.out) + m * a.out_stride + n;
         const bf16* bias = a.bias == nullptr ? nullptr : static_cast<const bf16*>(a.bias) + n;
         const int64_t count = std::min<int64_t>(kColumns, last - n);
         prefetch.advance();
-        switch (std::min<int64_t>(kRows, a.rows - m)) {
+        switch (std::min<int64_t>(kRows, bottom - m)) {
           case 1: tile<1>(a, x, w + n * a.in, out, bias, count); break;
           case 2: tile<2>(a, x, w + n * a.in, out, bias, count); break;
           case 3: tile<3>(a, x, w + n * a.in, out, bias, count); break;
@@ -99,6 +100,15 @@ void columns(const LinearArgs& a, int64_t begin, int64_t end) {
         }
       }
     }
+  }
+}
+
+// Columns [begin, end) of the result, in blocks of rows.
+void columns(const LinearArgs& a, int64_t begin, int64_t end) {
+  const int64_t fitting = kBlockBytes / int64_t(sizeof(bf16)) / std::max<int64_t>(a.in, 1);
+  const int64_t rows = std::max<int64_t>(fitting / kRows * kRows, 8 * kRows);
+  for (int64_t top = 0; top < a.rows; top += rows) {
+    block(a, top, std::min(top + rows, a.rows), begin, end);
   }
 }
 

@@ -55,8 +55,12 @@ def test_parameter_counts_are_the_published_ones(name: str, parameters: int) -> 
 
 @pytest.mark.parametrize(
     ("name", "active"),
-    [("Mixtral-8x7B", 12.9e9), ("DeepSeek-V2-Lite", 2.4e9), ("DeepSeek-V3", 37e9),
-     ("Qwen3-30B-A3B", 3.3e9)],
+    [
+        ("Mixtral-8x7B", 12.9e9),
+        ("DeepSeek-V2-Lite", 2.4e9),
+        ("DeepSeek-V3", 37e9),
+        ("Qwen3-30B-A3B", 3.3e9),
+    ],
 )
 def test_active_parameters_of_experts(name: str, active: float) -> None:
     spec = ModelSpec.named(name)
@@ -119,8 +123,10 @@ def test_tied_embeddings_count_once_and_are_multiplied() -> None:
     assert tied.embedding_parameters == 0
 
 
-@pytest.mark.parametrize("field", ["hidden_size", "num_hidden_layers", "vocab_size",
-                                   "num_attention_heads", "intermediate_size"])
+@pytest.mark.parametrize(
+    "field",
+    ["hidden_size", "num_hidden_layers", "vocab_size", "num_attention_heads", "intermediate_size"],
+)
 def test_missing_field_is_named_with_the_file(field: str, tmp_path: Path) -> None:
     config = {key: value for key, value in LLAMA.items() if key != field}
     (tmp_path / "config.json").write_text(json.dumps(config))

@@ -263,6 +263,7 @@ def test_the_order_of_the_input_changes_nothing_but_the_indices(pool: Pool, rand
         None if pool.namespaces is None else pool.namespaces[shuffle],
     )
     one, two = plan_of(pool), plan_of(other)
+
     # Requests that are equal in everything may swap places.
     def contents(p: Pool, plan: Plan) -> list[tuple[object, ...]]:
         return [(p.prompts[r].tolist(), p.output_tokens[r]) for r in plan.order]

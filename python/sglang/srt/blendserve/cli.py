@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the subcommand named in ``argv`` (default: the process arguments); return its exit status."""
+    """Run the subcommand ``argv`` (default: the process arguments) names; return its status."""
     argv = list(sys.argv[1:] if argv is None else argv)
     chosen = next((c for c in COMMANDS if argv and argv[0] == c.name), None)
     if chosen is None:

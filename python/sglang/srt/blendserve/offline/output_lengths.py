@@ -33,8 +33,10 @@ def output_lengths(batch: TokenizedBatch, choice: str, context_length: int) -> O
     cap = np.minimum(np.array(given, dtype=np.float64), room)
     if choice == "max":
         if not np.isfinite(cap).all():
-            raise ValueError("--output-tokens max: some lines have no max_tokens and the model's "
-                             "config names no context length; give a number instead")
+            raise ValueError(
+                "--output-tokens max: some lines have no max_tokens and the model's "
+                "config names no context length; give a number instead"
+            )
         return OutputLengths(cap, "each request's max_tokens (a cap, not a forecast)")
     if choice.isascii() and choice.isdigit():
         guess = np.minimum(float(choice), cap)
@@ -79,6 +81,8 @@ def _read_measured(path: Path) -> dict[str, int]:
                 except (KeyError, TypeError):
                     continue  # an error line, or a result without usage: nothing measured
     except OSError as error:
-        raise ValueError(f"--output-tokens must be a number, 'max' or the path of a results file; "
-                         f"cannot read {str(path)!r}: {error.strerror}") from error
+        raise ValueError(
+            f"--output-tokens must be a number, 'max' or the path of a results file; "
+            f"cannot read {str(path)!r}: {error.strerror}"
+        ) from error
     return measured

@@ -50,32 +50,68 @@ class PlanError(Exception):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``sglang-blendserve plan``."""
-    parser.add_argument("-i", "--input", required=True, metavar="FILE",
-                        help="batch file (JSONL, one OpenAI request a line); - for standard input")
-    parser.add_argument("--model-path", required=True, metavar="M",
-                        help="Hugging Face folder of the model, or its name on the hub")
-    parser.add_argument("--trust-remote-code", action="store_true",
-                        help="run the model's own tokenizer code")
-    parser.add_argument("--device", metavar="D",
-                        help=f"plan for this device: {', '.join(known_devices())}, or cpu (this "
-                        "machine, measured). Default: this machine's GPU if it is one of these, "
-                        "else cpu")
-    parser.add_argument("--tp-size", type=int, default=1, metavar="N",
-                        help="devices that work as one (tensor parallel; default 1)")
-    parser.add_argument("--output-tokens", default=_GUESS, metavar="N|max|FILE",
-                        help="output length of a request: a guess for all, never above a line's "
-                        f"max_tokens (default {_GUESS}); max: each line's max_tokens; a results "
-                        "file: the lengths measured there")
-    parser.add_argument("--keep-sharing", type=float, default=KEEP_SHARING, metavar="X",
-                        help="part of the prefix sharing that node splits must leave, 0 to 1 "
-                        f"(default {KEEP_SHARING})")
-    parser.add_argument("--kv-slots", type=int, metavar="N",
-                        help="tokens the KV cache holds (default: 90 %% of device memory less "
-                        "the weights)")
-    parser.add_argument("--levels", type=int, default=2, metavar="N",
-                        help="levels of the tree to show (default 2)")
-    parser.add_argument("--children", type=int, default=8, metavar="N",
-                        help="most children of a node to show, the heaviest (default 8)")
+    parser.add_argument(
+        "-i",
+        "--input",
+        required=True,
+        metavar="FILE",
+        help="batch file (JSONL, one OpenAI request a line); - for standard input",
+    )
+    parser.add_argument(
+        "--model-path",
+        required=True,
+        metavar="M",
+        help="Hugging Face folder of the model, or its name on the hub",
+    )
+    parser.add_argument(
+        "--trust-remote-code", action="store_true", help="run the model's own tokenizer code"
+    )
+    parser.add_argument(
+        "--device",
+        metavar="D",
+        help=f"plan for this device: {', '.join(known_devices())}, or cpu (this "
+        "machine, measured). Default: this machine's GPU if it is one of these, "
+        "else cpu",
+    )
+    parser.add_argument(
+        "--tp-size",
+        type=int,
+        default=1,
+        metavar="N",
+        help="devices that work as one (tensor parallel; default 1)",
+    )
+    parser.add_argument(
+        "--output-tokens",
+        default=_GUESS,
+        metavar="N|max|FILE",
+        help="output length of a request: a guess for all, never above a line's "
+        f"max_tokens (default {_GUESS}); max: each line's max_tokens; a results "
+        "file: the lengths measured there",
+    )
+    parser.add_argument(
+        "--keep-sharing",
+        type=float,
+        default=KEEP_SHARING,
+        metavar="X",
+        help="part of the prefix sharing that node splits must leave, 0 to 1 "
+        f"(default {KEEP_SHARING})",
+    )
+    parser.add_argument(
+        "--kv-slots",
+        type=int,
+        metavar="N",
+        help="tokens the KV cache holds (default: 90 %% of device memory less the weights)",
+    )
+    parser.add_argument(
+        "--levels", type=int, default=2, metavar="N", help="levels of the tree to show (default 2)"
+    )
+    parser.add_argument(
+        "--children",
+        type=int,
+        default=8,
+        metavar="N",
+        help="most children of a node to show, the heaviest (default 8)",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     parser.add_argument("--picture", type=Path, metavar="FILE",
                         help="also draw the plan (png, svg or pdf); needs matplotlib")  # fmt: skip

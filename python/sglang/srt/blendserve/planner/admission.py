@@ -126,9 +126,10 @@ class PeakAdmission:
             own = before + place / parts * end + share * (kv_tokens + end)
             beside = 0.0
             if place < above:
-                beside = float(
-                    (self._peaks[place:above] - share * negative[place:above]).max()
-                ) + share * kv_tokens
+                beside = (
+                    float((self._peaks[place:above] - share * negative[place:above]).max())
+                    + share * kv_tokens
+                )
             highest = max(highest, own, beside)
             above = place
         return highest

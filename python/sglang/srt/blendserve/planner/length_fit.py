@@ -1,14 +1,14 @@
 """Mean output lengths by shrinkage over the levels of `LengthGroups` (empirical Bayes).
 
-Each level multiplies the mean of all requests of a group by one factor. A group of c requests
-with lengths d, of which the coarser levels expect m, gets
+Each level multiplies the means of all requests of a group by one factor. A group with c samples
+of lengths d, of which the coarser levels expect m, gets
 
     1 + z (sum d / sum m - 1),      z = c / (c + k)
 
-the credibility estimate of Buehlmann (1967): few requests say little and stay near what the
-coarser levels say. The strength k is the one that predicts each finished request best from all
-others (leave one out), separately in each cell; a level that predicts no better than by chance
-is left out, so what a level does not know does no harm.
+the credibility estimate of Buehlmann (1967): a few samples say little and leave the group near
+what the coarser levels expect. The strength k is the one that predicts each sample best from all
+the others (leave one out), where it may in each cell; a level that predicts no better than
+without it, by one standard error, is left out. So a level that says nothing does little harm.
 """
 
 from __future__ import annotations
@@ -18,117 +18,114 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sglang.srt.blendserve.planner.length_groups import Level, LengthGroups
+from sglang.srt.blendserve.planner.length_groups import LengthGroups, Level
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-_STRENGTHS = (4.0, 16.0, 64.0, 256.0)
+_STRENGTHS = (1.0, 4.0, 16.0, 64.0, 256.0)
 _JUDGES = 8192
-"""Finished requests that the choice of k looks at; more only cost time."""
+"""Samples that the choice of k looks at; more only cost time."""
 _SMALLEST_MEAN = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class LengthFit:
-    """Fitted means."""
+    """Fitted means, tokens."""
 
     mean: Floats
-    """(n,) expected output tokens of each request."""
+    """(n,) expected length of each request."""
     left_out: Floats
-    """(s,) expected output tokens of each sample, from all other samples."""
+    """(s,) expected length of each sample, from all the other samples."""
     strengths: tuple[Floats, ...]
-    """(cells,) by level: the k chosen in each cell; infinite where the level is left out."""
+    """By level: (cells,) the k chosen in each cell; infinite where the level is left out."""
 
 
-def fit_lengths(
-    groups: LengthGroups,
-    start: Floats,
-    samples: Ints,
-    lengths: Floats,
-    weight: Floats,
-) -> LengthFit:
+def fit_lengths(groups: LengthGroups, start: Floats, samples: Ints, lengths: Floats) -> LengthFit:
     """Fit the means of n requests to s samples.
 
-    ``start``: (n,) means to begin with, right up to one common factor. ``samples``: (s,) distinct
-    requests, ``lengths``: (s,) their output tokens; seen ones first, then guessed ones of running
-    requests. ``weight``: (f,) how much each of the seen ones counts in the choice of k; guessed
-    ones do not.
+    ``start``: (n,) means to begin with, positive, right up to one common factor. ``samples``:
+    (s,) distinct requests, s > 0; ``lengths``: (s,) their output tokens, seen or, for running
+    requests, expected: the error that judges the levels is linear in the length, so that an
+    expected length gives the expected error.
     """
     expected = start[samples]
-    total, exposure = lengths.sum(), expected.sum()
-    mean = start * (total / exposure) if samples.size else start.copy()
+    total, exposure = float(lengths.sum()), float(expected.sum())
+    mean = np.maximum(start * (total / exposure), _SMALLEST_MEAN)
     left_out = expected * _ratio(total - lengths, exposure - expected, total / exposure)
+    left_out = np.maximum(left_out, _SMALLEST_MEAN)
     chosen: list[Floats] = []
-    judges = np.argsort(-weight, kind="stable")[:_JUDGES]
     for level in groups.levels:
-        pull = _Pull(level, groups, samples, lengths, left_out)
-        k = pull.best_strength(judges, weight[judges])
+        evidence = _Evidence(level, groups, samples, lengths, left_out)
+        k = evidence.best_strength()
         chosen.append(k)
-        if np.isinf(k).all():
-            continue
-        mean = np.maximum(mean * pull.factors(k), _SMALLEST_MEAN)
-        left_out = pull.left_out(k)
+        if np.isfinite(k).any():
+            mean = np.maximum(mean * evidence.factors(k), _SMALLEST_MEAN)
+            left_out = evidence.left_out(k[groups.cell[samples]])
     return LengthFit(mean, left_out, tuple(chosen))
 
 
-class _Pull:
+class _Evidence:
     """What the samples say about the groups of one level."""
 
     def __init__(
         self, level: Level, groups: LengthGroups, samples: Ints, lengths: Floats, expected: Floats
     ) -> None:
-        self.level, self.cell, self.cells = level, groups.cell, groups.cells
-        self.samples, self.lengths, self.expected = samples, lengths, expected
+        self.level = level
+        self.groups = groups
+        self.samples = samples
+        self.lengths = lengths
+        self.expected = expected
         self.group = level.group[samples]
-        self.count = np.bincount(self.group, minlength=level.groups).astype(np.float64)
-        self.total = np.bincount(self.group, lengths, level.groups)
-        self.exposure = np.bincount(self.group, expected, level.groups)
+        self.count = np.bincount(self.group, minlength=level.groups)
+        self.total = sums(self.group, lengths, level.groups)
+        self.exposure = sums(self.group, expected, level.groups)
 
     def factors(self, k: Floats) -> Floats:
-        """(n,) factor of each request's mean, for a strength k (cells,)."""
-        ratio = _ratio(self.total, self.exposure, 1.0)[self.level.group]
+        """(n,) factor of each request's mean, for strengths k (cells,)."""
         count = self.count[self.level.group]
-        factors: Floats = 1 + count / (count + k[self.cell]) * (ratio - 1)
-        return factors
+        ratio = _ratio(self.total, self.exposure, 1.0)[self.level.group]
+        return np.asarray(1 + count / (count + k[self.groups.cell]) * (ratio - 1))
 
     def left_out(self, k: Floats | float, part: slice | Ints = slice(None)) -> Floats:
-        """Expected length of each sample of ``part`` from the other samples of its group."""
+        """Expected length of each sample of ``part`` from the others of its group, for its k."""
         group, expected = self.group[part], self.expected[part]
-        if isinstance(k, np.ndarray):
-            k = k[self.cell[self.samples[part]]]
         count = self.count[group] - 1
         ratio = _ratio(self.total[group] - self.lengths[part], self.exposure[group] - expected, 1.0)
         return np.maximum(expected * (1 + count / (count + k) * (ratio - 1)), _SMALLEST_MEAN)
 
-    def best_strength(self, part: Ints, weight: Floats) -> Floats:
-        """(cells,) the k with the smallest leave-one-out error; infinite if none beats chance.
+    def best_strength(self) -> Floats:
+        """(cells,) the k with the smallest leave-one-out error; infinite if none does.
 
         The error is the Poisson deviance: least at the true mean, as the squared error is, but
-        less at the mercy of a few very long outputs. A level must be better than none by one
-        standard error.
+        less at the mercy of a few very long outputs.
         """
+        size = self.samples.size
+        part = np.linspace(0, size - 1, min(size, _JUDGES)).astype(np.int64)
         length, before = self.lengths[part], self.expected[part]
-        cells = self.cells if self.level.by_cell else 1
-        cell = self.cell[self.samples[part]] if self.level.by_cell else np.zeros_like(part)
-        best = np.full(cells, np.inf)
-        import os
-        pen = float(os.environ.get('PEN','1')) + float(os.environ.get('PN','0')) / np.sqrt(np.maximum(np.bincount(cell, minlength=cells), 1))
-        if not self.level.by_cell: pen=pen*float(os.environ.get('PT','1'))
-        elif 'subtree' in self.level.name: pen=pen*float(os.environ.get('PS','1'))
-        least = np.zeros(cells)
+        cells = self.groups.cells
+        cell = self.groups.cell[self.samples[part]]
+        if not self.level.by_cell:
+            cells, cell = 1, np.zeros_like(part)
+        best, least = np.full(cells, np.inf), np.zeros(cells)
         for k in _STRENGTHS:
             after = self.left_out(k, part)
-            gain = weight * (after - before - length * np.log(after / before))
-            score = np.zeros(cells) + np.bincount(cell, gain, cells)  # float if empty too
-            score += pen * np.sqrt(np.bincount(cell, gain * gain, cells))
+            loss = after - before - length * np.log(after / before)
+            score = sums(cell, loss, cells) + np.sqrt(sums(cell, loss * loss, cells))
             better = score < least
             best[better], least[better] = k, score[better]
-        return best if self.level.by_cell else np.full(self.cells, best[0])
+        return best if self.level.by_cell else np.full(self.groups.cells, best[0])
+
+
+def sums(group: Ints, values: Floats, groups: int) -> Floats:
+    """(groups,) sum of the values (s,) of each group (s,)."""
+    # bincount of nothing counts in integers.
+    return np.asarray(np.bincount(group, values, groups), dtype=np.float64)
 
 
 def _ratio(total: Floats, exposure: Floats, otherwise: float) -> Floats:
-    """total / exposure where there is an exposure."""
+    """total / exposure, at least 0, where there is an exposure."""
     ratio = np.full(total.shape, otherwise)
-    np.divide(total, exposure, out=ratio, where=exposure > 1e-9)
-    return np.maximum(ratio, 0.0)
+    # What is left after taking one sample out of a sum can be rounding noise.
+    np.divide(total, exposure, out=ratio, where=exposure > _SMALLEST_MEAN / 2)
+    return np.asarray(np.maximum(ratio, 0.0))

@@ -46,8 +46,6 @@ class LengthGroups:
     cell: Ints
     """(n,) cell of each request: a large group of one origin (job, max_tokens, subtree)."""
     cells: int
-    stratum: Ints
-    """(n,) finer: cells cut by prompt length. Requests of a stratum finish at like times."""
 
     @classmethod
     def build(
@@ -71,18 +69,17 @@ class LengthGroups:
                 part = subtree_of(tree, size)
                 parts.append((f"subtree of {size}", _number(part), False))
                 size = size // _TREE_STEP if size > _TREE_STEP else size - 2
-        binned = [
+        parts += [
             (f"prompt length in {bins}", _number(cell, quantile), True)
             for bins, quantile in _quantiles(cell, prompt_tokens)
         ]
-        parts += binned
         parts.append(("prompt length", _number(cell, prompt_tokens), True))
         place = _place_in(cell)
         parts += [
             (f"arrival in blocks of {block}", _number(cell, place // block), True)
             for block in _ARRIVAL_BLOCKS
         ]
-        return cls(_useful(parts), cell, int(cell.max(initial=-1)) + 1, binned[1][1])
+        return cls(_useful(parts), cell, int(cell.max(initial=-1)) + 1)
 
 
 def subtree_of(tree: PrefixTree, size: int) -> Ints:

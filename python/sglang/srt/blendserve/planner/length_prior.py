@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sglang.srt.blendserve.planner.length_fit import sums
+
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
@@ -42,9 +44,7 @@ class LengthPrior:
         cells, place = np.unique(keys, return_inverse=True)
         count = np.concatenate((self.count * _FADE, np.ones(lengths.size)))
         total = np.concatenate((self.total * _FADE, lengths))
-        return LengthPrior(
-            cells, np.bincount(place, count, cells.size), np.bincount(place, total, cells.size)
-        )
+        return LengthPrior(cells, sums(place, count, cells.size), sums(place, total, cells.size))
 
     def predict(self, prompt_tokens: Ints, max_tokens: Ints) -> Floats:
         """(n,) expected output tokens from prompt length and ``max_tokens`` (n,), shrunk."""
@@ -53,18 +53,18 @@ class LengthPrior:
             return np.minimum(DEFAULT_MEAN, cap)
         wanted = _cell(prompt_tokens, max_tokens)
         mean = np.full(wanted.shape, self.total.sum() / self.count.sum())
-        for key, cells in ((wanted % _STRIDE, self.cells % _STRIDE),
-                           (wanted // _STRIDE, self.cells // _STRIDE),
-                           (wanted, self.cells)):
+        for key, cells in (
+            (wanted % _STRIDE, self.cells % _STRIDE),
+            (wanted // _STRIDE, self.cells // _STRIDE),
+            (wanted, self.cells),
+        ):
             known, place = np.unique(cells, return_inverse=True)
-            count = np.bincount(place, self.count, known.size)
-            total = np.bincount(place, self.total, known.size)
+            count = sums(place, self.count, known.size)
+            total = sums(place, self.total, known.size)
             at = np.minimum(np.searchsorted(known, key), known.size - 1)
             seen = known[at] == key
-            mean = np.where(
-                seen, (total[at] + _SHRINK * mean) / (count[at] + _SHRINK), mean
-            )
-        return np.minimum(np.maximum(mean, 1.0), cap)
+            mean = np.where(seen, (total[at] + _SHRINK * mean) / (count[at] + _SHRINK), mean)
+        return np.asarray(np.minimum(np.maximum(mean, 1.0), cap))
 
 
 _STRIDE = 256
@@ -74,4 +74,4 @@ def _cell(prompt_tokens: Ints, max_tokens: Ints) -> Ints:
     """(n,) feature cell: half octave of ``max_tokens``, then of the prompt length."""
     prompt = np.round(np.log2(np.maximum(prompt_tokens, 1)) * _PER_OCTAVE).astype(np.int64)
     cap = np.round(np.log2(np.maximum(max_tokens, 1)) * _PER_OCTAVE).astype(np.int64)
-    return cap * _STRIDE + prompt
+    return np.asarray(cap * _STRIDE + prompt)

@@ -39,7 +39,8 @@ def bin_of(multiple: Floats) -> Ints:
     """Bin of each multiple x of the mean (any shape)."""
     with np.errstate(divide="ignore"):
         place = np.ceil(np.log2(multiple) * _PER_OCTAVE - 1e-9) + (BINS // 2 - 1)
-    return np.clip(place, 0, BINS - 1).astype(np.int64)
+    bins: Ints = np.clip(place, 0, BINS - 1).astype(np.int64)
+    return bins
 
 
 def _prior_hazards() -> Floats:
@@ -62,7 +63,7 @@ class LengthShape:
     square: Floats
     """(classes,) E[x^2] / E[x]^2."""
     ended: Floats
-    """(classes * (BINS + 1),) 2 * class + P[x <= edge]: ascending, for one search in all classes."""
+    """(classes * (BINS + 1),) 2 * class + P[x <= edge]: ascending, for one search in all."""
 
     @classmethod
     def fit(
@@ -97,7 +98,7 @@ class LengthShape:
         total = np.empty_like(survival)
         total[:, :-1] = np.where(survival[:, :-1] > 1e-12, first / alive, 0)
         total[:, -1] = 0
-        # Where nobody ever got to: as much again as the last bin that somebody reached allows.
+        # Where nobody ever gets to, a little further still.
         np.maximum(total, _EDGES * 1.05, out=total)
         mean = first[:, 0]
         ended = 2.0 * np.arange(survival.shape[0])[:, None] + (1 - survival)
@@ -121,10 +122,7 @@ class LengthShape:
         result: Floats = unit * total * np.maximum(multiple / _EDGES[-1], 1.0)
         return result
 
-
-    def quantile_total(
-        self, classes: Ints, unit: Floats, lived: Floats, levels: Floats
-    ) -> Floats:
+    def quantile_total(self, classes: Ints, unit: Floats, lived: Floats, levels: Floats) -> Floats:
         """(m, q) quantiles at ``levels`` (q,) of d, given d > lived; others as `expected_total`."""
         with np.errstate(divide="ignore"):
             place = np.log2(lived / unit) * _PER_OCTAVE + BINS // 2
@@ -146,12 +144,10 @@ class LengthShape:
         return result
 
 
-def _count(
-    multiple: Floats, classes: Ints, number: int, weights: Floats | None = None
-) -> Floats:
+def _count(multiple: Floats, classes: Ints, number: int, weights: Floats | None = None) -> Floats:
     """(number, BINS) how many fall into each bin, or the sum of their weights."""
     flat = np.bincount(classes * BINS + bin_of(multiple), weights, number * BINS)
-    return flat.reshape(number, BINS).astype(np.float64)
+    return np.asarray(flat, dtype=np.float64).reshape(number, BINS)
 
 
 def _posterior(events: Floats, risk: Floats, prior: Floats, weight: float) -> Floats:

@@ -27,7 +27,7 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 _ROUNDS = 2
-"""Passes of guessing the running requests' lengths and fitting again."""
+"""Passes of guessing the running requests' lengths and fitting again (expectation maximisation)."""
 _CLASS_SIZE = 100
 _CLASSES_PER_CELL = 8
 _UNSEEN_SPREAD = 1.0
@@ -59,14 +59,20 @@ class LengthEstimator:
         belong together. ``prior``: what earlier requests taught. Raises ValueError if the shapes
         do not fit.
         """
-        self._prompt = np.asarray(prompt_tokens, dtype=np.int64)
+        self._prompt: Ints = np.asarray(prompt_tokens, dtype=np.int64)
         self._n = self._prompt.size
-        limit = _shaped("max_tokens", np.asarray(max_tokens, dtype=np.int64), self._n)
-        self._known = _shaped("known", np.asarray(known, dtype=np.bool_), self._n)
-        jobs = np.zeros(self._n, dtype=np.int64) if job is None else np.asarray(job, dtype=np.int64)
+        limit: Ints = np.asarray(max_tokens, dtype=np.int64)
+        self._known: Bools = np.asarray(known, dtype=np.bool_)
+        jobs: Ints = np.zeros_like(limit) if job is None else np.asarray(job, dtype=np.int64)
+        for name, values in (
+            ("prompt_tokens", self._prompt),
+            ("max_tokens", limit),
+            ("known", self._known),
+            ("job", jobs),
+        ):
+            _check_shape(name, values, self._n)
         if tree is not None and tree.requests != self._n:
             raise ValueError(f"tree has {tree.requests} requests, prompt_tokens has {self._n}")
-        jobs = _shaped("job", jobs, self._n)
         self._limit = np.where(limit > 0, limit, np.maximum(context_length - self._prompt, 1))
         self._prior = prior or LengthPrior.empty()
         self._groups = LengthGroups.build(self._prompt, self._limit, 2 * jobs + self._known, tree)
@@ -188,9 +194,11 @@ class LengthEstimator:
     def _running(
         self, running: ArrayLike | None, generated: ArrayLike | None
     ) -> tuple[Ints, Floats]:
-        requests = np.asarray([] if running is None else running, dtype=np.int64)
-        lived = np.asarray([] if generated is None else generated, dtype=np.float64)
-        return requests, _shaped("generated", lived, requests.size)
+        requests: Ints = np.asarray([] if running is None else running, dtype=np.int64)
+        lived: Floats = np.asarray([] if generated is None else generated, dtype=np.float64)
+        _check_shape("running", requests, requests.size)
+        _check_shape("generated", lived, requests.size)
+        return requests, np.maximum(lived, 0.0)
 
     def _fit(self, running: Ints, lived: Floats) -> None:
         """Fit means and shape to the finished and the ``running`` requests (m,)."""
@@ -201,37 +209,19 @@ class LengthEstimator:
         if samples.size == 0:
             return
         seen = self._output[finished]
-        weight = self._likeness(finished, running)
-        import os
-        weight=weight**float(os.environ.get('LIK','0'))
         if finished.size:
-            self._use(
-                fit_lengths(self._groups, self._start, finished, seen, weight),
-                finished, running, lived,
-            )
+            # First the means of what has finished, although those are the short ones: only the
+            # survival curves need them, and curves know the running ones whatever the scale.
+            fit = fit_lengths(self._groups, self._start, finished, seen)
+            self._use(fit, finished, running, lived)
         for _ in range(_ROUNDS if running.size else 0):
             guess = self._shape.expected_total(self._class[running], self._mean[running], lived)
             guess = np.clip(guess, lived + 1, np.maximum(self._upper[running], lived + 1))
-            fit = fit_lengths(
-                self._groups, self._start, samples, np.concatenate((seen, guess)), weight
-            )
+            lengths = np.concatenate((seen, guess))
+            fit = fit_lengths(self._groups, self._start, samples, lengths)
             self._use(fit, finished, running, lived)
         self._fitted = finished.size
         self._finish_fit()
-
-    def _likeness(self, finished: Ints, running: Ints) -> Floats:
-        """(f,) how many waiting requests each finished one stands for: those of its stratum.
-
-        The plan's order decides what finishes first, so most finished requests are unlike those
-        that wait. The few that are like them (from the first wave) must judge what to believe.
-        """
-        stratum = self._groups.stratum
-        waiting = np.bincount(stratum)
-        waiting = waiting - np.bincount(stratum[finished], minlength=waiting.size)
-        waiting -= np.bincount(stratum[running], minlength=waiting.size)
-        count = np.bincount(stratum[finished], minlength=waiting.size)
-        weight: Floats = (waiting + 1.0)[stratum[finished]] / count[stratum[finished]]
-        return weight
 
     def _use(self, fit: LengthFit, finished: Ints, running: Ints, lived: Floats) -> None:
         """Take over the means and fit the shape of the lengths around them."""
@@ -247,9 +237,6 @@ class LengthEstimator:
             lived / self._mean[running],
             self._class[running],
         )
-        # Running requests that outlive their means lengthen them: the curves know by how much.
-        import os
-        if os.environ.get('CAL','0')=='1': self._mean = np.minimum(self._mean * self._shape.mean[self._class], self._upper)
         self._left_out = np.log(self._output[finished] / expected)
 
     def _finish_fit(self) -> None:
@@ -264,13 +251,13 @@ class LengthEstimator:
         self._error_scale = weight * _UNSEEN_SPREAD + (1 - weight) * spread
 
     def _classify(self, cell: Ints, mean: Floats) -> Ints:
-        found = np.searchsorted(self._boundaries, _class_key(cell, mean), side="right") - 1
+        found: Ints = np.searchsorted(self._boundaries, _class_key(cell, mean), side="right") - 1
         return np.maximum(found, 0)
 
 
 def _class_key(cell: Ints, mean: Floats) -> Floats:
     """A number that sorts by cell, then by mean length."""
-    return cell * 64.0 + np.clip(np.log2(mean) + 1, 0, 63)
+    return np.asarray(cell * 64.0 + np.clip(np.log2(mean) + 1, 0, 63))
 
 
 def _class_boundaries(cell: Ints, mean: Floats, cells: int) -> Floats:
@@ -286,7 +273,6 @@ def _class_boundaries(cell: Ints, mean: Floats, cells: int) -> Floats:
     return np.unique(np.concatenate(starts))
 
 
-def _shaped(name: str, values: NDArray[np.generic], n: int) -> NDArray[np.generic]:
+def _check_shape(name: str, values: Ints | Floats | Bools, n: int) -> None:
     if values.shape != (n,):
         raise ValueError(f"{name} must have shape ({n},), got {values.shape}")
-    return values

@@ -45,13 +45,17 @@ class ConfigReader:
                 continue
             least = 0 if default is not None else 1
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ConfigError(f"{self.where}: field {name!r} must be a whole number of at "
-                                  f"least {least}, got {value!r}")
+                raise ConfigError(
+                    f"{self.where}: field {name!r} must be a whole number of at "
+                    f"least {least}, got {value!r}"
+                )
             return value
         if default is None:
             wanted = " or ".join(repr(name) for name in names)
-            raise ConfigError(f"{self.where}: field {wanted} is missing; it is needed to count the "
-                              "model's weights and KV cache bytes")
+            raise ConfigError(
+                f"{self.where}: field {wanted} is missing; it is needed to count the "
+                "model's weights and KV cache bytes"
+            )
         return default
 
     def flag(self, name: str, default: bool = False) -> bool:
@@ -72,8 +76,9 @@ class ConfigReader:
         """Bytes of one element of the model's dtype; 2 where the config does not say."""
         name = (self.text("dtype") or self.text("torch_dtype", "bfloat16")).removeprefix("torch.")
         if name not in _DTYPE_BYTES:
-            raise ConfigError(f"{self.where}: unknown dtype {name!r}; known: "
-                              f"{', '.join(_DTYPE_BYTES)}")
+            raise ConfigError(
+                f"{self.where}: unknown dtype {name!r}; known: {', '.join(_DTYPE_BYTES)}"
+            )
         return _DTYPE_BYTES[name]
 
     def weight_bits(self) -> float:
@@ -115,11 +120,13 @@ def read_attention(config: ConfigReader) -> Attention:
     if config.raw("kv_lora_rank"):
         return _latent_attention(config, hidden, heads)
     if config.raw("head_dim") is None and hidden % heads:
-        raise ConfigError(f"{config.where}: field 'head_dim' is missing and hidden size {hidden} "
-                          f"is not a multiple of {heads} attention heads")
+        raise ConfigError(
+            f"{config.where}: field 'head_dim' is missing and hidden size {hidden} "
+            f"is not a multiple of {heads} attention heads"
+        )
     head_dim = config.integer("head_dim", default=hidden // heads)
-    kv_heads = 1 if config.flag("multi_query") else config.integer(
-        "num_key_value_heads", default=heads
+    kv_heads = (
+        1 if config.flag("multi_query") else config.integer("num_key_value_heads", default=heads)
     )
     kind = config.text("model_type")
     parameters = 2 * hidden * (heads + kv_heads) * head_dim

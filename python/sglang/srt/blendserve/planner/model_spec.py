@@ -138,9 +138,7 @@ class ModelSpec:
         )
 
     @classmethod
-    def from_folder(
-        cls, folder: str | Path, *, kv_dtype_bytes: float | None = None
-    ) -> ModelSpec:
+    def from_folder(cls, folder: str | Path, *, kv_dtype_bytes: float | None = None) -> ModelSpec:
         """Sizes of the model in a Hugging Face folder; its weight files give ``weight_bytes``.
 
         Raises ConfigError if ``config.json`` is missing, is no JSON object, or lacks a field.

@@ -30,7 +30,9 @@ _LEAST_CAP = 256.0
 class Outlook:
     """Expected lengths of n requests for planning, and their spread for memory admission."""
 
-    def __init__(self, lengths: LengthEstimator, max_tokens: Ints, known: NDArray[np.bool_]) -> None:
+    def __init__(
+        self, lengths: LengthEstimator, max_tokens: Ints, known: NDArray[np.bool_]
+    ) -> None:
         """``max_tokens``: (n,) caps, tokens (below 1: none); ``known``: (n,) exact lengths."""
         self.lengths = lengths
         capped = max_tokens > 0
@@ -86,5 +88,4 @@ class Outlook:
         return row
 
     def __len__(self) -> int:
-        return self._fresh.shape[0]
-
+        return int(self._fresh.shape[0])

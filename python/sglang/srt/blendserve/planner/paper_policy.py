@@ -4,7 +4,7 @@ The KV memory is split between the two ends so that the blend in flight is as de
 
     M_L = M (rho_root - rho_R) / (rho_L - rho_R)        M_R = M - M_L
 
-and each end admits a fixed number of prompt tokens per step, what keeps its part of the memory full:
+and each end admits a fixed number of prompt tokens per step: what keeps its part of memory full:
 
     N_L = M_L / (p_L + d_L / 2)      C_L = N_L p_L / d_L      (R likewise)
 

@@ -137,8 +137,7 @@ def replan(
     trie = plan.trie
     if remaining is not None:
         if remaining.shape != (trie.requests,):
-            raise ValueError(f"remaining must have shape ({trie.requests},), "
-                             f"got {remaining.shape}")
+            raise ValueError(f"remaining must have shape ({trie.requests},), got {remaining.shape}")
         trie = trie.restricted(remaining)
     return plan_tree(trie, output_tokens, cost, keep_sharing=keep_sharing, kv_slots=kv_slots)
 

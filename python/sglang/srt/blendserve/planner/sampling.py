@@ -63,7 +63,9 @@ def sample_wave(
             extra.append(_evenly(members, min(per_subtree, members.size)))
     chosen = np.concatenate(extra)
     chosen = chosen[np.sort(np.unique(chosen, return_index=True)[1])]
-    output = np.where(limit[chosen] > 0, np.minimum(limit[chosen], expected_tokens), expected_tokens)
+    output = np.where(
+        limit[chosen] > 0, np.minimum(limit[chosen], expected_tokens), expected_tokens
+    )
     within = int(np.searchsorted(np.cumsum(prompt[chosen] + output), max_tokens_budget, "right"))
     return chosen[: max(within, 1)]
 

@@ -307,7 +307,8 @@ class Step:
         assert self.pool.outlook is not None
         if not request.generated:
             return self.pool.outlook.fresh(request.index)
-        return self.pool.outlook.remaining([request.index], [float(request.generated)])[0]
+        left = self.pool.outlook.remaining([request.index], [float(request.generated)])
+        return np.asarray(left[0], dtype=np.float64)
 
     def _keep_going(self) -> None:
         """With an idle engine something must start, whatever the predictions say."""

@@ -190,9 +190,7 @@ def _split(
     token, space = token[by_token], space[by_token]
     ended = token == np.iinfo(np.int64).min
     new = np.ones(rows.size, dtype=np.bool_)
-    new[1:] = (
-        (np.diff(group) != 0) | (np.diff(space) != 0) | (token[1:] != token[:-1]) | ended[1:]
-    )
+    new[1:] = (np.diff(group) != 0) | (np.diff(space) != 0) | (token[1:] != token[:-1]) | ended[1:]
     first = np.flatnonzero(new)
     size = np.diff(first, append=rows.size)
     leaf_parent[rows] = ids[group]  # a later split overwrites this for those that go on

@@ -8,14 +8,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from sgl_kernel import native
 from sgl_kernel.attention import paged_attention
 from sglang.srt.layers.attention.base_attn_backend import AttentionBackend
 from sglang.srt.layers.radix_attention import AttentionType
 from sglang.srt.mem_cache.memory_pool import KVWriteLoc
 
+from sgl_kernel import native
 
-class BlendCpuAttention(AttentionBackend):  # type: ignore[misc]  # sglang has no type information
+
+class BlendCpuAttention(AttentionBackend):
     """Writes new keys and values into the pool, then attends to it, for decode, extend and mixed
     batches alike: they differ in the number of new tokens per sequence only."""
 

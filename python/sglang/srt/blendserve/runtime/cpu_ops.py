@@ -17,7 +17,6 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from sgl_kernel import native
 from sglang.srt.layers.activation import SiluAndMul
 from sglang.srt.layers.layernorm import RMSNorm
 from sglang.srt.layers.linear import LinearBase
@@ -25,6 +24,8 @@ from sglang.srt.layers.logits_processor import LogitsProcessor, should_apply_lm_
 from sglang.srt.layers.quantization.unquant import UnquantizedLinearMethod
 from sglang.srt.layers.rotary_embedding.base import RotaryEmbedding
 from sglang.srt.layers.rotary_embedding.utils import apply_rotary_emb
+
+from sgl_kernel import native
 
 SWITCH = "BLENDSERVE_CPU_OPS"
 """Environment variable: 0 leaves all of a model's modules as SGLang made them."""
@@ -45,17 +46,18 @@ def _switch(module: torch.nn.Module, kernels: ModuleType) -> bool:
         return kernels.has_linear() and _switch_linear(module, kernels)
     if isinstance(module, LogitsProcessor):
         return kernels.has_linear() and _switch_logits(module, kernels)
-    stock = getattr(module, "_forward_method", None)
+    stock: Any = getattr(module, "_forward_method", None)
     if getattr(stock, "__name__", "") != "forward_native":
         return False
     if type(module) is RMSNorm and _plain_norm(module):
-        module._forward_method = partial(_rms_norm, module, kernels.rms_norm, stock)
+        forward: Any = partial(_rms_norm, module, kernels.rms_norm, stock)
     elif type(module) is SiluAndMul:
-        module._forward_method = partial(_silu_and_mul, kernels.silu_and_mul, stock)
+        forward = partial(_silu_and_mul, kernels.silu_and_mul, stock)
     elif isinstance(module, RotaryEmbedding) and _plain_rotary(module):
-        module._forward_method = partial(_rotary, module, kernels.rotary, stock)
+        forward = partial(_rotary, module, kernels.rotary, stock)
     else:
         return False
+    module._forward_method = forward
     return True
 
 
@@ -89,7 +91,10 @@ def _rms_norm(
         and x.stride(1) == 1
         and x.shape[1] == weight.shape[0]
         # A float32 weight times a rounded row is float32 in torch, which the kernel does not give.
-        and (weight.dtype == x.dtype or (weight.dtype == torch.float32 and not norm.cast_x_before_out_mul))
+        and (
+            weight.dtype == x.dtype
+            or (weight.dtype == torch.float32 and not norm.cast_x_before_out_mul)
+        )
         and (residual is None or (residual.dtype == x.dtype and residual.is_contiguous()))
     )
     if not fits:
@@ -145,7 +150,7 @@ def _rotary(
 # ---- linear layers -----------------------------------------------------------------------------
 
 
-class CpuLinearMethod(UnquantizedLinearMethod):  # type: ignore[misc]  # sglang has no types
+class CpuLinearMethod(UnquantizedLinearMethod):
     """SGLang's unquantised linear layer with bf16 products that read each weight once, in order."""
 
     def __init__(self, kernel: Callable[..., torch.Tensor]) -> None:

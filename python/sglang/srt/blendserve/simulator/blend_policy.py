@@ -1,4 +1,4 @@
-"""BlendServe's own planner behind the fast step model: the policy code that SGLang's scheduler runs."""
+"""BlendServe's planner behind the fast step model: the code that SGLang's scheduler runs."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from sglang.srt.blendserve.simulator.calibration import Calibration
 from sglang.srt.blendserve.simulator.step_cost import StepCost, replica_model
 
 MEMORY_SHARE = 0.9
-"""Share of the device's memory for weights and KV cache; the rest is activations and the runtime."""
+"""Share of the device's memory for weights and KV cache; the rest is for everything else."""
 
 
 @dataclass(frozen=True, slots=True)

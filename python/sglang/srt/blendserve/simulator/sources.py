@@ -135,11 +135,11 @@ def _read(name: str, text: str, where: str) -> Source:
         raise SourceError(f"{where}: no rows below the header")
     names = {p: i for i, p in enumerate(dict.fromkeys(r[2] for r in rows if r[2]))}
 
-    def column(place: int) -> Ints:
+    def values(place: int) -> Ints:
         return np.array([row[place] for row in rows], dtype=np.int64)
 
     prefix_number = np.array([names.get(row[2], -1) for row in rows], dtype=np.int64)
-    return Source(name, column(0), column(1), prefix_number, column(3))
+    return Source(name, values(0), values(1), prefix_number, values(3))
 
 
 def _integers(row: dict[str, str], where: str) -> Callable[[str, int], int]:

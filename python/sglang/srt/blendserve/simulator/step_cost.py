@@ -67,7 +67,7 @@ class StepCost:
     def of(
         cls, cost: CostModel, calibration: Calibration, engine: str, scale: float = 1
     ) -> StepCost:
-        """Costs of ``cost``, which is that of the replica already; ``scale`` is for the overhead."""
+        """Costs of ``cost``, that of the replica already; ``scale`` is for the overhead."""
         if engine not in ENGINES:
             raise ValueError(f"unknown engine {engine!r}; known: {', '.join(ENGINES)}")
         model, device = cost.model, cost.device

@@ -18,7 +18,7 @@ Ints = NDArray[np.int64]
 Tokens = NDArray[np.int32]
 
 FIRST_TOKEN, LAST_TOKEN = 1000, 30_000
-"""Random token ids lie between these, inside every model's vocabulary and above its special ones."""
+"""Random token ids lie between these, inside every model's vocabulary, above its special ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,8 @@ class Workload:
         n = self.prompt_tokens.size
         for name in ("output_tokens", "max_tokens", "prefix", "prefix_tokens", "source"):
             assert getattr(self, name).shape == (n,), f"{name} must have shape ({n},)"
-        assert (self.prompt_tokens >= 1).all() and (self.output_tokens >= 1).all(), "empty request"
+        assert (self.prompt_tokens >= 1).all(), "empty prompt"
+        assert (self.output_tokens >= 1).all(), "empty output"
         assert (self.output_tokens <= self.max_tokens).all(), "an output is longer than its cap"
         assert (self.prefix_tokens < self.prompt_tokens).all(), "a prefix is the whole prompt"
 
