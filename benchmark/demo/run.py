@@ -101,7 +101,9 @@ def read_answers(path: Path) -> dict[str, str]:
     for text in path.read_text(encoding="utf-8").splitlines():
         entry = json.loads(text)
         choice = entry["response"]["body"]["choices"][0]
-        texts[entry["custom_id"]] = choice.get("text") or choice["message"]["content"]
+        texts[entry["custom_id"]] = (
+            choice["text"] if "text" in choice else choice["message"]["content"]
+        )
     return texts
 
 
