@@ -44,6 +44,9 @@ LEARN_LEAST = 32
 DRIFT = 0.1
 """Plan again when predictions have moved the remaining work by this share."""
 
+LEAST_ENDED = 4096
+"""Ended requests that may be kept for what their prompts tell about lengths."""
+
 GROWTH = 0.25
 """Plan again once this share of the planned requests has newly arrived: the total planning time
 then stays proportional to the last plan's."""
@@ -212,6 +215,7 @@ class RequestPool:
 
     def make_plan(self) -> None:
         """Plan everything that waits, with the lengths as they are predicted now."""
+        self._drop_ended()
         everything = self._all
         tree = PrefixTree.build(
             [r.prompt for r in everything],
@@ -243,6 +247,30 @@ class RequestPool:
         self._above = (leaf_parent.tolist(), tree.parent.tolist(), tree.depth.tolist())
         self._plan_waiting(tree)
         self._draw_sample(tree)
+
+    def _drop_ended(self) -> None:
+        """Number the requests anew without the ended ones, once these are the most.
+
+        Otherwise a pool that never runs empty would grow for ever. What their lengths taught
+        stays as the prior.
+        """
+        ended = len(self._all) - len(self._by_rid)
+        if ended < LEAST_ENDED or 2 * ended < len(self._all):
+            return
+        if self.lengths is not None:
+            self._prior = self.lengths.prior()
+        waiting, sample = self._waiting, set(self._sample)
+        running = self.running
+        self._all = [request for request in self._all if request.rid in self._by_rid]
+        self._waiting, self._sample, self._finished = set(), [], []
+        self._sampled = sum(request.index < self._sampled for request in self._all)
+        for place, request in enumerate(self._all):
+            if request.index in waiting:
+                self._waiting.add(place)
+            if request.index in sample:
+                self._sample.append(place)
+            request.index = place
+        self._running = {request.index: request for request in running}
 
     def _draw_sample(self, tree: PrefixTree) -> None:
         """Choose which of the requests that arrived since the last sample run first."""
@@ -389,6 +417,7 @@ class RequestPool:
                     self._count_rest(request, -1.0)
             else:
                 self._returned.remove(request)
+        request.payload = None
         if not self._by_rid:
             # Everything is done: start afresh, but remember what lengths look like here.
             if self.lengths is not None:

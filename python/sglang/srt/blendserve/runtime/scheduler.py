@@ -233,10 +233,10 @@ class BlendScheduler(upstream.Scheduler):
         for request in self.pool.select(
             lambda r: recv_req.abort_all or r.rid.startswith(recv_req.rid)
         ):
-            self.pool.forget(request)
             self.ipc_channels.send_to_tokenizer.send_output(
                 AbortReq(rid=request.rid), request.payload
             )
+            self.pool.forget(request)
 
     def on_idle(self) -> None:
         if self.step_recorder is not None:
