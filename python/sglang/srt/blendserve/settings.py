@@ -25,13 +25,14 @@ class Settings:
     """How the policy works. Every field is a flag ``--blendserve-<name>``."""
 
     pace: str = field(
-        default="balance",
+        default="auto",
         metadata={
-            "choices": ("balance", "ratio", "fixed", "paper"),
-            "help": "How much prompt a step computes: 'balance' as much as its memory traffic "
-            "hides, 'ratio' holds compute : memory at the ratio of all remaining work, 'fixed' "
-            "always fills --chunked-prefill-size, 'paper' uses the paper's memory partition and "
-            "budgets.",
+            "choices": ("auto", "balance", "ratio", "fixed", "paper"),
+            "help": "How much prompt a step computes: 'balance' as much as the step's memory "
+            "traffic hides, 'ratio' holds compute : memory at the ratio of all remaining work, "
+            "'fixed' always fills --chunked-prefill-size, 'paper' is the paper's partition of "
+            "the memory with its fixed budgets. 'auto' is 'fixed' on a CPU, which runs compute "
+            "and memory traffic one after the other, and 'balance' elsewhere.",
         },
     )
     keep_sharing: float = field(

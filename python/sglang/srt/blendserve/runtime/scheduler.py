@@ -83,9 +83,10 @@ class BlendScheduler(upstream.Scheduler):
 
     def _make_step_policy(self, settings: Settings) -> StepPolicy:
         chunk = self.chunked_prefill_size or self.max_prefill_tokens
+        automatic = "fixed" if self.device == "cpu" else "balance"
         return make_step_policy(
             self.pool,
-            settings.pace,
+            automatic if settings.pace == "auto" else settings.pace,
             max_tokens=chunk,
             # Without mixing, a prefill holds up every decode: do it seldom and in full chunks.
             min_tokens=self.page_size if self.is_mixed_chunk else chunk,
