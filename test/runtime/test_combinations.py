@@ -86,8 +86,16 @@ def stock(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> dict[st
 
 
 COMBINATIONS: dict[str, dict[str, Any]] = {
-    "overlap schedule, mixed chunk, small pool": {"max_total_tokens": 900},
-    "no overlap schedule, page 16": {"disable_overlap_schedule": True, "page_size": 16},
+    "overlap schedule, mixed chunk, small pool": {
+        "max_total_tokens": 900,
+        "blendserve_mixed_chunk": "on",
+        "blendserve_pace": "ratio",
+    },
+    "no overlap schedule, page 16": {
+        "disable_overlap_schedule": True,
+        "page_size": 16,
+        "blendserve_mixed_chunk": "on",
+    },
     "prefill and decode apart": {"blendserve_mixed_chunk": "off"},
     # Without chunks SGLang sets memory aside for the longest prompt: more than small machines have.
     "prompts in one piece": {"chunked_prefill_size": -1, "mem_fraction_static": 0.5},

@@ -67,7 +67,8 @@ def _settings_from_keywords(
     """Around ``ServerArgs.__init__``: take our settings out, apply the policy's defaults."""
     settings = _from_command_line.get() or Settings.take_from(kwargs)
     chosen = kwargs.get("schedule_policy") == POLICY
-    if chosen and settings.mixed_chunk == "auto":
+    native = kwargs.get("attention_backend") == "torch_native"
+    if chosen and (settings.mixed_chunk == "on" or (settings.mixed_chunk == "auto" and not native)):
         kwargs["enable_mixed_chunk"] = True
     if chosen and not kwargs.get("enable_int8_mamba_checkpoint"):  # takes SGLang's own cache only
         kwargs["radix_cache_backend"] = kwargs.get("radix_cache_backend") or POLICY

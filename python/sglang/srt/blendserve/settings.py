@@ -42,9 +42,11 @@ class Settings:
     mixed_chunk: str = field(
         default="auto",
         metadata={
-            "choices": ("auto", "off"),
-            "help": "'auto' computes prompts in the same forward as the decodes wherever SGLang "
-            "can (--enable-mixed-chunk); 'off' leaves SGLang's own setting.",
+            "choices": ("auto", "on", "off"),
+            "help": "Whether prompts are computed in the same forward as the decodes "
+            "(--enable-mixed-chunk). 'auto' does so but with the attention backend torch_native, "
+            "whose mixed step computes every decoding request's whole context again; 'off' leaves "
+            "SGLang's own setting.",
         },
     )
     online_share: float = field(
