@@ -9,6 +9,7 @@ stay inside functions. It is the only place that touches SGLang's hooks and regi
 - the prefix cache ``--radix-cache-backend blendserve``, which the policy uses if no other is given
 - the offline mark on list calls of ``Engine.generate``
 - the batch API in ``launch_server`` (`batch.hooks`)
+- the attention backend ``blend_cpu``, which ``--device cpu`` uses if no other is given
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ def register() -> None:
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
     from sglang.srt.blendserve.batch import hooks as batch_api
+    from sglang.srt.blendserve.runtime.cpu_attention import register_cpu_attention
     from sglang.srt.blendserve.runtime.radix_cache import create_cache
     from sglang.srt.blendserve.runtime.scheduler import BlendScheduler
 
@@ -58,6 +60,7 @@ def register() -> None:
         "sglang.srt.managers.scheduler.Scheduler", BlendScheduler, HookType.REPLACE
     )
     register_radix_cache_backend(POLICY, create_cache)
+    register_cpu_attention()
     batch_api.register()
 
 
