@@ -26,10 +26,13 @@ BATCH = HERE / "demo.jsonl"
 MODEL = "SmolLM2-135M-Instruct"
 SEED = 20260101
 
+MMLU_QUESTIONS = 12
+"""Of each subject."""
 MMLU_MAX_TOKENS = 4
+GSM8K_QUESTIONS = 32
 GSM8K_EXAMPLES = 5
 GSM8K_MAX_TOKENS = 96
-WRITING_MAX_TOKENS = 320
+WRITING_MAX_TOKENS = 256
 
 Line = dict[str, Any]
 """One line of an OpenAI batch file."""
@@ -52,7 +55,8 @@ def mmlu() -> Iterator[Line]:
         )
         topic = subject.replace("_", " ")
         opening = f"The following are multiple choice questions (with answers) about {topic}.\n\n"
-        for index, row in enumerate(row for row in mine if row["split"] == "test"):
+        questions = [row for row in mine if row["split"] == "test"][:MMLU_QUESTIONS]
+        for index, row in enumerate(questions):
             text = opening + examples + mmlu_question(row)
             yield chat(f"mmlu-{subject}-{index:02d}", text, MMLU_MAX_TOKENS)
 
@@ -70,7 +74,8 @@ def gsm8k() -> Iterator[Line]:
         f"Question: {row['question']}\nAnswer: {row['answer']}\n\n"
         for row in [row for row in rows if row["split"] == "train"][:GSM8K_EXAMPLES]
     )
-    for index, row in enumerate(row for row in rows if row["split"] == "test"):
+    questions = [row for row in rows if row["split"] == "test"][:GSM8K_QUESTIONS]
+    for index, row in enumerate(questions):
         body = {
             "model": MODEL,
             "prompt": f"{examples}Question: {row['question']}\nAnswer:",
