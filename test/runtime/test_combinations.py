@@ -87,7 +87,7 @@ def stock(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> dict[st
 
 COMBINATIONS: dict[str, dict[str, Any]] = {
     "overlap schedule, mixed chunk, small pool": {
-        "max_total_tokens": 900,
+        "max_total_tokens": 1500,
         "blendserve_mixed_chunk": "on",
         "blendserve_pace": "ratio",
     },

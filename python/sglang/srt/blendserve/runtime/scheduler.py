@@ -135,6 +135,8 @@ class BlendScheduler(upstream.Scheduler):
         if not self.waiting_queue and not self._online_chunk():
             self._feed(running_batch)
         try:
+            if self._must_decode_first(running_batch):
+                return None, running_batch
             return super()._get_new_batch_prefill_raw(
                 prefill_delayer_single_pass=prefill_delayer_single_pass,
                 running_batch=running_batch,
@@ -142,6 +144,17 @@ class BlendScheduler(upstream.Scheduler):
         finally:
             self.chunked_prefill_size = stock_chunk
             self._take_back()
+
+    def _must_decode_first(self, running_batch: ScheduleBatch) -> bool:
+        """Whether going on with a partly computed prompt could leave the decodes no slots.
+
+        SGLang makes sure of them, by retraction, in a step of decodes alone and not in a mixed one.
+        """
+        running = len(running_batch.reqs)
+        if not (self.is_mixed_chunk and running and self.chunked_req is not None):
+            return False
+        free = self.token_to_kv_pool_allocator.available_size() + self.tree_cache.evictable_size()
+        return bool(free < (self.chunked_prefill_size or 0) + (running + 1) * self.page_size)
 
     def _note_progress(self) -> None:
         """See how far the requests in flight are, and which have left."""
