@@ -56,7 +56,8 @@ class FullRun:
             "engine": machine.steps.engine,
             "scale": machine.scale,
             "kv_slots": round(machine.kv_slots * machine.scale),
-            "context": 1 << 20,
+            # SGLang keeps a table of max_running x context slots: no longer than it must be.
+            "context": int((self.replica.prompt_tokens + self.replica.max_tokens).max()) + 64,
             "max_running": MAX_RUNNING,
         }
 

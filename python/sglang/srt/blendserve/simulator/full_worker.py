@@ -184,6 +184,8 @@ def add_requests(
                     rid=rid,
                     input_text="",
                     input_ids=array("q", prompt.tolist()),
+                    input_embeds=None,
+                    token_type_ids=None,
                     mm_inputs=None,
                     sampling_params=parameters,
                     return_logprob=False,
