@@ -3,7 +3,7 @@
 The ``run`` command applies this by itself. For ``launch_server`` or `sglang.Engine`, set
 `ENVIRONMENT` before sglang is imported and give the flags of `server_flags`:
 
-    export SGLANG_USE_CPU_ENGINE=1 TORCHDYNAMO_DISABLE=1 OMP_NUM_THREADS=1
+    export SGLANG_USE_CPU_ENGINE=1 TORCHDYNAMO_DISABLE=1 SGLANG_NCCL_SO_PATH=none OMP_NUM_THREADS=1
     python -m sglang.launch_server --model-path M --schedule-policy blendserve --device cpu \\
         --attention-backend torch_native --sampling-backend pytorch \\
         --grammar-backend llguidance --cuda-graph-backend-decode disabled \\
@@ -22,6 +22,9 @@ ENVIRONMENT = {
     # SGLang compiles a few small functions (repetition penalties) on first use. Here that takes
     # 40 seconds and a C++ compiler, and a scheduler that finds none ends.
     "TORCHDYNAMO_DISABLE": "1",
+    # torch brings the NCCL library along, and a tensor parallel rank that finds it takes its
+    # device for a GPU and ends. No such file: the ranks use torch's gloo.
+    "SGLANG_NCCL_SO_PATH": "none",
 }
 
 MAX_TOTAL_TOKENS = 65_536

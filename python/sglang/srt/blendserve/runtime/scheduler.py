@@ -23,13 +23,16 @@ from sglang.srt.blendserve.planner.cost_model import CostModel
 from sglang.srt.blendserve.planner.model_spec import ModelSpec
 from sglang.srt.blendserve.planner.policies import make_step_policy
 from sglang.srt.blendserve.planner.request_pool import PoolRequest, RequestPool
+from sglang.srt.blendserve.planner.sm_split import WholeChunks
 from sglang.srt.blendserve.planner.step_policy import EngineState, StepPolicy
 from sglang.srt.blendserve.runtime.cpu_paging import use_torch_paging
 from sglang.srt.blendserve.runtime.device import this_device
+from sglang.srt.blendserve.runtime.lanes import make_lanes
+from sglang.srt.blendserve.runtime.overlap_loop import OverlapLoop
 from sglang.srt.blendserve.runtime.prefill_adder import BlendPrefillAdder, offline_request
 from sglang.srt.blendserve.runtime.radix_cache import BlendRadixCache
 from sglang.srt.blendserve.runtime.step_record import StepRecorder
-from sglang.srt.blendserve.runtime.step_sinks import step_sinks
+from sglang.srt.blendserve.runtime.step_sinks import lane_trace, step_sinks
 from sglang.srt.blendserve.settings import POLICY, Settings
 
 logger = logging.getLogger(__name__)
@@ -46,6 +49,8 @@ class BlendScheduler(upstream.Scheduler):
 
     chunked_prefill_size: int | None
     waiting_queue: list[Req]
+    overlap: OverlapLoop | None = None
+    """Set while two lanes run (``--blendserve-overlap``)."""
 
     def __new__(cls, server_args: Any, *args: Any, **kwargs: Any) -> Any:
         if server_args.schedule_policy != POLICY:
@@ -61,16 +66,21 @@ class BlendScheduler(upstream.Scheduler):
         settings: Settings = self.server_args.blendserve
         cost = CostModel(
             ModelSpec.from_folder(self.server_args.model_path),
-            this_device(self.device, settings.device, self.ps.tp_size),
+            this_device(
+                self.device, settings.device, self.ps.attn_tp_size, self.attn_tp_cpu_group
+            ),
         )
         self.pool = RequestPool(cost, self.max_total_num_tokens, keep_sharing=settings.keep_sharing)
-        self.step_policy = self._make_step_policy(settings)
         self.online_share = settings.online_share
         self._passes_since_arrival = 0
         if self.device == "cpu":
             use_torch_paging()
         if isinstance(self.tree_cache, BlendRadixCache):
             self.tree_cache.follow(self.pool)
+        if settings.overlap == "chunks":
+            # SGLang starts PD multiplexing without chunks only; its chunk logic works all the same.
+            self.chunked_prefill_size = settings.overlap_chunk
+        self.step_policy = self._make_step_policy(settings)
         self.retractions = 0
         sinks = step_sinks(self, settings.trace)
         self.step_recorder = StepRecorder(self, sinks) if sinks else None
@@ -83,13 +93,22 @@ class BlendScheduler(upstream.Scheduler):
 
     def _make_step_policy(self, settings: Settings) -> StepPolicy:
         chunk = self.chunked_prefill_size or self.max_prefill_tokens
+        if settings.overlap != "off" and settings.pace == "auto":
+            return StepPolicy(
+                self.pool,
+                WholeChunks(settings.overlap_chunk),
+                max_tokens=settings.overlap_chunk,
+                whole_prompts=self.chunked_prefill_size is None,
+            )
         automatic = "fixed" if self.device == "cpu" else "balance"
         return make_step_policy(
             self.pool,
             automatic if settings.pace == "auto" else settings.pace,
             max_tokens=chunk,
             # Without mixing, a prefill holds up every decode: do it seldom and in full chunks.
-            min_tokens=self.page_size if self.is_mixed_chunk else chunk,
+            min_tokens=(
+                self.page_size if self.is_mixed_chunk or settings.overlap != "off" else chunk
+            ),
             whole_prompts=self.chunked_prefill_size is None,
         )
 
@@ -151,7 +170,8 @@ class BlendScheduler(upstream.Scheduler):
         SGLang makes sure of them, by retraction, in a step of decodes alone and not in a mixed one.
         """
         running = len(running_batch.reqs)
-        if not (self.is_mixed_chunk and running and self.chunked_req is not None):
+        side_by_side = self.is_mixed_chunk or self.overlap is not None
+        if not (side_by_side and running and self.chunked_req is not None):
             return False
         free = self.token_to_kv_pool_allocator.available_size() + self.tree_cache.evictable_size()
         return bool(free < (self.chunked_prefill_size or 0) + (running + 1) * self.page_size)
@@ -236,14 +256,32 @@ class BlendScheduler(upstream.Scheduler):
             self.pool.put_back(req.blendserve)
 
     def run_batch(self, batch: ScheduleBatch, *args: Any, **kwargs: Any) -> Any:
-        if self.step_recorder is not None:
+        if self.step_recorder is not None and not batch.split_index:  # not again for more layers
             self.step_recorder.launched(batch)
         return super().run_batch(batch, *args, **kwargs)
+
+    # --- two lanes (``--blendserve-overlap``) ------------------------------------------------------
+
+    def init_pdmux(self) -> None:
+        # Before the model is loaded: its CUDA graphs are captured on these streams.
+        self.lanes = make_lanes(
+            self.device, self.ps.gpu_id, self.server_args.blendserve.overlap_sm
+        )
+
+    def event_loop_pdmux(self) -> None:
+        self.overlap = OverlapLoop(self, self.lanes, lane_trace(self))
+        self.overlap.run()
+
+    def get_num_allocatable_reqs(self, running_bs: int) -> int:
+        joining = 0 if self.overlap is None else self.overlap.joining_requests
+        return int(super().get_num_allocatable_reqs(running_bs + joining))
 
     # --- abort, idle, state ----------------------------------------------------------------------
 
     def abort_request(self, recv_req: AbortReq) -> None:
         super().abort_request(recv_req)
+        if self.overlap is not None:
+            self.overlap.abort(recv_req)
         for request in self.pool.select(
             lambda r: recv_req.abort_all or r.rid.startswith(recv_req.rid)
         ):
@@ -260,6 +298,8 @@ class BlendScheduler(upstream.Scheduler):
         super().on_idle()
 
     def is_fully_idle(self, for_health_check: bool = False) -> bool:
+        if self.overlap is not None and self.overlap.busy:
+            return False
         return super().is_fully_idle(for_health_check) and len(self.pool) == 0
 
     def get_internal_state(self, recv_req: Any) -> Any:
@@ -274,6 +314,7 @@ class BlendScheduler(upstream.Scheduler):
             "sharing_optimum": None if plan is None else plan.sharing_optimum,
             "optimum_seconds": None if plan is None else plan.optimum_seconds,
             "density": [] if plan is None else _sampled(plan.density),
+            "lanes": None if self.overlap is None else self.overlap.state(),
         }
         return output
 
