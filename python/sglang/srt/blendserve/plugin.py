@@ -9,6 +9,7 @@ stay inside functions. It is the only place that touches SGLang's hooks and regi
 - the prefix cache ``--radix-cache-backend blendserve``, which the policy uses if no other is given
 - the offline mark on list calls of ``Engine.generate``
 - the batch API in ``launch_server`` (`batch.hooks`)
+- the start of PD multiplexing, which SGLang 0.5.17 gets wrong (`runtime.pdmux`)
 - the attention backend ``blend_cpu``, which ``--device cpu`` uses if no other is given
 """
 
@@ -44,6 +45,7 @@ def register() -> None:
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
     from sglang.srt.blendserve.batch import hooks as batch_api
+    from sglang.srt.blendserve.runtime import pdmux
     from sglang.srt.blendserve.runtime.cpu_attention import register_cpu_attention
     from sglang.srt.blendserve.runtime.radix_cache import create_cache
     from sglang.srt.blendserve.runtime.scheduler import BlendScheduler
@@ -61,6 +63,7 @@ def register() -> None:
     )
     register_radix_cache_backend(POLICY, create_cache)
     register_cpu_attention()
+    pdmux.register_repair()
     batch_api.register()
 
 
@@ -68,10 +71,15 @@ def _settings_from_keywords(
     original: Callable[..., None], server_args: Any, *args: Any, **kwargs: Any
 ) -> None:
     """Around ``ServerArgs.__init__``: take our settings out, apply the policy's defaults."""
+    from sglang.srt.blendserve.runtime import pdmux
+
     settings = _from_command_line.get() or Settings.take_from(kwargs)
     chosen = kwargs.get("schedule_policy") == POLICY
     native = kwargs.get("attention_backend") == "torch_native"
-    if chosen and (settings.mixed_chunk == "on" or (settings.mixed_chunk == "auto" and not native)):
+    if chosen:
+        pdmux.apply_flags(kwargs, settings)
+    apart = native or settings.overlap != "off"
+    if chosen and (settings.mixed_chunk == "on" or (settings.mixed_chunk == "auto" and not apart)):
         kwargs["enable_mixed_chunk"] = True
     if chosen and not kwargs.get("enable_int8_mamba_checkpoint"):  # takes SGLang's own cache only
         kwargs["radix_cache_backend"] = kwargs.get("radix_cache_backend") or POLICY

@@ -49,6 +49,31 @@ class Settings:
             "SGLang's own setting.",
         },
     )
+    overlap: str = field(
+        default="off",
+        metadata={
+            "choices": ("off", "layers", "chunks"),
+            "help": "Run prefill and decode at once, on two CUDA streams of one GPU (SGLang's PD "
+            "multiplexing with a loop of our own). 'layers' computes prompts whole, some layers at "
+            "a time; 'chunks' may also cut a prompt after --blendserve-overlap-chunk tokens. "
+            "Either replaces mixed chunks and SGLang's overlap schedule. Unproven on a GPU.",
+        },
+    )
+    overlap_chunk: int = field(
+        default=2048,
+        metadata={
+            "help": "Prompt tokens that one prefill beside the decodes computes (with 'layers', "
+            "about: prompts stay whole)."
+        },
+    )
+    overlap_sm: str = field(
+        default="auto",
+        metadata={
+            "help": "Division of the GPU's SMs between the two: 'auto' follows the work that is "
+            "left and measured times, 'shared' lets both use all of them, decode first, and a "
+            "number is prefill's SMs."
+        },
+    )
     online_share: float = field(
         default=0.25,
         metadata={
@@ -86,6 +111,12 @@ class Settings:
             if not 0.0 <= getattr(self, name) <= 1.0:
                 flag = name.replace("_", "-")
                 raise ValueError(f"--blendserve-{flag} {getattr(self, name)}: must lie in [0, 1]")
+        if self.overlap_chunk < 1:
+            raise ValueError(f"--blendserve-overlap-chunk {self.overlap_chunk}: at least 1")
+        if self.overlap_sm not in ("auto", "shared") and not self.overlap_sm.isdecimal():
+            raise ValueError(
+                f"--blendserve-overlap-sm {self.overlap_sm!r}: auto, shared or a number of SMs"
+            )
         if self.trace and not (folder := Path(self.trace).absolute().parent).is_dir():
             raise ValueError(
                 f"--blendserve-trace {self.trace}: there is no folder {folder}; create it first"

@@ -48,6 +48,11 @@ def check(server_args: ServerArgs) -> None:
             "prompts that come back from host memory are not in the plan's cost",
         ),
         (
+            server_args.enable_pdmux and server_args.blendserve.overlap == "off",
+            "--enable-pdmux",
+            "its loop is replaced under this policy; give --blendserve-overlap layers instead",
+        ),
+        (
             server_args.disable_radix_cache,
             "--disable-radix-cache",
             "the policy exists to keep prefix sharing, which needs the radix cache",

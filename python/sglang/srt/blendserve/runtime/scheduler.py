@@ -260,13 +260,12 @@ class BlendScheduler(upstream.Scheduler):
             self.step_recorder.launched(batch)
         return super().run_batch(batch, *args, **kwargs)
 
-    # --- two lanes (``--blendserve-overlap``) ------------------------------------------------------
+    # --- two lanes (``--blendserve-overlap``) ----------------------------------------------------
 
     def init_pdmux(self) -> None:
         # Before the model is loaded: its CUDA graphs are captured on these streams.
-        self.lanes = make_lanes(
-            self.device, self.ps.gpu_id, self.server_args.blendserve.overlap_sm
-        )
+        args = self.server_args
+        self.lanes = make_lanes(args.device, self.ps.gpu_id, args.blendserve.overlap_sm)
 
     def event_loop_pdmux(self) -> None:
         self.overlap = OverlapLoop(self, self.lanes, lane_trace(self))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sglang.srt.blendserve.runtime.metrics import BlendMetrics
+from sglang.srt.blendserve.runtime.overlap_trace import LaneTrace, lane_path
 from sglang.srt.blendserve.runtime.step_record import StepSink
 from sglang.srt.blendserve.runtime.step_trace import StepTrace, rank_path
 
@@ -22,9 +24,19 @@ def step_sinks(scheduler: BlendScheduler, trace: str) -> list[StepSink]:
     if metrics.current_scheduler_metrics_enabled:
         sinks.append(BlendMetrics(metrics.collector))
     if trace:
-        ps = scheduler.ps
-        dp_rank = ps.dp_rank if ps.dp_size > 1 else None
-        path = rank_path(trace, tp_rank=ps.tp_rank, tp_size=ps.tp_size, dp_rank=dp_rank)
+        path = _trace_path(scheduler, trace)
         sinks.append(StepTrace(path))
         logger.info("BlendServe writes one row per step to %s", path)
     return sinks
+
+
+def lane_trace(scheduler: BlendScheduler) -> LaneTrace | None:
+    """The file of what ran on the two lanes, beside the trace file if one is named."""
+    trace = scheduler.server_args.blendserve.trace
+    return LaneTrace(lane_path(_trace_path(scheduler, trace))) if trace else None
+
+
+def _trace_path(scheduler: BlendScheduler, trace: str) -> Path:
+    ps = scheduler.ps
+    dp_rank = ps.dp_rank if ps.dp_size > 1 else None
+    return rank_path(trace, tp_rank=ps.tp_rank, tp_size=ps.tp_size, dp_rank=dp_rank)

@@ -1,0 +1,74 @@
+"""The lane trace: one CSV row for each decode step and each prefill batch that ran on a lane."""
+
+from __future__ import annotations
+
+import csv
+import time
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+
+_FLUSH_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class LaneRow:
+    """What ran, from when to when; seconds since the scheduler's start."""
+
+    lane: str
+    """``prefill`` or ``decode``."""
+    launched_seconds: float
+    """When the host launched it."""
+    ended_seconds: float
+    """When the host saw its end."""
+    device_seconds: float
+    """Time on the device, from the first kernel to the last."""
+    prefill_sms: int
+    decode_sms: int
+    """The division it ran at."""
+    beside: int
+    """Whether the other lane was busy at its launch."""
+    requests: int
+    tokens: int
+    """Prompt tokens computed, or output tokens."""
+    kv_tokens: int
+    """KV tokens that a decode read."""
+    compute_seconds: float
+    memory_seconds: float
+    """Its work by the cost model."""
+    free_slots: int
+    """KV slots free or evictable when it ended."""
+    waiting: int
+    """Offline requests in the pool."""
+
+
+COLUMNS = tuple(column.name for column in fields(LaneRow))
+
+
+class LaneTrace:
+    """Writes rows to a file; a new file each time the engine starts."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises OSError naming ``path`` if it cannot be written."""
+        self._file = path.open("w", newline="", encoding="utf-8")
+        self._writer = csv.writer(self._file)
+        self._writer.writerow(COLUMNS)
+        self._flushed = time.monotonic()
+
+    def add(self, row: LaneRow) -> None:
+        """Append one row; it is on the disk a second later or when the engine is idle."""
+        self._writer.writerow(
+            [f"{value:.7g}" if isinstance(value, float) else value for value in astuple(row)]
+        )
+        now = time.monotonic()
+        if now - self._flushed > _FLUSH_SECONDS:
+            self._flushed = now
+            self._file.flush()
+
+    def flush(self) -> None:
+        """Write what is buffered."""
+        self._file.flush()
+
+
+def lane_path(trace: Path) -> Path:
+    """Beside the step trace: ``steps.csv`` has its lanes in ``steps.lanes.csv``."""
+    return trace.with_name(f"{trace.stem}.lanes{trace.suffix}")
