@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_engine import SmallEngine
 
-from sglang.srt.blendserve.planner import request_pool
+from sglang.srt.blendserve.planner import roster
 from sglang.srt.blendserve.planner.cost_model import CostModel
 from sglang.srt.blendserve.planner.device_spec import DeviceSpec
 from sglang.srt.blendserve.planner.model_spec import ModelSpec
@@ -78,7 +78,7 @@ def test_known_lengths_are_never_retracted(requests: list[tuple[list[int], int, 
 def test_a_pool_that_never_runs_empty_forgets_what_has_ended(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(request_pool, "LEAST_ENDED", 8)
+    monkeypatch.setattr(roster, "LEAST_ENDED", 8)
     engine = engine_for([([1, 2, number], 6, 4) for number in range(10)])
     most, arrived = 0, 10
     while len(engine.pool) or engine.decoding or engine.chunk is not None:
@@ -88,7 +88,7 @@ def test_a_pool_that_never_runs_empty_forgets_what_has_ended(
             engine.pool.add(PoolRequest(rid, np.array([arrived, 2, 3], dtype=np.int32), 6))
             arrived += 1
         engine.step()
-        most = max(most, len(engine.pool._all))
+        most = max(most, len(engine.pool._roster.all))
     assert sorted(engine.finished) == sorted(engine.true_length)
     assert len(engine.finished) == 400
     assert most < 100

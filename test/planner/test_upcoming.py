@@ -32,11 +32,9 @@ class Scan:
         self.names = [""] * count if pool.namespaces is None else [f"n{n}" for n in pool.namespaces]
         self.scanner = DualScanner(self.order)
         self.upcoming = UpcomingUse(
-            PrefixTree.build(pool.prompts, pool.namespaces),
-            self.scanner,
-            pool.prompts.__getitem__,
-            self.names.__getitem__,
+            PrefixTree.build(pool.prompts, pool.namespaces), pool.prompts, self.names
         )
+        self.upcoming.follow(self.scanner)
         for side in draw(st.lists(st.sampled_from(Side), max_size=self.order.size)):
             self.scanner.take(side)
         for request in draw(st.sets(st.sampled_from([*range(count)]), max_size=5)):

@@ -13,6 +13,8 @@ tree the mean of its sampled ones. Here all requests that have finished count, a
 
 from __future__ import annotations
 
+from copy import copy
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -33,8 +35,6 @@ _CLASSES_PER_CELL = 8
 _UNSEEN_SPREAD = 1.0
 _UNSEEN_WEIGHT = 8.0
 """Spread of log(true / estimate) before anything finished, and how many requests it counts for."""
-_REFIT_GROWTH = 0.1
-_REFIT_LEAST = 16
 
 
 class LengthEstimator:
@@ -81,7 +81,6 @@ class LengthEstimator:
         self._lower = np.where(self._known, self._upper, 1.0)
         self._output = np.full(self._n, np.nan)
         self._finished: list[int] = []
-        self._fitted = 0
         self._start = self._prior.predict(self._prompt, self._limit)
         self._mean = self._start
         self._left_out = np.zeros(0)
@@ -89,6 +88,13 @@ class LengthEstimator:
         self._boundaries = np.zeros(1)
         self._shape = LengthShape.fit(1, empty, none, empty, none)
         self._finish_fit()
+
+    def copy(self) -> LengthEstimator:
+        """A copy that learns on its own; what neither changes is shared."""
+        other = copy(self)
+        other._lower, other._upper = self._lower.copy(), self._upper.copy()
+        other._output, other._finished = self._output.copy(), self._finished.copy()
+        return other
 
     def observe(self, request: int, output_tokens: int) -> None:
         """``request`` has finished with ``output_tokens`` tokens (none counts as one).
@@ -162,30 +168,6 @@ class LengthEstimator:
         """
         return self._error_scale
 
-    def drift(
-        self,
-        plan_estimates: Floats,
-        remaining_mask: Bools,
-        running: ArrayLike | None = None,
-        generated: ArrayLike | None = None,
-    ) -> float:
-        """How far the rest has moved from the plan: relative change of its expected KV reads.
-
-        ``plan_estimates``: (n,) what `estimate` gave for the plan; ``remaining_mask``: (n,) the
-        requests still to be admitted. Changes are summed by subtree and prompt length without
-        regard to sign, so that one half becoming longer and another shorter counts. Fits anew
-        when a tenth more has finished than at the last fit, otherwise costs little.
-        """
-        if len(self._finished) >= self._fitted * (1 + _REFIT_GROWTH) + _REFIT_LEAST:
-            self._fit(*self._running(running, generated))
-        rest = np.flatnonzero(remaining_mask)
-        now = np.clip(self._mean[rest], self._lower[rest], self._upper[rest])
-        then = plan_estimates[rest]
-        prompt = self._prompt[rest]
-        before = then * (prompt + then / 2)
-        change = np.abs(np.bincount(self._class[rest], now * (prompt + now / 2) - before)).sum()
-        return float(change / before.sum()) if rest.size else 0.0
-
     def prior(self) -> LengthPrior:
         """What is worth knowing when these requests are gone; small."""
         seen = np.array(self._finished, dtype=np.int64)
@@ -220,7 +202,6 @@ class LengthEstimator:
             lengths = np.concatenate((seen, guess))
             fit = fit_lengths(self._groups, self._start, samples, lengths)
             self._use(fit, finished, running, lived)
-        self._fitted = finished.size
         self._finish_fit()
 
     def _use(self, fit: LengthFit, finished: Ints, running: Ints, lived: Floats) -> None:

@@ -9,6 +9,8 @@ a logarithmic scale, and the estimator is believed as the share of them that has
 
 from __future__ import annotations
 
+from copy import copy
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -45,6 +47,13 @@ class Outlook:
         self._finished = np.zeros(names.size)
         self._belief = np.zeros(names.size)
         self._fresh: Floats = np.zeros((0, LEVELS.size))
+
+    def copy(self, lengths: LengthEstimator) -> Outlook:
+        """A copy over ``lengths`` that learns on its own."""
+        other = copy(self)
+        other.lengths = lengths
+        other._started, other._finished = self._started.copy(), self._finished.copy()
+        return other
 
     def started(self, request: int) -> None:
         """``request`` was handed to the engine."""

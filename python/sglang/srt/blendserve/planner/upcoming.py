@@ -9,7 +9,7 @@ nothing here. A query costs some binary searches over the requests below the pla
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -50,38 +50,44 @@ class UpcomingUse:
     """Reads the upcoming uses of prefixes off one prefix tree and one scan of its requests."""
 
     def __init__(
-        self,
-        tree: PrefixTree,
-        scanner: DualScanner,
-        prompt: Callable[[int], Tokens],
-        namespace: Callable[[int], str],
+        self, tree: PrefixTree, prompts: Sequence[Tokens], namespaces: Sequence[str]
     ) -> None:
         """``tree``: as `PrefixTree.build` gives it, siblings in the order of their tokens.
-        ``prompt``, ``namespace``: of a request of the tree. The root's children may belong to
-        several namespaces, each of them a contiguous run."""
+        ``prompts``, ``namespaces``: of its requests. The root's children may belong to several
+        namespaces, each of them a contiguous run."""
         self.tree = tree
-        self._prompt = prompt
-        self._namespace = namespace
+        self.returns = 0
+        """How often requests have come back to wait before the plan: what nobody needed before
+        may be needed since."""
+        self._prompts = prompts
         siblings = np.argsort(tree.parent[1:], kind="stable") + 1
         counts = np.bincount(tree.parent[1:], minlength=tree.nodes)
-        self._children = siblings
-        self._children_end = np.cumsum(counts)
-        self._children_start = self._children_end - counts
-        self._runs = self._namespace_runs()
+        ends = np.cumsum(counts)
+        # Single numbers are read all the time: from a memoryview at a third of an array's cost.
+        self._children_start, self._children_end = (ends - counts).data, ends.data
+        self._children = siblings.data
+        self._depth, self._parent = tree.depth.data, tree.parent.data
+        self._leaf_start, self._leaf_end = tree.leaf_start.data, tree.leaf_end.data
+        self._sample = _some_request(tree).data
+        self._first_token = self._first_tokens(siblings).data
+        self._runs = self._namespace_runs(namespaces)
         self._leaf_of = np.full(tree.requests, -1, dtype=np.int64)
         self._leaf_of[tree.leaf_requests] = np.arange(tree.leaf_requests.size)
-        self.follow(scanner)
+        self._ahead: list[int] = []
+        self.follow(DualScanner(np.zeros(0, dtype=np.int64)))
 
     def follow(self, scanner: DualScanner) -> None:
         """Read from another scan of requests of the same tree (after planning again)."""
         self.scanner = scanner
         self._scan_position = scanner.positions(self.tree.leaf_requests)
         self._below: dict[int, Ints] = {}
-        self._ahead: list[int] = []
 
     def serve_first(self, requests: Iterable[int]) -> None:
         """Name the waiting ``requests`` that are served before the plan (returned ones)."""
+        before = self._ahead
         self._ahead = sorted(int(self._leaf_of[request]) for request in requests)
+        if not set(before).issuperset(self._ahead):
+            self.returns += 1
 
     # --- places ---------------------------------------------------------------------------
 
@@ -92,15 +98,14 @@ class UpcomingUse:
         """
         if place.shared < depth:
             return place  # nobody begins with what is already there
-        tree = self.tree
         node, shared, end = place.node, depth, depth + segment.size
         while shared < end:
-            node_end = int(tree.depth[node])
+            node_end = self._depth[node]
             if shared == node_end:
                 child = self._child(node, int(segment[shared - depth]), namespace)
                 if child is None:
                     break
-                node, node_end = child, int(tree.depth[child])
+                node, node_end = child, self._depth[child]
             stop = min(node_end, end)
             differ = self._tokens(node)[shared:stop] != segment[shared - depth : stop - depth]
             first = int(differ.argmax())
@@ -118,23 +123,28 @@ class UpcomingUse:
         """
         node, shared = place
         while shared > above and self.next_use(node) is None:
-            node = int(self.tree.parent[node])
-            shared = int(self.tree.depth[node])
+            node = self._parent[node]
+            shared = self._depth[node]
         return Place(node, shared)
 
     def parent(self, node: int) -> int:
         """The node above ``node``; the root's is the root."""
-        return int(self.tree.parent[node])
+        return self._parent[node]
 
     def depth_above(self, node: int) -> int:
         """Tokens from the root to the start of the node's segment."""
-        return int(self.tree.depth[self.tree.parent[node]])
+        return self._depth[self._parent[node]]
+
+    def still_shared(self, request: int) -> int:
+        """How many of its own first tokens ``request`` has in common with waiting requests."""
+        node = int(self.tree.leaf_nodes[self._leaf_of[request]])
+        return self.used(Place(node, self._depth[node])).shared
 
     # --- requests at a place --------------------------------------------------------------
 
     def next_use(self, node: int) -> NextUse | None:
         """When the waiting requests below ``node`` are due; None if nobody waits."""
-        low, high = int(self.tree.leaf_start[node]), int(self.tree.leaf_end[node])
+        low, high = self._leaf_start[node], self._leaf_end[node]
         if self._ahead:
             at = bisect_left(self._ahead, low)
             if at < len(self._ahead) and self._ahead[at] < high:
@@ -152,8 +162,8 @@ class UpcomingUse:
     def waiting(self, node: int) -> Ints:
         """(m,) the waiting requests below ``node``: those of the plan, then those served first."""
         planned = self.scanner.still_waiting(self._positions(node))
-        low = bisect_left(self._ahead, int(self.tree.leaf_start[node]))
-        high = bisect_left(self._ahead, int(self.tree.leaf_end[node]))
+        low = bisect_left(self._ahead, self._leaf_start[node])
+        high = bisect_left(self._ahead, self._leaf_end[node])
         ahead = np.array(self._ahead[low:high], dtype=np.int64)
         return np.concatenate((planned, self.tree.leaf_requests[ahead]))
 
@@ -170,54 +180,44 @@ class UpcomingUse:
 
     def _tokens(self, node: int) -> Tokens:
         """The prompt of some request below ``node``."""
-        tree = self.tree
-        return self._prompt(int(tree.leaf_requests[tree.leaf_start[node]]))
+        return self._prompts[self._sample[node]]
 
     def _child(self, node: int, token: int, namespace: str) -> int | None:
         """The child of ``node`` that begins with ``token``."""
-        depth = int(self.tree.depth[node])
         if node == 0:
             run = self._runs.get(namespace)
             if run is None:
                 return None
-            low, high = run
+            low, end = run
         else:
-            low, high = int(self._children_start[node]), int(self._children_end[node])
-        end = high
-        while low < high:  # prompts that end here stand before all that go on
-            middle = (low + high) // 2
-            prompt = self._tokens(int(self._children[middle]))
-            if prompt.size <= depth or prompt[depth] < token:
-                low = middle + 1
-            else:
-                high = middle
-        if low == end:
-            return None
-        child = int(self._children[low])
-        return child if self._tokens(child)[depth] == token else None
+            low, end = self._children_start[node], self._children_end[node]
+        at = bisect_left(self._first_token, token, low, end)
+        return self._children[at] if at < end and self._first_token[at] == token else None
 
-    def _namespace_runs(self) -> dict[str, tuple[int, int]]:
+    def _first_tokens(self, siblings: Ints) -> Ints:
+        """(nodes - 1,) first token of each of ``siblings``' segments; -1 where it is empty."""
+        tree = self.tree
+        above = tree.depth[tree.parent[siblings]]
+        some = _some_request(tree)[siblings]
+        found = np.full(siblings.size, -1, dtype=np.int64)
+        filled = np.flatnonzero(tree.depth[siblings] > above)
+        for at, request, depth in zip(
+            filled.tolist(), some[filled].tolist(), above[filled].tolist(), strict=True
+        ):
+            found[at] = self._prompts[request][depth]
+        return found
+
+    def _namespace_runs(self, namespaces: Sequence[str]) -> dict[str, tuple[int, int]]:
         """Where the root's children of each namespace stand among its children."""
         runs: dict[str, tuple[int, int]] = {}
-        low, end = int(self._children_start[0]), int(self._children_end[0])
-        while low < end:
-            name = self._name(low)
-            # Gallop to the end of the run: namespaces are few and requests are many.
-            step, high = 1, low + 1
-            while high < end and self._name(min(high + step, end) - 1) == name:
-                high = min(high + step, end)
-                step *= 2
-            last = min(high + step, end)
-            while high < last:
-                middle = (high + last) // 2
-                if self._name(middle) == name:
-                    high = middle + 1
-                else:
-                    last = middle
-            runs[name] = (low, high)
-            low = high
+        for at in range(self._children_start[0], self._children_end[0]):
+            name = namespaces[self._sample[self._children[at]]]
+            runs[name] = (runs[name][0] if name in runs else at, at + 1)
         return runs
 
-    def _name(self, child: int) -> str:
-        tree = self.tree
-        return self._namespace(int(tree.leaf_requests[tree.leaf_start[self._children[child]]]))
+
+def _some_request(tree: PrefixTree) -> Ints:
+    """(nodes,) a request below each node."""
+    if not tree.leaf_requests.size:
+        return np.full(tree.nodes, -1, dtype=np.int64)
+    return tree.leaf_requests[np.minimum(tree.leaf_start, tree.leaf_requests.size - 1)]
