@@ -108,6 +108,7 @@ class StepPolicy:
         self._credit = 0.0
         self.steps = 0
         self.share = 0.0
+        self.admission: type[PeakAdmission] = PeakAdmission
 
     def select(self, state: EngineState) -> Selection:
         """Choose for the step that starts from ``state``; the chosen requests leave the pool."""
@@ -154,7 +155,7 @@ class Step:
             if outlook is None or not running
             else outlook.remaining(indices, self.generated)
         )
-        self.admission = PeakAdmission(held, self.remaining)
+        self.admission = policy.admission(held, self.remaining)
         others = state.used_slots - self.admission.kv_tokens + state.online_growth
         self.limit = self.pool.kv_slots - max(others, 0.0)
         self.spent = 0

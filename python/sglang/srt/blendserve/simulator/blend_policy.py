@@ -7,7 +7,7 @@ from collections.abc import Callable
 from sglang.srt.blendserve.planner.request_pool import PoolRequest, RequestPool, Tokens
 from sglang.srt.blendserve.planner.step_policy import EngineState, StepPolicy
 from sglang.srt.blendserve.simulator.fast import MAX_RUNNING, FastEngine
-from sglang.srt.blendserve.simulator.workload import Workload
+from sglang.srt.blendserve.simulator.workload import Ints, Workload
 
 
 class BlendPolicy:
@@ -19,12 +19,15 @@ class BlendPolicy:
         prompts: list[Tokens],
         pool: RequestPool,
         make: Callable[[RequestPool], StepPolicy],
+        told: Ints | None = None,
     ) -> None:
+        """``told``: (n,) output lengths that the policy is told and takes for exact; without them
+        it sees ``max_tokens`` alone."""
         self.pool = pool
         self.requests: list[PoolRequest] = []
-        limits = workload.max_tokens.tolist()
+        limits = (workload.max_tokens if told is None else told).tolist()
         for index, prompt in enumerate(prompts):
-            request = PoolRequest(str(index), prompt, limits[index])
+            request = PoolRequest(str(index), prompt, limits[index], told is not None)
             pool.add(request)
             self.requests.append(request)
         pool.plan_if_due(quiet=True)

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from sglang.srt.blendserve.planner.policies import make_step_policy
 from sglang.srt.blendserve.planner.prefix_tree import PrefixTree
 from sglang.srt.blendserve.planner.request_pool import SAMPLE, RequestPool, Tokens
+from sglang.srt.blendserve.planner.step_policy import StepPolicy
+from sglang.srt.blendserve.simulator.ablation import ArrivalPool, ReserveAll, told_lengths
 from sglang.srt.blendserve.simulator.blend_policy import BlendPolicy
 from sglang.srt.blendserve.simulator.fast import FastEngine, FastPolicy
 from sglang.srt.blendserve.simulator.machine import Machine
@@ -37,6 +39,17 @@ class BlendOptions:
     sample: float = SAMPLE
     fill: float = 0.9
     backfill: int = 8
+    chunk: int = BLEND_CHUNK
+    """Largest prefill of a step, tokens."""
+    told: str = ""
+    """Lengths the policy is told: none, ``true`` ones, ``wrong`` ones (half or double at random)
+    or the ``mean`` of all."""
+    arrival_order: bool = False
+    """Take requests as they arrived instead of as planned."""
+    reserve_all: bool = False
+    """Admit by the sum of all predicted lengths instead of the peak over time."""
+    lru_eviction: bool = False
+    """Evict the least recently used instead of what the plan needs last."""
 
 
 @dataclass(slots=True)
@@ -45,7 +58,6 @@ class FastRun:
 
     whole: Workload
     machine: Machine
-    plan_aware_eviction: bool = True
     replica: Workload = field(init=False)
     prompts: list[Tokens] = field(init=False)
     tree: PrefixTree = field(init=False)
@@ -91,28 +103,33 @@ class FastRun:
         pace = "paper" if name == "paper" else options.pace
 
         def make() -> FastPolicy:
-            pool = RequestPool(
+            kind = ArrivalPool if options.arrival_order else RequestPool
+            pool = kind(
                 machine.cost,
                 machine.kv_slots,
                 keep_sharing=options.keep_sharing,
                 sample=options.sample,
             )
             sequential = machine.steps.engine == "sequential"
-            return BlendPolicy(
-                self.replica,
-                self.prompts,
-                pool,
-                lambda pool: make_step_policy(
+
+            def policy(pool: RequestPool) -> StepPolicy:
+                step_policy = make_step_policy(
                     pool,
                     pace,
-                    max_tokens=BLEND_CHUNK,
-                    min_tokens=BLEND_CHUNK if sequential else 1,
+                    max_tokens=options.chunk,
+                    min_tokens=options.chunk if sequential else 1,
                     fill=options.fill,
                     backfill=options.backfill,
-                ),
+                )
+                if options.reserve_all:
+                    step_policy.admission = ReserveAll
+                return step_policy
+
+            return BlendPolicy(
+                self.replica, self.prompts, pool, policy, told_lengths(self.replica, options.told)
             )
 
-        return self._play(name, make, BLEND_CHUNK, progress, plan_aware=self.plan_aware_eviction)
+        return self._play(name, make, options.chunk, progress, plan_aware=not options.lru_eviction)
 
     def _play(
         self,

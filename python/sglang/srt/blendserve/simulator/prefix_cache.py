@@ -29,7 +29,10 @@ class PrefixCacheModel:
         self._waiting: list[int] = (tree.leaf_end - tree.leaf_start).tolist()
         self._cached = np.zeros(tree.nodes, dtype=np.bool_).tolist()
         self._users = [0] * tree.nodes
+        # Unused nodes by the time of their last use. Those that nobody waits for are kept apart
+        # where the plan is known; while a node is unused its waiting requests do not change.
         self._unused: OrderedDict[int, int] = OrderedDict()
+        self._unneeded: OrderedDict[int, int] = OrderedDict()
         self._finished: deque[tuple[int, int]] = deque()
         self.own_tokens = 0
         """Slots of requests in flight besides shared prefixes."""
@@ -121,7 +124,8 @@ class PrefixCacheModel:
         if self._users[node] == 0:
             self.locked_tokens += self._segment[node]
             self.evictable -= self._segment[node]
-            del self._unused[node]
+            if self._unused.pop(node, None) is None:
+                del self._unneeded[node]
         self._users[node] += 1
 
     def _release(self, node: int) -> None:
@@ -129,23 +133,23 @@ class PrefixCacheModel:
         if self._users[node] == 0:
             self.locked_tokens -= self._segment[node]
             self.evictable += self._segment[node]
-            self._unused[node] = self.clock
+            needed = self._waiting[node] > 0 or not self.plan_aware
+            (self._unused if needed else self._unneeded)[node] = self.clock
 
     def _evict(self, tokens: int) -> None:
         while tokens > 0:
             tokens -= self._evict_one()
 
     def _evict_one(self) -> int:
-        node = next(iter(self._unused), None)
+        nodes = self._unneeded or self._unused
+        node = next(iter(nodes), None)
         if self._finished and (
-            node is None or self.plan_aware or self._finished[0][0] <= self._unused[node]
+            node is None or self.plan_aware or self._finished[0][0] <= nodes[node]
         ):
             freed = self._finished.popleft()[1]
         else:
             assert node is not None, "nothing left to evict"
-            if self.plan_aware:
-                node = min(self._unused, key=lambda n: (self._waiting[n] > 0, self._unused[n]))
-            del self._unused[node]
+            del nodes[node]
             self._cached[node] = False
             freed = self._segment[node]
         self.evictable -= freed

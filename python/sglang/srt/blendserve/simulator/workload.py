@@ -34,11 +34,13 @@ class Workload:
     prefix: Ints
     """Number of the prefix a request starts with; -1 for none."""
     prefix_tokens: Ints
-    """Length of that prefix, shorter than the prompt; 0 for none."""
+    """Length of that prefix behind the system prompt; 0 for none."""
     source: Ints
     """Which of ``sources`` a request was drawn from."""
     sources: tuple[str, ...]
     seed: int
+    system_tokens: int = 0
+    """Tokens at the start of every prompt that are the same for all requests of a source."""
 
     def __post_init__(self) -> None:
         n = self.prompt_tokens.size
@@ -47,7 +49,7 @@ class Workload:
         assert (self.prompt_tokens >= 1).all(), "empty prompt"
         assert (self.output_tokens >= 1).all(), "empty output"
         assert (self.output_tokens <= self.max_tokens).all(), "an output is longer than its cap"
-        assert (self.prefix_tokens < self.prompt_tokens).all(), "a prefix is the whole prompt"
+        assert (self.shared_start < self.prompt_tokens).all(), "a prefix is the whole prompt"
 
     @property
     def size(self) -> int:
@@ -60,9 +62,15 @@ class Workload:
         return int(self.prompt_tokens.sum() + self.output_tokens.sum())
 
     @property
+    def shared_start(self) -> Ints:
+        """(n,) tokens of each prompt that others may have too: system prompt and prefix."""
+        return self.prefix_tokens + self.system_tokens
+
+    @property
     def shared_tokens(self) -> int:
         """Prompt tokens that need not be computed when each prefix is computed once."""
-        return int(self.prefix_tokens.sum()) - sum(self._each_prefix().values())
+        once = sum(self._each_prefix().values()) + self.system_tokens * self._present().size
+        return int(self.shared_start.sum()) - once
 
     @property
     def sharing(self) -> float:
@@ -71,7 +79,8 @@ class Workload:
 
     def computed_tokens(self) -> Ints:
         """(n,) prompt tokens of each request when the first of each prefix computes it."""
-        own = self.prompt_tokens - self.prefix_tokens
+        own = self.prompt_tokens - self.shared_start
+        own[np.unique(self.source, return_index=True)[1]] += self.system_tokens
         has = np.flatnonzero(self.prefix >= 0)
         # The longest use of a prefix pays for it.
         has = has[np.lexsort((-self.prefix_tokens[has], self.prefix[has]))]
@@ -106,15 +115,22 @@ class Workload:
         whole = np.where(self.prefix >= 0, lengths[self.prefix], 0)
         share = self.prefix_tokens / np.maximum(self._whole_prefix(prefixes), 1)
         prefix_tokens = np.floor(whole * share).astype(np.int64)
-        own = np.maximum(scaled(self.prompt_tokens - self.prefix_tokens), 1)
+        own = np.maximum(scaled(self.prompt_tokens - self.shared_start), 1)
+        system = max(round(self.system_tokens / scale), 1) if self.system_tokens else 0
         output = 1 + scaled(self.output_tokens - 1)
         return replace(
             self,
-            prompt_tokens=prefix_tokens + own,
+            prompt_tokens=system + prefix_tokens + own,
             output_tokens=output,
             max_tokens=np.maximum(np.ceil(self.max_tokens / scale).astype(np.int64), output),
             prefix_tokens=prefix_tokens,
+            system_tokens=system,
         )
+
+    def with_system_prompts(self, tokens: int) -> Workload:
+        """The same requests, each behind a system prompt of its source of so many tokens."""
+        assert self.system_tokens == 0, "there are system prompts already"
+        return replace(self, prompt_tokens=self.prompt_tokens + tokens, system_tokens=tokens)
 
     def take(self, keep: Ints) -> Workload:
         """The requests ``keep``, in this order."""
@@ -138,10 +154,19 @@ class Workload:
             number: rng.integers(FIRST_TOKEN, LAST_TOKEN, length, dtype=np.int32)
             for number, length in sorted(self._each_prefix().items())
         }
+        start = self.system_tokens
         for index in np.flatnonzero(self.prefix >= 0):
             length = self.prefix_tokens[index]
-            prompts[index][:length] = prefixes[int(self.prefix[index])][:length]
+            prompts[index][start : start + length] = prefixes[int(self.prefix[index])][:length]
+        if start:
+            shape = (len(self.sources), start)
+            system = rng.integers(FIRST_TOKEN, LAST_TOKEN, shape, dtype=np.int32)
+            for prompt, source in zip(prompts, self.source.tolist(), strict=True):
+                prompt[:start] = system[source]
         return prompts
+
+    def _present(self) -> Ints:
+        return np.unique(self.source)
 
     def _each_prefix(self) -> dict[int, int]:
         """Length of the longest use of each prefix."""
@@ -165,6 +190,7 @@ def cap_for(longest: int) -> int:
 def concatenated(name: str, parts: Sequence[Workload], seed: int, *, shuffle: bool) -> Workload:
     """All requests of ``parts``, whose prefixes stay apart; ``shuffle``: in random order."""
     sources = tuple(dict.fromkeys(s for part in parts for s in part.sources))
+    assert len({part.system_tokens for part in parts}) == 1, "system prompts of several lengths"
     prefix, offset = [], 0
     for part in parts:
         prefix.append(np.where(part.prefix >= 0, part.prefix + offset, -1))
@@ -185,6 +211,7 @@ def concatenated(name: str, parts: Sequence[Workload], seed: int, *, shuffle: bo
         source=np.concatenate(number),
         sources=sources,
         seed=seed,
+        system_tokens=parts[0].system_tokens,
     )
     if not shuffle:
         return whole
