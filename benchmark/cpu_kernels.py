@@ -24,6 +24,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm, trange
+
 Sequences = list[tuple[int, int]]
 """(prefix, new tokens) of each sequence of a step."""
 
@@ -195,7 +197,7 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     context = multiprocessing.get_context("spawn")
     pipes: dict[str, Connection] = {}
-    for variant in args.variants:
+    for variant in tqdm(args.variants, unit="engine", desc="loading"):
         pipes[variant], theirs = context.Pipe()
         target = (theirs, args.model_path, variant, args.dtype)
         context.Process(target=serve, args=target, daemon=True).start()
@@ -210,7 +212,7 @@ def main() -> None:
         return
 
     times: dict[str, dict[str, list[float]]] = {c: {v: [] for v in pipes} for c in args.cases}
-    for round_ in range(args.rounds):
+    for round_ in trange(args.rounds, unit="round", desc="measuring"):
         for case in args.cases:
             for variant in list(pipes)[:: 1 if round_ % 2 == 0 else -1]:
                 steps = args.steps if case.startswith("decode") else 1

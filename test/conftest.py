@@ -37,7 +37,7 @@ def cpu_engine_kwargs() -> dict[str, Any]:
         return {}
     return {
         "device": "cpu",
-        "attention_backend": "torch_native",
+        "attention_backend": "blend_cpu",
         "sampling_backend": "pytorch",
         "grammar_backend": "none",
         "disable_cuda_graph": True,

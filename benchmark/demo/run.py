@@ -17,7 +17,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sglang.srt.blendserve.cpu_defaults import has_accelerator
 from sglang.srt.blendserve.offline.models import model_path
 
 HERE = Path(__file__).resolve().parent
@@ -48,8 +47,6 @@ def main() -> int:
     args, flags = parse()
     args.out.mkdir(parents=True, exist_ok=True)
     flags = ["--max-total-tokens", str(args.max_total_tokens), *flags]
-    if not has_accelerator() and "--attention-backend" not in flags:
-        flags += ["--attention-backend", "blend_cpu"]  # the kernels of sgl-kernel/
     summaries: dict[str, Summary] = {}
     answers: dict[str, dict[str, str]] = {}
     for number, policy in enumerate(args.policies, 1):

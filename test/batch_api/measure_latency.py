@@ -6,7 +6,7 @@ Sends chat requests of 8 tokens one after another and prints median and 99th per
 latency (seconds): to an idle server, to the same server while a batch of so many lines runs, and
 to stock SGLang (this plugin kept out) that was given the same lines as plain requests at once. A
 request that takes longer than the limit counts as the limit, and its series ends there. FLAGs go
-to both servers, e.g. ``--device cpu --attention-backend torch_native``.
+to both servers, e.g. ``--device cpu --max-total-tokens 16000``.
 """
 
 from __future__ import annotations

@@ -5,9 +5,11 @@ The ``run`` command applies this by itself. For ``launch_server`` or `sglang.Eng
 
     export SGLANG_USE_CPU_ENGINE=1 TORCHDYNAMO_DISABLE=1 SGLANG_NCCL_SO_PATH=none OMP_NUM_THREADS=1
     python -m sglang.launch_server --model-path M --schedule-policy blendserve --device cpu \\
-        --attention-backend torch_native --sampling-backend pytorch \\
-        --grammar-backend llguidance --cuda-graph-backend-decode disabled \\
-        --cuda-graph-backend-prefill disabled --max-total-tokens 65536
+        --sampling-backend pytorch --grammar-backend llguidance --sleep-on-idle \\
+        --cuda-graph-backend-decode disabled --cuda-graph-backend-prefill disabled \\
+        --max-total-tokens 65536
+
+The attention backend is chosen by the plugin (`runtime.cpu_attention`).
 """
 
 from __future__ import annotations
@@ -63,7 +65,6 @@ def server_flags(model_path: str, given: Iterable[str] = ()) -> list[str]:
     """
     defaults = {
         "--device": "cpu",
-        "--attention-backend": "torch_native",
         "--sampling-backend": "pytorch",
         # SGLang's default, xgrammar, ends the scheduler here: it pins memory, which needs CUDA.
         "--grammar-backend": "llguidance",

@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from sglang.srt.blendserve.settings import POLICY
+
 if TYPE_CHECKING:
     import torch
 
@@ -122,8 +124,15 @@ def _unsupported_layer(layer: Any) -> str:
 
 def _choose_default(server_args: Any) -> None:
     """Before SGLang's default for the CPU: AMX, with a fall back to torch_native."""
-    if server_args.device == "cpu" and server_args.attention_backend is None:
-        server_args.attention_backend = default_cpu_backend(server_args.get_model_config())
+    if server_args.device != "cpu" or server_args.attention_backend is not None:
+        return
+    server_args.attention_backend = default_cpu_backend(server_args.get_model_config())
+    policy_decides = (
+        server_args.schedule_policy == POLICY and server_args.blendserve.mixed_chunk == "auto"
+    )
+    if server_args.attention_backend == FALLBACK and policy_decides:
+        # Its mixed step computes the whole context of every decode again.
+        server_args.enable_mixed_chunk = False
 
 
 def _support_triton(original: Callable[[str], bool], backend: str) -> bool:
