@@ -32,9 +32,7 @@ _LEAST_DECODE = 16
 """SMs that decode gets at least (SGLang's own choice for its divisions)."""
 
 _KNEE = 0.4
-"""Share of the SMs with which decode is assumed to reach the full bandwidth until it is measured.
-Rather too low: a division that looks too good is tried and measured, one that looks too bad never
-is."""
+"""Share of the SMs with which decode is assumed to reach the full bandwidth until measured."""
 
 _SMOOTHING = 0.2
 """Weight of a new measurement in the running mean of the logarithm of a speed."""
@@ -75,30 +73,36 @@ class WholeChunks:
 
 
 class _Speeds:
-    """Speed of one lane at each division: a prior, corrected by what was measured."""
+    """Speed of one lane at each division.
 
-    def __init__(self, prior: Floats, *, rising: bool) -> None:
-        self._prior = np.log(prior)
-        self._offset = np.full(prior.size, np.nan)
-        self._rising = rising
+    What has not been measured is taken to be as good as it can be, given what has: more SMs help in
+    proportion at best, fewer do no harm at best. So every division that might be the best one is
+    tried, and given up when its measurement says so.
+    """
+
+    def __init__(self, shares: Floats, prior: Floats) -> None:
+        """``shares``: (n,) this lane's share of the SMs. ``prior``: (n,) before any measurement."""
+        self._shares = shares
+        self._prior = prior
+        self._logs = np.full(prior.size, np.nan)
 
     def observe(self, index: int, speed: float) -> None:
-        offset = float(np.log(speed)) - self._prior[index]
-        known = self._offset[index]
-        self._offset[index] = offset if np.isnan(known) else known + _SMOOTHING * (offset - known)
+        log = float(np.log(np.clip(speed, 1e-9, 1e9)))
+        known = self._logs[index]
+        self._logs[index] = log if np.isnan(known) else known + _SMOOTHING * (log - known)
 
     def values(self) -> Floats:
-        """(n,) monotone in the division: more SMs are never slower."""
-        known = np.flatnonzero(~np.isnan(self._offset))
+        """(n,) monotone in the share: more SMs are never slower."""
+        known = np.flatnonzero(~np.isnan(self._logs))
         if not known.size:
-            return np.exp(self._prior)
-        # An unmeasured division is as far from its prior as the nearest measured one.
-        places = np.arange(self._offset.size)
-        nearest = known[np.abs(places[:, None] - known[None, :]).argmin(axis=1)]
-        logs = self._prior + self._offset[nearest]
-        if not self._rising:
-            return np.exp(np.maximum.accumulate(logs[::-1])[::-1])
-        return np.exp(np.maximum.accumulate(logs))
+            return self._prior
+        measured = np.exp(self._logs[known])
+        helped = np.maximum(self._shares[:, None] / self._shares[None, known], 1.0)
+        speeds = (measured[None, :] * helped).min(axis=1)
+        speeds[known] = measured
+        order = np.argsort(self._shares)
+        speeds[order] = np.maximum.accumulate(speeds[order])
+        return np.asarray(speeds)
 
 
 class SplitController:
@@ -116,8 +120,8 @@ class SplitController:
             raise ValueError(f"prefill shares {list(prefill_shares)}: must lie between 0 and 1")
         if (np.diff(shares) <= 0).any():
             raise ValueError(f"prefill shares {list(prefill_shares)}: must ascend")
-        self._prefill = _Speeds(shares, rising=True)
-        self._decode = _Speeds(np.minimum(1.0, (1 - shares) / _KNEE), rising=False)
+        self._prefill = _Speeds(shares, shares)
+        self._decode = _Speeds(1 - shares, np.minimum(1.0, (1 - shares) / _KNEE))
         self.hysteresis = hysteresis
         self.dwell = dwell
         self.index = 0
