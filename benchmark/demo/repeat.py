@@ -1,0 +1,127 @@
+"""Answer the demo batch several times under each policy, in turns, and report medians and spread.
+
+    python benchmark/demo/repeat.py --rounds 5 --json benchmark/results/demo_cpu.json
+
+Each round runs every policy once, in another order each time, so that a change of the machine's
+load meets all of them; ratios are taken within a round. A variant is a policy with flags of its
+own, `name=policy,flag,value,...`: `fixed=blendserve,--blendserve-pace,fixed`. Rounds that are done
+are kept in the JSON file after each run; Ctrl-C loses only the run it meets. Flags that this
+command does not know go to `sglang-blendserve run`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from run import HERE, MAX_TOTAL_TOKENS, file, read_answers, run_command
+
+VARIANTS = ["fcfs=fcfs", "lpm=lpm", "dfs-weight=dfs-weight", "random=random",
+            "blendserve=blendserve"]  # fmt: skip
+KEPT = ("seconds", "tokens_per_second", "completed", "failed", "cached_tokens", "output_tokens",
+        "prefix_sharing", "prefix_sharing_optimum", "retractions")  # fmt: skip
+
+Run = dict[str, Any]
+
+
+def main() -> int:
+    """Run all rounds; returns 1 when a run fails."""
+    args, flags = parse()
+    args.out.mkdir(parents=True, exist_ok=True)
+    flags = ["--max-total-tokens", str(args.max_total_tokens), *flags]
+    runs: list[Run] = []
+    for round_ in range(args.rounds):
+        turn = round_ % len(args.variants)
+        for variant in args.variants[turn:] + args.variants[:turn]:
+            name, _, call = variant.partition("=")
+            policy, *own = call.split(",")
+            load = os.getloadavg()[0]
+            began = time.monotonic()
+            command = run_command(policy, args, [*flags, *own])
+            done = subprocess.run(command, check=False, capture_output=True, text=True)
+            if done.returncode != 0:
+                print(done.stderr[-3000:], file=sys.stderr)
+                print(f"{name} ended with status {done.returncode}", file=sys.stderr)
+                return 1
+            summary = json.loads(file(args.out, policy, "summary.json").read_text())
+            run = {"round": round_, "variant": name, "load_before": round(load, 2)}
+            run |= {key: summary[key] for key in KEPT}
+            run["answers"] = read_answers(file(args.out, policy, "out.jsonl"))
+            runs.append(run)
+            print(
+                f"round {round_ + 1} of {args.rounds}: {name:12} {run['seconds']:7.1f} s, sharing "
+                f"{run['prefix_sharing']:.3f} ({time.monotonic() - began:.0f} s in all)",
+                flush=True,
+            )
+            if args.json:
+                write(args.json, args, flags, runs)
+    print(json.dumps(report(runs), indent=1))
+    return 0
+
+
+def report(runs: list[Run]) -> dict[str, Any]:
+    """Medians and spread of each variant, and of its ratio to the first one round by round."""
+    by_variant: dict[str, list[Run]] = {}
+    for run in runs:
+        by_variant.setdefault(run["variant"], []).append(run)
+    first = {run["round"]: run for run in next(iter(by_variant.values()))}
+    result = {}
+    for name, mine in by_variant.items():
+        pairs = [(run, first[run["round"]]) for run in mine if run["round"] in first]
+        result[name] = {
+            "runs": len(mine),
+            "seconds": spread([run["seconds"] for run in mine]),
+            "tokens_per_second": spread([run["tokens_per_second"] for run in mine]),
+            "prefix_sharing": spread([run["prefix_sharing"] for run in mine]),
+            "retractions": spread([run["retractions"] for run in mine]),
+            "speed_over_first": spread(
+                [a["tokens_per_second"] / b["tokens_per_second"] for a, b in pairs]
+            ),
+            "answers_as_first": spread(
+                [sum(a["answers"].get(k) == v for k, v in b["answers"].items()) for a, b in pairs]
+            ),
+        }
+    return result
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Median, least and most; empty for no values."""
+    if not values:
+        return {}
+    return {"median": statistics.median(values), "least": min(values), "most": max(values)}
+
+
+def write(target: Path, args: argparse.Namespace, flags: list[str], runs: list[Run]) -> None:
+    """Write what is done so far; the answers themselves stay out."""
+    kept = [{key: value for key, value in run.items() if key != "answers"} for run in runs]
+    text = json.dumps({"variants": args.variants, "flags": flags, "report": report(runs),
+                       "runs": kept}, indent=1)  # fmt: skip
+    target.write_text(text + "\n")
+
+
+def parse() -> tuple[argparse.Namespace, list[str]]:
+    """This command's arguments, and the flags for SGLang."""
+    from sglang.srt.blendserve.offline.models import model_path
+
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--variants", nargs="+", default=VARIANTS, metavar="NAME=POLICY[,FLAG..]")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("-i", "--input", type=Path, default=HERE / "demo.jsonl")
+    parser.add_argument("--model-path", type=Path, default=model_path("smollm2"))
+    parser.add_argument("--max-total-tokens", type=int, default=MAX_TOTAL_TOKENS)
+    parser.add_argument("--out", type=Path, default=Path("out/demo-repeat"))
+    parser.add_argument("--json", type=Path, help="keep the results here")
+    return parser.parse_known_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
