@@ -11,7 +11,7 @@ the p x p score work.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -32,6 +32,15 @@ class CostModel:
 
     model: ModelSpec
     device: DeviceSpec
+
+    def at_rates(self, compute: float, memory: float) -> CostModel:
+        """This model on a device that takes so many times as long for compute and for memory."""
+        device = replace(
+            self.device,
+            peak_flops=self.device.peak_flops / compute,
+            bandwidth=self.device.bandwidth / memory,
+        )
+        return CostModel(self.model, device)
 
     def compute_seconds(
         self, prompt: ArrayLike, output: ArrayLike, computed_prompt: ArrayLike | None = None
