@@ -101,7 +101,7 @@ class Layer:
         from sgl_kernel.flash_attn import flash_attn_with_kvcache
 
         q = self._random(shape.decodes, shape.heads, shape.head_dim)
-        integers = {"dtype": torch.int32, "device": self.device}
+        integers: dict[str, Any] = {"dtype": torch.int32, "device": self.device}
         table = torch.arange(shape.decodes * shape.context, **integers)
         lengths = torch.full((shape.decodes,), shape.context, **integers)
         arguments = {

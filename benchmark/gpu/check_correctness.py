@@ -45,9 +45,9 @@ def requests(count: int = 36) -> list[tuple[list[int], dict[str, Any]]]:
 
 def answers(flags: dict[str, Any]) -> list[list[int]]:
     """Output token ids of one engine."""
-    import sglang
+    from sglang.srt.entrypoints.engine import Engine
 
-    engine = sglang.Engine(**flags)
+    engine = Engine(**flags)
     try:
         asked = requests()
         given = engine.generate(

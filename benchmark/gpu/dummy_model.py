@@ -70,5 +70,5 @@ def random_model(folder: Path, *, layers: int, head_dim: int) -> Path:
         eos_token_id=2,
         tie_word_embeddings=True,
     )
-    LlamaForCausalLM(config).to(torch.float32).save_pretrained(folder)
+    LlamaForCausalLM(config).float().save_pretrained(folder)
     return folder

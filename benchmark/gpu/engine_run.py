@@ -85,9 +85,9 @@ def main(order: dict[str, Any], target: Path) -> int:
         use_plugin(Path(folder), loads.lengths(), order["steps"])
         report: dict[str, Any] = {"engine": order["engine"], "runs": []}
         start = time.time()
-        import sglang
+        from sglang.srt.entrypoints.engine import Engine
 
-        engine = sglang.Engine(**order["engine"])
+        engine = Engine(**order["engine"])
         try:
             report["start_seconds"] = time.time() - start
             warm_up(engine)

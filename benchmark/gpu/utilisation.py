@@ -56,13 +56,15 @@ class Sampler:
 
 def read_steps(path: Path, began: float, seconds: float) -> list[dict[str, Any]]:
     """The passes of one run; columns of `engine_plugin.STEP_COLUMNS`."""
+    rows: list[dict[str, Any]] = []
     with path.open(newline="") as file:
-        rows = [
-            {key: value if key == "kind" else float(value) for key, value in row.items()}
-            for row in csv.DictReader(file)
-            if all(value is not None for value in row.values())
-        ]
-    return [row for row in rows if began <= row["time"] < began + seconds]
+        for row in csv.DictReader(file):
+            if None in row.values():  # cut off in the middle of a line
+                break
+            step: dict[str, Any] = {k: v if k == "kind" else float(v) for k, v in row.items()}
+            if began <= step["time"] < began + seconds:
+                rows.append(step)
+    return rows
 
 
 def busy(

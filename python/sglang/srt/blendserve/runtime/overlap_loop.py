@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -205,7 +206,7 @@ class OverlapLoop:
         set_pdmux_status(False)
         self.decode = InFlight(batch, load, group, self.prefill is not None, self._now())
         self.decode.result, work = self.lanes.decode.launch(
-            group, lambda: scheduler.run_batch(batch)
+            group, partial(scheduler.run_batch, batch)
         )
         self.decode.works.append(work)
 
@@ -268,7 +269,7 @@ class OverlapLoop:
             batch.split_forward_count = layers
             set_pdmux_status(True)
             prefill.result, work = self.lanes.prefill.launch(
-                group, lambda batch=batch: scheduler.run_batch(batch)
+                group, partial(scheduler.run_batch, batch)
             )
             set_pdmux_status(False)
             batch.split_index += layers
