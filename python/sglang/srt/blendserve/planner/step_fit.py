@@ -14,7 +14,7 @@ from sglang.srt.blendserve.planner.cost_model import CostModel
 _FORGET = 0.998
 """Weight of a step after each further one: the last 500 steps or so count."""
 
-_PRIOR_STEPS = 4.0
+_PRIOR_STEPS = 1.0
 """Steps that say otherwise outweigh the assumption that both kinds of work are equally slow."""
 
 _LEAST_STEPS = 64
