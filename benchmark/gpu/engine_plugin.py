@@ -80,7 +80,7 @@ def _log() -> _Log:
 
 def note_step(_: Any, batch: Any, *args: Any, **kwargs: Any) -> None:
     """Before a forward pass: what it computes. A pass over some more layers is no new one."""
-    if batch is None or batch.split_index:
+    if batch is None or (batch.forward_mode.is_split_prefill() and batch.split_index):
         return
     now = time.time()
     if batch.forward_mode.is_decode():

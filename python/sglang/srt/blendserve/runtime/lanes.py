@@ -50,8 +50,13 @@ class Work(Protocol):
 class Lane(Protocol):
     """Runs one thing after another, beside the other lane."""
 
-    def launch(self, index: int, work: Callable[[], Result]) -> tuple[Result, Work]:
-        """Launch ``work`` on the streams of group ``index``; later launches run after it."""
+    def launch(
+        self, index: int, work: Callable[[], Result], after: Work | None = None
+    ) -> tuple[Result, Work]:
+        """Launch ``work`` on the streams of group ``index``; later launches run after it.
+
+        ``after``: work of the other lane that must be over on the device before it begins.
+        """
         ...
 
 
@@ -92,12 +97,16 @@ class StreamLane:
         self._streams = streams
         self._last: torch.cuda.Stream | None = None
 
-    def launch(self, index: int, work: Callable[[], Result]) -> tuple[Result, Work]:
+    def launch(
+        self, index: int, work: Callable[[], Result], after: Work | None = None
+    ) -> tuple[Result, Work]:
         """See `Lane`."""
         import torch
 
         stream = self._streams[index]
         stream.wait_stream(torch.cuda.current_stream())
+        if isinstance(after, _StreamWork):
+            stream.wait_event(after.end)
         if self._last is not None and self._last is not stream:
             stream.wait_stream(self._last)
         self._last = stream
@@ -127,8 +136,10 @@ class EmulatedLane:
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
 
-    def launch(self, index: int, work: Callable[[], Result]) -> tuple[Result, Work]:
-        """See `Lane`."""
+    def launch(
+        self, index: int, work: Callable[[], Result], after: Work | None = None
+    ) -> tuple[Result, Work]:
+        """See `Lane`; whatever was launched before is over already."""
         start = time.perf_counter()
         result = work()
         spent = time.perf_counter() - start

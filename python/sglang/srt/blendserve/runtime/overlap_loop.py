@@ -8,6 +8,11 @@ model can), so that the host is free when the decode ends.
 ``layers``: prompts are computed whole, as SGLang's PD multiplexing does. ``chunks``: a prompt may
 be cut after `--blendserve-overlap-chunk` tokens, as with chunked prefill.
 
+The next decode step is launched before the results of the last one are processed, where that is
+possible (`overlap_work.may_run_ahead`), so that the decode lane does not wait for the host. As with
+SGLang's overlap schedule, a request that has ended then takes part in one step more. Its slots are
+free again while that step still runs: a prefill that begins meanwhile is ordered behind the step.
+
 Everything that both lanes read (slot lists, request table) is written on the scheduler's own
 stream, between launches; see `lanes`.
 """
@@ -16,6 +21,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -32,15 +38,18 @@ from sglang.srt.model_executor.forward_batch_info import ForwardMode
 from sglang.srt.multiplex.pdmux_context import set_current_stream_idx
 
 from sglang.srt.blendserve.planner.sm_split import SplitController
-from sglang.srt.blendserve.runtime.lanes import Lanes
-from sglang.srt.blendserve.runtime.overlap_trace import LaneRow, LaneTrace
+from sglang.srt.blendserve.runtime.lanes import Lanes, Work
+from sglang.srt.blendserve.runtime.overlap_trace import LaneTrace, lane_row
 from sglang.srt.blendserve.runtime.overlap_work import (
     InFlight,
     Load,
     decode_load,
+    may_run_ahead,
+    on_all_ranks,
     prefill_load,
     work_left,
 )
+from sglang.srt.blendserve.runtime.radix_cache import BlendRadixCache
 
 if TYPE_CHECKING:
     from sglang.srt.blendserve.runtime.scheduler import BlendScheduler
@@ -75,14 +84,22 @@ class OverlapLoop:
         """Whether there was nothing to prefill when last looked."""
         self._held = False
         """Whether decode waits for the memory that the prefill in flight may turn out to need."""
+        self._fence: Work | None = None
+        """The decode step behind which the next prefill begins; None once one has."""
         self._began = time.perf_counter()
+        self._ahead = isinstance(scheduler.tree_cache, BlendRadixCache)
+        if self._ahead:
+            # Late results of a request that has ended are dropped, as in SGLang's overlap schedule.
+            scheduler.batch_result_processor = replace(
+                scheduler.batch_result_processor, enable_overlap=True
+            )
         model = scheduler.tp_worker.model_runner.model
         self._layers = (
             scheduler.model_config.num_hidden_layers
             if hasattr(model, "forward_split_prefill")
             else 0
         )
-        self.decode_steps = self.prefill_batches = self.steps_beside = 0
+        self.decode_steps = self.prefill_batches = self.steps_beside = self.steps_ahead = 0
 
     # --- state the scheduler asks for ------------------------------------------------------------
 
@@ -102,6 +119,7 @@ class OverlapLoop:
         return {
             "decode_steps": self.decode_steps,
             "decode_steps_beside_prefill": self.steps_beside,
+            "decode_steps_ahead": self.steps_ahead,
             "prefill_batches": self.prefill_batches,
             "divisions": [list(sms) for sms in self.lanes.counts],
             "division": self._division_now(),
@@ -128,27 +146,31 @@ class OverlapLoop:
             messages = scheduler.request_receiver.recv_requests()
             if any(not isinstance(message, _HARMLESS) for message in messages or ()):
                 while self.prefill is not None or self.decode is not None:
-                    self._wait()
+                    self._wait(go_on=False)
                 self._join()
             scheduler.process_input_requests(messages)
             if not scheduler._engine_paused:
                 self._start_decode()
                 self._start_prefill()
             if self.prefill is not None or self.decode is not None:
-                self._wait()
+                self._wait(go_on=self._ahead and not scheduler._engine_paused)
             elif not scheduler._engine_paused:
                 if self.trace is not None:
                     self.trace.flush()
                 scheduler.on_idle()
 
-    def _wait(self) -> None:
-        """Until a decode step or a prefill batch is over; process it."""
+    def _wait(self, *, go_on: bool) -> None:
+        """Until a decode step or a prefill batch is over; process it.
+
+        ``go_on``: whether another decode step may be launched.
+        """
+        scheduler = self.scheduler
         while True:
             self._launch_prefill()
             decode, prefill = self.decode, self.prefill
             decode_done = decode is not None and decode.works[0].done()
             piece_done = prefill is not None and prefill.works[0].done()
-            decode_done, piece_done = self._agree(decode_done, piece_done)
+            decode_done, piece_done = on_all_ranks(scheduler, decode_done, piece_done)
             if piece_done:
                 assert prefill is not None
                 prefill.seconds += prefill.works.popleft().seconds()
@@ -156,19 +178,12 @@ class OverlapLoop:
                     self._end_prefill(prefill)
             if decode_done:
                 assert decode is not None
+                self.decode = None
+                if go_on:
+                    self._run_ahead()
                 self._end_decode(decode)
             if decode_done or (prefill is not None and self.prefill is None):
                 return
-
-    def _agree(self, *done: bool) -> tuple[bool, ...]:
-        """All tensor parallel ranks must see an end before any acts on it."""
-        if self.scheduler.ps.tp_size == 1:
-            return done
-        flags = torch.tensor(done, dtype=torch.int32)
-        torch.distributed.all_reduce(
-            flags, op=torch.distributed.ReduceOp.MIN, group=self.scheduler.tp_cpu_group
-        )
-        return tuple(bool(flag) for flag in flags.tolist())
 
     # --- decode ----------------------------------------------------------------------------------
 
@@ -204,17 +219,29 @@ class OverlapLoop:
         set_current_stream_idx(group)
         scheduler.tp_worker.model_runner.update_decode_attn_backend(group)
         set_pdmux_status(False)
+        scheduler.last_batch = batch
         self.decode = InFlight(batch, load, group, self.prefill is not None, self._now())
         self.decode.result, work = self.lanes.decode.launch(
             group, partial(scheduler.run_batch, batch)
         )
+        self.decode.batch = batch.copy()
         self.decode.works.append(work)
 
+    def _run_ahead(self) -> None:
+        """The next step, before the results of the last one are processed."""
+        self._join()
+        batch = self.scheduler.running_batch
+        batch.filter_batch()
+        # With too little memory requests are given back, which the results must precede.
+        if may_run_ahead(batch) and batch.check_decode_mem():
+            self._start_decode()
+            self.steps_ahead += self.decode is not None
+
     def _end_decode(self, ended: InFlight) -> None:
-        self.decode = None
         scheduler = self.scheduler
-        scheduler.last_batch = ended.batch
         scheduler.process_batch_result(ended.batch, ended.result)
+        if self.decode is not None and any(req.finished() for req in ended.batch.reqs):
+            self._fence = self.decode.works[0]
         ended.seconds = ended.works.popleft().seconds()
         beside = ended.beside and self.prefill is not None
         self.decode_steps += 1
@@ -225,8 +252,7 @@ class OverlapLoop:
         self._trace("decode", ended)
         if (
             envs.SGLANG_ENABLE_STRICT_MEM_CHECK_DURING_BUSY.get()
-            and self.prefill is None
-            and not self.joining
+            and not self.busy
             and scheduler.chunked_req is None
         ):
             scheduler.invariant_checker.self_check_during_busy()
@@ -264,14 +290,16 @@ class OverlapLoop:
             batch = prefill.batch
             layers = min(-(-self._layers // _PIECES), prefill.layers_left)
             group = 0 if scheduler.running_batch.is_empty() else self._division_now()
-            prefill.one_group = prefill.one_group and prefill.group in (-1, group)
+            first = prefill.group < 0
+            prefill.one_group = first or (prefill.one_group and prefill.group == group)
             prefill.group = group
             batch.split_forward_count = layers
             set_pdmux_status(True)
             prefill.result, work = self.lanes.prefill.launch(
-                group, partial(scheduler.run_batch, batch)
+                group, partial(scheduler.run_batch, batch), self._fence if first else None
             )
             set_pdmux_status(False)
+            self._fence = None if first else self._fence
             batch.split_index += layers
             prefill.layers_left -= layers if self._layers else 1
             prefill.works.append(work)
@@ -287,6 +315,7 @@ class OverlapLoop:
         if ended.one_group and self._is_division(ended.group):
             index = ended.group - self.lanes.first
             self.controller.observe_prefill(index, ended.load.compute, ended.seconds)
+        batch.split_index, batch.split_forward_batch = 0, None  # it decodes from here on
         requests = len(batch.reqs)
         batch.filter_batch(chunked_req_to_exclude=unfinished)
         if len(batch.reqs) < requests:
@@ -315,26 +344,6 @@ class OverlapLoop:
         return time.perf_counter() - self._began
 
     def _trace(self, lane: str, ended: InFlight) -> None:
-        if self.trace is None:
-            return
-        scheduler = self.scheduler
-        prefill_sms, decode_sms = self.lanes.counts[ended.group]
-        free = scheduler.token_to_kv_pool_allocator.available_size()
-        self.trace.add(
-            LaneRow(
-                lane=lane,
-                launched_seconds=ended.launched,
-                ended_seconds=self._now(),
-                device_seconds=ended.seconds,
-                prefill_sms=prefill_sms,
-                decode_sms=decode_sms,
-                beside=int(ended.beside),
-                requests=len(ended.batch.reqs),
-                tokens=ended.load.tokens,
-                kv_tokens=ended.load.kv_tokens,
-                compute_seconds=ended.load.compute,
-                memory_seconds=ended.load.memory,
-                free_slots=free + scheduler.tree_cache.evictable_size(),
-                waiting=len(scheduler.pool),
-            )
-        )
+        if self.trace is not None:
+            counts = self.lanes.counts[ended.group]
+            self.trace.add(lane_row(self.scheduler, lane, ended, counts, self._now()))

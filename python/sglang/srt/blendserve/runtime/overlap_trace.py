@@ -6,6 +6,11 @@ import csv
 import time
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sglang.srt.blendserve.runtime.overlap_work import InFlight
+    from sglang.srt.blendserve.runtime.scheduler import BlendScheduler
 
 _FLUSH_SECONDS = 1.0
 
@@ -72,3 +77,26 @@ class LaneTrace:
 def lane_path(trace: Path) -> Path:
     """Beside the step trace: ``steps.csv`` has its lanes in ``steps.lanes.csv``."""
     return trace.with_name(f"{trace.stem}.lanes{trace.suffix}")
+
+
+def lane_row(
+    scheduler: BlendScheduler, lane: str, ended: InFlight, sms: tuple[int, int], now: float
+) -> LaneRow:
+    """What has just ended, at ``now`` seconds, at the division ``sms`` (prefill, decode)."""
+    free = scheduler.token_to_kv_pool_allocator.available_size()
+    return LaneRow(
+        lane=lane,
+        launched_seconds=ended.launched,
+        ended_seconds=now,
+        device_seconds=ended.seconds,
+        prefill_sms=sms[0],
+        decode_sms=sms[1],
+        beside=int(ended.beside),
+        requests=len(ended.batch.reqs),
+        tokens=ended.load.tokens,
+        kv_tokens=ended.load.kv_tokens,
+        compute_seconds=ended.load.compute,
+        memory_seconds=ended.load.memory,
+        free_slots=free + scheduler.tree_cache.evictable_size(),
+        waiting=len(scheduler.pool),
+    )

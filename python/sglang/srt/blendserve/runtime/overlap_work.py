@@ -15,6 +15,8 @@ from sglang.srt.blendserve.runtime.lanes import Work
 if TYPE_CHECKING:
     from sglang.srt.managers.schedule_batch import ScheduleBatch
 
+    from sglang.srt.blendserve.runtime.scheduler import BlendScheduler
+
 
 class Load(NamedTuple):
     """Work of a batch by the cost model, seconds."""
@@ -30,6 +32,7 @@ class InFlight:
     """A batch on a lane."""
 
     batch: ScheduleBatch
+    """As it was launched: a decode's own goes on changing when the next step is prepared."""
     load: Load
     group: int
     """Stream group of its last launch."""
@@ -81,3 +84,29 @@ def work_left(
         if prefill > 0 and decode > 0:
             return prefill, decode
     return (each if beside is None else beside.compute), each
+
+
+def may_run_ahead(batch: ScheduleBatch) -> bool:
+    """Whether ``batch`` may decode again before the host has seen the tokens of its last step.
+
+    The next tokens are on the device; what else a step needs of the last one is not.
+    """
+    return not (
+        batch.is_empty()
+        or batch.has_grammar
+        or batch.return_logprob
+        or batch.return_hidden_states
+        or batch.sampling_info.penalizer_orchestrator.is_required
+    )
+
+
+def on_all_ranks(scheduler: BlendScheduler, *done: bool) -> tuple[bool, ...]:
+    """Which of these all tensor parallel ranks have seen end: only then may one act on it."""
+    if scheduler.ps.tp_size == 1:
+        return done
+    import torch
+
+    flags = torch.tensor(done, dtype=torch.int32)
+    least = torch.distributed.ReduceOp.MIN
+    torch.distributed.all_reduce(flags, op=least, group=scheduler.tp_cpu_group)
+    return tuple(bool(flag) for flag in flags.tolist())
