@@ -2,26 +2,32 @@
 
     python benchmark/runtime_cost.py --pool 10000 100000 --steps 2000
 
-The scheduler's own methods run over a real request pool, radix cache and slot allocator, with 256
-requests in flight and the KV cache full; only the forward pass is left out. Every step decodes
-one token of each running request, ends those that are done and starts what the policy chooses.
-Times are of the processor (`time.thread_time`), so that other work on the machine does not count.
-Parts of a step, in milliseconds:
+The scheduler's own methods run over a real request pool, radix cache, slot allocator and step
+recorder, with 256 requests in flight; only the forward pass is left out. Every step decodes one
+token of each running request, ends those that are done and starts what the policy chooses. Timing
+begins when the KV cache is full. Times are of the processor (`time.thread_time`), so that other
+work on the machine does not count. Parts of a step, in milliseconds:
 
 - progress: read off the requests in flight how far they are, and note which have ended
 - select: choose what joins the step, without the look-ups in the cache
 - look-up: how much of the prompts in line is cached
-- evict: evictions from the prefix cache, annotations included
+- leave: decide what ended requests leave in the prefix cache, and remove the rest from it
+- evict: evictions from the prefix cache, annotations included, and giving back the slots
+- record: read the step for the step trace and write its row (only with --blendserve-trace)
+- collector: Python's garbage collector, in all of the step; not part of the others
 
 The paper gives 0.08 ms on average and 0.23 ms at the 99th percentile for tree operations, which
-are look-up and evict here. A second run has SGLang's own cache, for comparison.
+are look-up, leave and evict here. A second run has SGLang's own cache, for comparison. Where a
+pool's memory goes and how long an arrival takes is measured before the steps.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import platform
+import tempfile
 import time
 from array import array
 from pathlib import Path
@@ -33,19 +39,26 @@ from sglang.srt.managers.schedule_batch import FINISH_LENGTH, Req
 from sglang.srt.mem_cache.allocator.token import TokenToKVPoolAllocator
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams, InsertParams, MatchPrefixParams
 from sglang.srt.mem_cache.cache_init_params import CacheInitParams
+from sglang.srt.mem_cache.memory_pool import ReqToTokenPool
 from sglang.srt.mem_cache.radix_cache import RadixCache, RadixKey
+from sglang.srt.model_executor.forward_batch_info import ForwardMode
 from sglang.srt.sampling.sampling_params import SamplingParams
 
+from sglang.srt.blendserve import jobs
 from sglang.srt.blendserve.planner.cost_model import CostModel
 from sglang.srt.blendserve.planner.device_spec import DeviceSpec
 from sglang.srt.blendserve.planner.model_spec import ModelSpec
-from sglang.srt.blendserve.planner.pacing import RatioPace
-from sglang.srt.blendserve.planner.request_pool import PoolRequest, RequestPool
-from sglang.srt.blendserve.planner.step_policy import StepPolicy
+from sglang.srt.blendserve.planner.policies import make_step_policy
+from sglang.srt.blendserve.planner.request_pool import RequestPool
+from sglang.srt.blendserve.runtime.intake import Intake
 from sglang.srt.blendserve.runtime.radix_cache import BlendRadixCache
 from sglang.srt.blendserve.runtime.scheduler import BlendScheduler
+from sglang.srt.blendserve.runtime.step_record import StepRecorder
+from sglang.srt.blendserve.runtime.step_trace import StepTrace
 
-PARTS = ("progress", "select", "look-up", "evict")
+PARTS = ("progress", "select", "look-up", "leave", "evict", "record", "collector")
+CACHES = {"blendserve": BlendRadixCache, "sglang": RadixCache}
+TREE = ("look-up", "leave", "evict")
 
 
 class Stopwatch:
@@ -54,16 +67,25 @@ class Stopwatch:
     def __init__(self) -> None:
         self.steps: list[dict[str, float]] = []
         self.now = dict.fromkeys(PARTS, 0.0)
+        self._collecting = 0.0
+        gc.callbacks.append(self._collects)
+
+    def _collects(self, phase: str, info: dict[str, int]) -> None:
+        """Tell the garbage collector's time apart: it strikes whoever allocates next."""
+        if phase == "start":
+            self._collecting = time.thread_time()
+        else:
+            self.now["collector"] += time.thread_time() - self._collecting
 
     def timed(self, part: str, function: Any, instead_of: str | None = None) -> Any:
         """``function``, its time added to ``part`` (and taken from the part that calls it)."""
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            began = time.thread_time()
+            collector, began = self.now["collector"], time.thread_time()
             try:
                 return function(*args, **kwargs)
             finally:
-                took = time.thread_time() - began
+                took = time.thread_time() - began - (self.now["collector"] - collector)
                 self.now[part] += took
                 if instead_of is not None:
                     self.now[instead_of] -= took
@@ -73,6 +95,9 @@ class Stopwatch:
     def next_step(self) -> None:
         self.steps.append(self.now)
         self.now = dict.fromkeys(PARTS, 0.0)
+
+    def stop(self) -> None:
+        gc.callbacks.remove(self._collects)
 
 
 def workload(count: int, seed: int) -> tuple[list[np.ndarray], np.ndarray]:
@@ -102,34 +127,37 @@ class Engine(BlendScheduler):
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         return object.__new__(cls)
 
-    def __init__(self, kind: type[RadixCache], slots: int, batch: int, chunk: int) -> None:
+    def __init__(self, kind: type[RadixCache], args: argparse.Namespace, trace: Path) -> None:
         cost = CostModel(ModelSpec.named("Llama-3-8B"), DeviceSpec.named("A100-80G"))
+        slots, chunk = args.slots, args.chunk
         allocator = TokenToKVPoolAllocator(slots, torch.float16, "cpu", None, need_sort=False)
-        self.tree_cache = kind(CacheInitParams(False, None, allocator, 1))
+        self.table = ReqToTokenPool(args.batch, 16_384, "cpu", enable_memory_saver=False)
+        self.tree_cache = kind(CacheInitParams(False, self.table, allocator, 1))
         self.token_to_kv_pool_allocator = allocator
         self.max_total_num_tokens = slots
         self.pool = RequestPool(cost, slots)
         if isinstance(self.tree_cache, BlendRadixCache):
             self.tree_cache.follow(self.pool)
-        self.step_policy = StepPolicy(self.pool, RatioPace(cost, slots, chunk), max_tokens=chunk)
-        self.batch, self.page_size, self.is_mixed_chunk = batch, 1, True
+        self.intake = Intake(self.pool)
+        self.step_policy = make_step_policy(self.pool, "balance", max_tokens=chunk)
+        self.batch, self.page_size, self.is_mixed_chunk = args.batch, 1, True
         self.waiting_queue: list[Req] = []
         self.chunked_req, self.chunked_prefill_size = None, chunk
         self.new_token_ratio_tracker = argparse.Namespace(current=0.5)
         self.running = argparse.Namespace(reqs=[], batch_is_full=False)
+        self.forward_ct = self.retractions = 0
+        self.recorder = StepRecorder(self, [StepTrace(trace)])
         self.watch = Stopwatch()
+        if isinstance(self.tree_cache, BlendRadixCache):
+            for name in ("worth_keeping", "drop_behind"):
+                added = getattr(self.tree_cache, name)
+                setattr(self.tree_cache, name, self.watch.timed("leave", added))
+            ahead = self.watch.timed("evict", self.tree_cache.evict_ahead, "select")
+            self.tree_cache.evict_ahead = ahead
         self.evicted = self.no_room = 0
 
     def get_num_allocatable_reqs(self, running: int) -> int:
         return self.batch - running
-
-    def add(self, index: int, prompt: np.ndarray, output: int) -> None:
-        """Let a request wait that will give ``output`` tokens."""
-        parameters = SamplingParams(max_new_tokens=8000)
-        req = Req(str(index), "", array("q", prompt.tolist()), parameters)
-        req.true_output = output
-        req.blendserve = PoolRequest(str(index), prompt, 8000, payload=req)
-        self.pool.add(req.blendserve)
 
     def step(self) -> None:
         """One pass of the scheduler, and the forward pass's effects."""
@@ -138,10 +166,19 @@ class Engine(BlendScheduler):
         self._feed = watch.timed("select", super()._feed)
         self._cached_tokens = watch.timed("look-up", super()._cached_tokens, "select")
         self._feed(self.running)
-        for req in self.waiting_queue:
-            self.start(req)
-        self.waiting_queue = []
+        new, self.waiting_queue = self.waiting_queue, []
         self.chunked_prefill_size = self.step_policy.max_tokens
+        batch = argparse.Namespace(
+            reqs=[*new, *self.running.reqs],
+            forward_mode=ForwardMode.MIXED if new else ForwardMode.DECODE,
+            decoding_reqs=self.running.reqs,
+            extend_lens=[len(req.origin_input_ids) for req in new],
+            prefill_stats=None,
+        )
+        watch.timed("record", self.recorder.launched)(batch)
+        self.forward_ct += 1
+        for req in new:
+            self.start(req)
         self.decode()
         watch.next_step()
 
@@ -169,7 +206,9 @@ class Engine(BlendScheduler):
         req.last_node = cache.insert(InsertParams(key=key, value=slots)).last_device_node
         cache.inc_lock_ref(req.last_node)
         cache.dec_lock_ref(match.last_device_node)
-        req.decoded = []
+        req.cache_protected_len = len(key)
+        self.table.alloc([req])
+        self.table.req_to_token[req.req_pool_idx, : len(key)] = slots.to(torch.int32)
         self.running.reqs.append(req)
 
     def decode(self) -> None:
@@ -177,58 +216,92 @@ class Engine(BlendScheduler):
         reqs = self.running.reqs
         slots = self.alloc(len(reqs))
         while slots is None:  # retract the last, as a full cache makes SGLang do
-            req = reqs.pop()
-            self.release(req)
-            self.pool.put_back(req.blendserve)
+            self.release(reqs[-1], is_insert=False)
+            self.pool.put_back(reqs.pop().blendserve)
             slots = self.alloc(len(reqs))
-        for req, slot in zip(reqs, slots.split(1), strict=True):
+        rows = [req.req_pool_idx for req in reqs]
+        columns = [len(req.origin_input_ids) + len(req.output_ids) for req in reqs]
+        self.table.req_to_token[rows, columns] = slots.to(torch.int32)
+        for req in reqs:
             req.output_ids.append(7)
-            req.decoded.append(slot)
-        self.running.reqs = [req for req in reqs if not self.ended(req)]
+        ended = [req for req in reqs if len(req.output_ids) >= req.true_output]
+        if ended:
+            self.running.reqs = [req for req in reqs if len(req.output_ids) < req.true_output]
+        # Slots of all that end in a step are freed together, as SGLang does.
+        self.token_to_kv_pool_allocator.free_group_begin()
+        for req in ended:
+            req.finished_reason = FINISH_LENGTH(len(req.output_ids))
+            self.release(req, is_insert=True)
+        self.token_to_kv_pool_allocator.free_group_end()
 
-    def ended(self, req: Req) -> bool:
-        if len(req.output_ids) < req.true_output:
-            return False
-        req.finished_reason = FINISH_LENGTH(len(req.output_ids))
-        self.release(req)
-        return True
+    def release(self, req: Req, is_insert: bool) -> None:
+        """Give the memory of ``req`` back; what is worth it stays in the cache."""
+        tokens = len(req.origin_input_ids) + len(req.output_ids)
+        self.tree_cache.cache_finished_req(req, is_insert=is_insert, kv_len_to_handle=tokens)
+        self.table.free(req)
 
-    def release(self, req: Req) -> None:
-        """Leave prompt and output of ``req`` in the cache, unlocked."""
-        tokens = req.origin_input_ids + array("q", req.output_ids)
-        held = self.tree_cache.match_prefix(MatchPrefixParams(key=RadixKey(tokens)))
-        new = len(tokens) - len(held.device_indices)
-        own = torch.cat(req.decoded) if req.decoded else torch.zeros(0, dtype=torch.int64)
-        if own.numel():
-            slots = torch.cat((held.device_indices, own[own.numel() - new :]))
-            self.tree_cache.insert(InsertParams(key=RadixKey(tokens), value=slots))
-            self.token_to_kv_pool_allocator.free(own[: own.numel() - new])
-        self.tree_cache.dec_lock_ref(req.last_node)
-        req.decoded = []
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+def fill(engine: Engine, pool: int, seed: int) -> dict[str, Any]:
+    """Let ``pool`` requests arrive; what they hold and how long that takes."""
+    prompts, output = workload(pool, seed)
+    tokens = sum(prompt.size for prompt in prompts)
+    before = resident_bytes()
+    reqs = []
+    for index, prompt in enumerate(prompts):
+        parameters = SamplingParams(max_new_tokens=8000)
+        tokens_q = array("q", prompt.tolist())
+        reqs.append(Req(jobs.make_rid("cost", pool, index), "", tokens_q, parameters))
+        reqs[-1].true_output = int(output[index])
+    made = resident_bytes()
+    times = np.zeros(pool)
+    for index, req in enumerate(reqs):
+        began = time.thread_time()
+        engine.intake.take(req)
+        times[index] = time.thread_time() - began
+    taken = resident_bytes()
+    began = time.perf_counter()
+    engine.pool.make_plan()
+    seconds = time.perf_counter() - began
+    return {
+        "mean_prompt_tokens": round(tokens / pool, 1),
+        "bytes_per_request": {
+            "of SGLang": round((made - before) / pool),
+            "of the pool": round((taken - made) / pool),
+            "of the plan": round((resident_bytes() - taken) / pool),
+        },
+        "take_microseconds": {
+            "mean": round(1e6 * float(times.mean()), 2),
+            "p99": round(1e6 * float(np.quantile(times, 0.99)), 2),
+            "max": round(1e6 * float(times.max()), 2),
+        },
+        "plan_seconds": round(seconds, 3),
+    }
 
 
 def measure(kind: type[RadixCache], pool: int, args: argparse.Namespace) -> dict[str, Any]:
     """Fill the cache, then time ``args.steps`` steps."""
-    engine = Engine(kind, args.slots, args.batch, args.chunk)
-    prompts, output = workload(pool, args.seed)
-    for index, prompt in enumerate(prompts):
-        engine.add(index, prompt, int(output[index]))
-    began = time.perf_counter()
-    engine.pool.make_plan()
-    plan_seconds = time.perf_counter() - began
-    warm = 0
-    while engine.token_to_kv_pool_allocator.available_size() > args.batch * 2 and warm < 5000:
-        engine.step()
-        warm += 1
-    engine.watch.steps.clear()
-    for _ in range(args.steps):
-        engine.step()
+    with tempfile.TemporaryDirectory() as folder:
+        engine = Engine(kind, args, Path(folder, "steps.csv"))
+        arrival = fill(engine, pool, args.seed)
+        warm = 0
+        while engine.token_to_kv_pool_allocator.available_size() > args.slots // 16 and warm < 5000:
+            engine.step()
+            warm += 1
+        engine.watch.steps.clear()
+        started = len(engine.pool)
+        for _ in range(args.steps):
+            engine.step()
+        engine.watch.stop()
     steps = engine.watch.steps
     table: dict[str, Any] = {}
-    sums = {part: (part,) for part in PARTS} | {"tree": PARTS[2:], "total": PARTS}
+    sums = {part: (part,) for part in PARTS}
+    sums |= {"tree": TREE, "total": PARTS[:5], "total with record": PARTS[:6]}
     for part, summands in sums.items():
-        times = [sum(s[p] for p in summands) for s in steps]
-        milliseconds = 1e3 * np.array(times)
+        milliseconds = 1e3 * np.array([sum(s[p] for p in summands) for s in steps])
         table[part] = {
             "mean": round(float(milliseconds.mean()), 4),
             "median": round(float(np.median(milliseconds)), 4),
@@ -238,13 +311,14 @@ def measure(kind: type[RadixCache], pool: int, args: argparse.Namespace) -> dict
     return {
         "cache": kind.__name__,
         "pool": pool,
+        "arrival": arrival,
         "warm_up_steps": warm,
         "steps": len(steps),
+        "started": started - len(engine.pool),
         "running_at_end": len(engine.running.reqs),
         "evictable_leaves_at_end": len(engine.tree_cache.evictable_leaves),
         "evicted_tokens": engine.evicted,
         "not_started_for_memory": engine.no_room,
-        "plan_seconds": round(plan_seconds, 3),
         "milliseconds": table,
     }
 
@@ -259,13 +333,16 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=500_000, help="KV tokens in the cache")
     parser.add_argument("--chunk", type=int, default=2048, help="prompt tokens in a step at most")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--cache", nargs="+", choices=CACHES, default=[*CACHES], help="whose prefix cache (both)"
+    )
     parser.add_argument("--out", type=Path, help="write all figures there as JSON")
     args = parser.parse_args()
     torch.set_num_threads(1)
     results = []
     for pool in args.pool:
-        for kind in (BlendRadixCache, RadixCache):
-            results.append(measure(kind, pool, args))
+        for name in args.cache:
+            results.append(measure(CACHES[name], pool, args))
             print(json.dumps(results[-1]), flush=True)
     if args.out is not None:
         settings = {k: v for k, v in vars(args).items() if k != "out"}

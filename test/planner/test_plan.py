@@ -19,7 +19,7 @@ from sglang.srt.blendserve.planner.annotations import annotate, request_costs
 from sglang.srt.blendserve.planner.layer_sort import layer_sort
 from sglang.srt.blendserve.planner.merge import merge_units
 from sglang.srt.blendserve.planner.node_split import sort_tree, split_tree
-from sglang.srt.blendserve.planner.plan import Plan, build_plan, replan
+from sglang.srt.blendserve.planner.plan import Plan, build_plan, plan_tree, replan
 from sglang.srt.blendserve.planner.prefix_tree import PrefixTree
 
 
@@ -329,3 +329,19 @@ def test_a_wrong_mask_is_refused() -> None:
     plan = build_plan([np.array([1]), np.array([2])], [1.0, 2.0], COST)
     with pytest.raises(ValueError, match="remaining"):
         replan(plan, [1.0, 2.0], COST, remaining=np.ones(3, dtype=bool))
+
+
+def test_lengths_that_vary_cost_more_memory_than_their_mean() -> None:
+    """Of two kinds with the same mean, the one whose lengths vary is the more memory-bound."""
+    prompts = [np.arange(100, dtype=np.int32) + 1000 * n for n in range(8)]
+    mean = np.full(8, 200.0)
+    exact = 100 * mean + mean**2 / 2
+    varying = np.where(np.arange(8) % 2, exact, exact + 200.0**2)
+    plan = plan_tree(PrefixTree.build(prompts), mean, COST, kv_reads=varying)
+    assert set(plan.order[:4].tolist()) == {1, 3, 5, 7}
+    assert plan.total_memory_seconds == pytest.approx(float(COST.kv_read_seconds(varying.sum())))
+    assert plan.compute_seconds[0] == plan.compute_seconds[1]
+    same = plan_tree(PrefixTree.build(prompts), mean, COST, kv_reads=exact)
+    assert np.allclose(same.memory_seconds, plan_tree(same.trie, mean, COST).memory_seconds)
+    with pytest.raises(ValueError, match="kv_reads must have shape"):
+        plan_tree(same.trie, mean, COST, kv_reads=exact[:3])

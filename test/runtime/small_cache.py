@@ -120,8 +120,17 @@ class SmallCache:
         return True
 
     def finish(self, flight: Flight, output: list[int]) -> None:
-        """End ``flight`` with these output tokens, which stay cached if there is room."""
+        """End ``flight`` with these output tokens, which stay cached if they are worth it."""
         request = flight.request
+        keep = None
+        if isinstance(self.cache, BlendRadixCache):
+            keep = self.cache.worth_keeping(request)
+        if keep is not None:
+            self.cache.dec_lock_ref(flight.node)
+            self.cache.drop_behind(flight.node, self._whole_pages(request.prompt.size), keep)
+            self.flights.remove(flight)
+            self.pool.finish(request, len(output))
+            return
         tokens = request.prompt.tolist() + output
         prompt_slots = self._match(request.prompt.tolist(), request.namespace).device_indices
         own = self._alloc(self._whole_pages(len(tokens)) - len(prompt_slots))

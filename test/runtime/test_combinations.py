@@ -63,15 +63,17 @@ def run(
     """One engine in a process of its own."""
     source, target = tmp_path / "order.json", tmp_path / "answers.json"
     source.write_text(json.dumps({"engine": engine, "requests": workload(), **order}))
-    done = subprocess.run(
-        [sys.executable, str(HERE / "engine_run.py"), str(source), str(target)],
-        env=os.environ | CHECKS | (env or {}),
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
+    log = tmp_path / "log.txt"
+    with log.open("w") as output:  # a pipe would stay open as long as any of SGLang's processes
+        done = subprocess.run(
+            [sys.executable, str(HERE / "engine_run.py"), str(source), str(target)],
+            env=os.environ | CHECKS | (env or {}),
+            stdout=output,
+            stderr=output,
+            timeout=400,
+            check=False,
+        )
+    assert done.returncode == 0, log.read_text()[-4000:]
     result: dict[str, Any] = json.loads(target.read_text())
     return result
 

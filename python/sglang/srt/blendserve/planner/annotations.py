@@ -74,8 +74,15 @@ class Annotations:
         )
 
 
-def request_costs(tree: PrefixTree, output_tokens: Floats, cost: CostModel) -> RequestCosts:
-    """What each request of ``tree`` costs; ``output_tokens``: (requests,) predicted lengths."""
+def request_costs(
+    tree: PrefixTree, output_tokens: Floats, cost: CostModel, kv_reads: Floats | None = None
+) -> RequestCosts:
+    """What each request of ``tree`` costs.
+
+    ``output_tokens``: (requests,) predicted lengths. ``kv_reads``: (requests,) KV tokens they
+    are expected to read in decoding; without it, as if the predictions were exact. (The paper's
+    Mem, p d + d^2 / 2, is convex in d: lengths that vary read more than their mean does.)
+    """
     leaves, requests = tree.leaf_nodes, tree.leaf_requests
     below = np.maximum(tree.leaf_end - tree.leaf_start, 1)
     prefill = cost.prefill_seconds(tree.segment, tree.depth[tree.parent])
@@ -96,7 +103,11 @@ def request_costs(tree: PrefixTree, output_tokens: Floats, cost: CostModel) -> R
         compute_seconds=by_request(
             tree.path_sum(prefill / below)[leaves] + cost.output_seconds(prompt, output)
         ),
-        memory_seconds=by_request(cost.memory_seconds(prompt, output)),
+        memory_seconds=by_request(
+            cost.memory_seconds(prompt, output)
+            if kv_reads is None
+            else cost.kv_read_seconds(kv_reads[requests])
+        ),
     )
 
 

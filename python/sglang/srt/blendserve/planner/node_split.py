@@ -64,18 +64,26 @@ class SortedTree:
     costs: RequestCosts
 
 
-def sort_tree(tree: PrefixTree, output_tokens: Floats, cost: CostModel) -> SortedTree:
-    """Annotate ``tree`` for predicted ``output_tokens`` (requests,) and layer-sort it."""
-    costs = request_costs(tree, output_tokens, cost)
+def sort_tree(
+    tree: PrefixTree, output_tokens: Floats, cost: CostModel, kv_reads: Floats | None = None
+) -> SortedTree:
+    """Annotate ``tree`` for predicted lengths (as in `request_costs`) and layer-sort it."""
+    costs = request_costs(tree, output_tokens, cost, kv_reads)
     tree, annotations = layer_sort(tree, annotate(tree, costs))
     return SortedTree(tree, annotations, costs)
 
 
 def split_tree(
-    sorted_tree: SortedTree, output_tokens: Floats, cost: CostModel, *, keep_sharing: float
+    sorted_tree: SortedTree,
+    output_tokens: Floats,
+    cost: CostModel,
+    *,
+    keep_sharing: float,
+    kv_reads: Floats | None = None,
 ) -> SortedTree:
     """Cut outliers off ``sorted_tree`` and re-insert them below the root; sorted again.
 
+    ``output_tokens``, ``kv_reads``: those that the tree was sorted for.
     ``keep_sharing``: part of the tokens saved by prefix sharing that must still be saved
     afterwards, 0 to 1. Below the root, a node and its copies then have equal prefixes.
     """
@@ -90,7 +98,7 @@ def split_tree(
         if not cuts:
             break
         tree = sorted_tree.tree
-        candidate = sort_tree(_move(tree, cuts), output_tokens, cost)
+        candidate = sort_tree(_move(tree, cuts), output_tokens, cost, kv_reads)
         new_error, prefix_errors = _errors(candidate)
         if new_error > (1 - _LEAST_PROGRESS) * error:
             break

@@ -149,15 +149,17 @@ def plan_tree(
     *,
     keep_sharing: float = KEEP_SHARING,
     kv_slots: int | None = None,
+    kv_reads: ArrayLike | None = None,
 ) -> Plan:
-    """Plan the requests of a prefix tree; arguments as in `build_plan`."""
-    lengths = np.asarray(output_tokens, dtype=np.float64)
-    if lengths.shape != (trie.requests,):
-        raise ValueError(f"output_tokens must have shape ({trie.requests},), got {lengths.shape}")
-    if not (np.isfinite(lengths).all() and (lengths >= 0).all()):
-        raise ValueError("output_tokens must be finite and at least 0")
-    whole = sort_tree(trie, lengths, cost)
-    done = split_tree(whole, lengths, cost, keep_sharing=keep_sharing)
+    """Plan the requests of a prefix tree; arguments as in `build_plan`.
+
+    ``kv_reads``: (n,) KV tokens that each is expected to read in decoding, where that is more
+    than its predicted length says (`LengthEstimator.kv_reads`).
+    """
+    lengths = _checked("output_tokens", output_tokens, trie.requests)
+    reads = None if kv_reads is None else _checked("kv_reads", kv_reads, trie.requests)
+    whole = sort_tree(trie, lengths, cost, reads)
+    done = split_tree(whole, lengths, cost, keep_sharing=keep_sharing, kv_reads=reads)
     tree, costs = done.tree, done.costs
     order = tree.leaf_requests
     position = np.full(trie.requests, -1, dtype=np.int64)
@@ -185,6 +187,15 @@ def plan_tree(
         tree=tree,
         annotations=done.annotations,
     )
+
+
+def _checked(name: str, values: ArrayLike, requests: int) -> Floats:
+    array = np.asarray(values, dtype=np.float64)
+    if array.shape != (requests,):
+        raise ValueError(f"{name} must have shape ({requests},), got {array.shape}")
+    if not (np.isfinite(array).all() and (array >= 0).all()):
+        raise ValueError(f"{name} must be finite and at least 0")
+    return array
 
 
 def _bound(compute: float, memory: float, cost: CostModel, kv_slots: int | None) -> float | None:

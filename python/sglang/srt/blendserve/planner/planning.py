@@ -157,7 +157,7 @@ class Planner:
             lengths=lengths,
             outlook=outlook,
             estimate=estimate,
-            order=self._order(tree, census.waiting, lengths, estimate),
+            order=self.make_order(tree, census.waiting, lengths, estimate),
             sample=self._draw_sample(tree, census, max_tokens, known),
         )
 
@@ -172,19 +172,23 @@ class Planner:
             now,
             census=census,
             estimate=estimate if moved else now.estimate,
-            order=self._order(now.tree, census.waiting, now.lengths, estimate) if moved else None,
+            order=(
+                self.make_order(now.tree, census.waiting, now.lengths, estimate) if moved else None
+            ),
             sample=[],
         )
 
-    def _order(
+    def make_order(
         self, tree: PrefixTree, waiting: Bools, lengths: LengthEstimator, estimate: Floats
     ) -> Ordered:
+        """A scan order of the ``waiting`` (n,) requests of ``tree``, by their ``estimate`` (n,)."""
         plan = plan_tree(
             tree.restricted(waiting),
             estimate,
             self.cost,
             keep_sharing=self.keep_sharing,
             kv_slots=self.kv_slots,
+            kv_reads=lengths.kv_reads(estimate),
         )
         return Ordered(plan, DualScanner(plan.order))
 

@@ -35,6 +35,9 @@ SAMPLE = 0.01
 class RequestPool:
     """Waiting and running offline requests of all jobs, blended in one plan."""
 
+    planner_type: type[Planner] = Planner
+    """What makes its plans."""
+
     def __init__(
         self,
         cost: CostModel,
@@ -49,7 +52,7 @@ class RequestPool:
         caller waits."""
         self.cost = cost
         self.kv_slots = kv_slots
-        self._planner = Planner(cost, kv_slots, keep_sharing, sample)
+        self._planner = self.planner_type(cost, kv_slots, keep_sharing, sample)
         self._background = background
         self._roster = Roster()
         self._current = CurrentPlan(self._roster, self._planner, background, None)
@@ -131,6 +134,10 @@ class RequestPool:
     def get(self, rid: str) -> PoolRequest | None:
         """The request of this id, waiting or running."""
         return self._roster.by_rid.get(rid)
+
+    def runs(self, request: PoolRequest) -> bool:
+        """Whether ``request`` is in flight."""
+        return request.index in self._roster.running
 
     def request(self, index: int) -> PoolRequest:
         """The request with this place in the pool's arrays."""

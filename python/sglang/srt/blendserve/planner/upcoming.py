@@ -81,6 +81,7 @@ class UpcomingUse:
         self.scanner = scanner
         self._scan_position = scanner.positions(self.tree.leaf_requests)
         self._below: dict[int, Ints] = {}
+        self._witness: dict[int, int] = {}  # by node: where somebody below it was seen to wait
 
     def serve_first(self, requests: Iterable[int]) -> None:
         """Name the waiting ``requests`` that are served before the plan (returned ones)."""
@@ -122,7 +123,7 @@ class UpcomingUse:
         nobody needs the tokens behind them.
         """
         node, shared = place
-        while shared > above and self.next_use(node) is None:
+        while shared > above and not self.needed(node):
             node = self._parent[node]
             shared = self._depth[node]
         return Place(node, shared)
@@ -141,6 +142,20 @@ class UpcomingUse:
         return self.used(Place(node, self._depth[node])).shared
 
     # --- requests at a place --------------------------------------------------------------
+
+    def needed(self, node: int) -> bool:
+        """Whether somebody below ``node`` waits."""
+        witness = self._witness.get(node)
+        if witness is not None and self.scanner.waits_at(witness):
+            return True
+        use = self.next_use(node)
+        if use is None:
+            return False
+        if use is not AT_ONCE:
+            # Of the two, the one that will wait longer.
+            to_front, to_back = self.distances(use)
+            self._witness[node] = use.first if to_front > to_back else use.last
+        return True
 
     def next_use(self, node: int) -> NextUse | None:
         """When the waiting requests below ``node`` are due; None if nobody waits."""

@@ -26,8 +26,21 @@ _STALE = 64
 """Entries of leaves that are gone are cleared away when there are more of them than of others
 and than this."""
 
-_AT_ONCE = 32
-"""Leaves that are assessed in one go, oldest first, to find one that nobody needs."""
+_AT_ONCE = 8
+"""Leaves that are assessed in one go, those first that became leaves first, to find one that
+nobody needs."""
+
+
+class Use(NamedTuple):
+    """What waiting requests use of a leaf of the cache; depths in tokens from the root."""
+
+    end: int
+    shared: int
+    """How far they use it, in whole pages; not beyond its start if they do not."""
+    node: int
+    """Where those who use most of it stand in the plan's prefix tree."""
+    next_use: NextUse | None
+    """When all of the leaf is needed next; None if nobody needs its last tokens."""
 
 
 class _Entry(NamedTuple):
@@ -37,7 +50,10 @@ class _Entry(NamedTuple):
     recency: Any
     number: int
     node: TreeNode
-    use: NextUse | None
+    use: Use
+    returns: int
+    """`UpcomingUse.returns` when the use was found. As long as that is the same, what nobody needs
+    stays so."""
 
 
 class EvictionOrder:
@@ -84,39 +100,53 @@ class EvictionOrder:
         self._fresh = dict.fromkeys(leaves)
 
     def pop(
-        self, next_use: Callable[[TreeNode], NextUse | None], upcoming: UpcomingUse | None
-    ) -> TreeNode | None:
-        """Take out the leaf to evict next; None when there is none.
+        self,
+        find_use: Callable[[TreeNode], Use],
+        upcoming: UpcomingUse | None,
+        *,
+        unneeded: bool = False,
+    ) -> tuple[TreeNode, Use] | None:
+        """Take out the leaf to evict next, with its use; None when there is none.
 
-        ``next_use``: when a leaf is needed, as of now. ``upcoming``: measures distances; None
-        if there is no plan, and nothing is needed.
+        ``find_use``: the use of a leaf as of now. ``upcoming``: measures distances; None if
+        there is no plan, and nothing is needed. ``unneeded``: only one that nobody needs, if one
+        is found soon.
         """
+        returns = 0 if upcoming is None else upcoming.returns
         while True:
-            # A few at a time: after a new plan all leaves of a large cache are to be assessed.
-            for node in [*islice(self._fresh, _AT_ONCE)]:
-                self._push(node, next_use(node))
-                del self._fresh[node]
             entry = self._oldest_unneeded()
-            if entry is None and not self._fresh:
+            if self._fresh and (entry is None or self._recency(self._eldest()) < entry.recency):
+                # A few at a time: after a new plan all leaves of a large cache are fresh.
+                for node in [*islice(self._fresh, _AT_ONCE)]:
+                    self._push(node, find_use(node), returns)
+                    del self._fresh[node]
+                if unneeded and self._oldest_unneeded() is None:
+                    return None
+                continue
+            if entry is None and not unneeded:
                 entry = self._farthest(upcoming)
             if entry is None:
-                if self._fresh:
-                    continue
                 return None
-            use = next_use(entry.node)
-            if use == entry.use:
+            use = entry.use
+            if use.next_use is not None or entry.returns != returns:
+                use = find_use(entry.node)
+            if use.next_use == entry.use.next_use:
                 del self._number[entry.node]
-                return entry.node
-            self._push(entry.node, use)  # the older entry is void from now on
+                return entry.node, use
+            self._push(entry.node, use, returns)  # the older entry is void from now on
 
-    def _push(self, node: TreeNode, use: NextUse | None) -> None:
+    def _eldest(self) -> TreeNode:
+        """Of the leaves that are not assessed yet, the one that became one first."""
+        return next(iter(self._fresh))
+
+    def _push(self, node: TreeNode, use: Use, returns: int) -> None:
         self._counter += 1
         self._number[node] = self._counter
-        if use is None:
+        if use.next_use is None:
             heap, key = self._unneeded, 0
         else:
-            heap, key = self._front, -use.first
-        entry = _Entry(key, self._recency(node), self._counter, node, use)
+            heap, key = self._front, -use.next_use.first
+        entry = _Entry(key, self._recency(node), self._counter, node, use, returns)
         heapq.heappush(heap, entry)
         if len(heap) > 2 * len(self._number) + _STALE:
             heap[:] = [e for e in heap if self._number.get(e.node) == e.number]
@@ -142,23 +172,24 @@ class EvictionOrder:
         if upcoming is None:
             return None
         while (front := self._top(self._front)) is not None:
-            assert front.use is not None
-            to_front, to_back = upcoming.distances(front.use)
+            to_front, to_back = upcoming.distances(_needed(front))
             if to_front <= to_back:
                 break
             heapq.heappop(self._front)
-            heapq.heappush(self._back, front._replace(key=front.use.last))
+            heapq.heappush(self._back, front._replace(key=_needed(front).last))
         while (back := self._top(self._back)) is not None:
-            assert back.use is not None
-            to_front, to_back = upcoming.distances(back.use)
+            to_front, to_back = upcoming.distances(_needed(back))
             if to_back < to_front:
                 break
             heapq.heappop(self._back)
-            heapq.heappush(self._front, back._replace(key=-back.use.first))
+            heapq.heappush(self._front, back._replace(key=-_needed(back).first))
         front = self._top(self._front)
         if front is None or back is None:
             return front or back
-        assert front.use is not None
-        assert back.use is not None
-        nearer = min(upcoming.distances(front.use)), min(upcoming.distances(back.use))
+        nearer = min(upcoming.distances(_needed(front))), min(upcoming.distances(_needed(back)))
         return front if nearer[0] >= nearer[1] else back
+
+
+def _needed(entry: _Entry) -> NextUse:
+    assert entry.use.next_use is not None
+    return entry.use.next_use

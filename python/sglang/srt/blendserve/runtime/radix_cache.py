@@ -7,7 +7,9 @@ is remembered on the node, and that stays right however nodes are split, locked 
 
 Eviction takes what no request of the pool will need first, then what is needed latest. A leaf of
 which only the beginning is still needed is split first, and of a needed leaf no more is evicted
-than has to be. Which tokens are cached never changes a result, only how much is computed again.
+than has to be. In a full cache, what a request leaves behind and nobody waits for is not cached at
+all: it would be the first to be evicted, before the pool is through.
+Which tokens are cached never changes a result, only how much is computed again.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import logging
 import time
 from array import array
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sglang.srt.environ import envs
@@ -24,16 +26,24 @@ from sglang.srt.mem_cache.base_prefix_cache import EvictParams, EvictResult
 from sglang.srt.mem_cache.radix_cache import RadixCache, RadixKey, TreeNode
 from sglang.srt.mem_cache.registry import TreeCacheBuildContext, default_radix_cache_factory
 
-from sglang.srt.blendserve.planner.upcoming import ROOT, NextUse, Place, UpcomingUse
+from sglang.srt.blendserve.planner.upcoming import ROOT, Place, UpcomingUse
 from sglang.srt.blendserve.runtime.cache_annotations import check_integrity
-from sglang.srt.blendserve.runtime.eviction_order import EvictionOrder
+from sglang.srt.blendserve.runtime.eviction_order import EvictionOrder, Use
+from sglang.srt.blendserve.runtime.prefill_adder import offline_request
 
 if TYPE_CHECKING:
+    from sglang.srt.managers.schedule_batch import Req
     from sglang.srt.mem_cache.cache_init_params import CacheInitParams
 
-    from sglang.srt.blendserve.planner.request_pool import RequestPool
+    from sglang.srt.blendserve.planner.request_pool import PoolRequest, RequestPool
 
 logger = logging.getLogger(__name__)
+
+_NEARLY_FULL = 16
+"""The cache is nearly full when no more than this fraction of its slots is free."""
+
+_AHEAD = 3
+"""Leaves that are evicted ahead of need in one step."""
 
 _LEAST_CUT = 64
 """Tokens that are evicted from a needed leaf at least, so that it is not split token by token."""
@@ -76,19 +86,6 @@ class _Note:
     place: Place
 
 
-class _Use(NamedTuple):
-    """What waiting requests use of a leaf of the cache; depths in tokens from the root."""
-
-    start: int
-    end: int
-    shared: int
-    """How far they use it, in whole pages; ``start`` if they do not."""
-    node: int
-    """Where those who use most of it stand in the plan's prefix tree."""
-    next_use: NextUse | None
-    """When all of the leaf is needed next; None if nobody needs its last tokens."""
-
-
 class BlendRadixCache(RadixCache):
     """SGLang's radix cache with an eviction order that knows the plan of a request pool.
 
@@ -100,7 +97,6 @@ class BlendRadixCache(RadixCache):
         self._followed: tuple[Any, Any] = (None, None)
         self._order = EvictionOrder(lambda node: self.eviction_strategy.get_priority(node))
         self._checked_at = 0
-        self._uses: dict[TreeNode, _Use] = {}
         self.evicted_tokens = 0
         """Tokens evicted since the start."""
         self.evicted_needed_tokens = 0
@@ -144,9 +140,10 @@ class BlendRadixCache(RadixCache):
             unknown.append(node)
             node = node.parent
         for below in reversed(unknown):
-            tokens = np.frombuffer(below.key.raw_token_ids(), dtype=np.int64)
-            place = upcoming.descend(place, depth, tokens, below.key.extra_key or "")
-            depth += tokens.size
+            if place.shared == depth:  # else nobody begins with what is above
+                tokens = np.frombuffer(below.key.raw_token_ids(), dtype=np.int64)
+                place = upcoming.descend(place, depth, tokens, below.key.extra_key or "")
+            depth += len(below.key)
             below.blendserve = _Note(upcoming, depth, place)
         return place, depth
 
@@ -157,31 +154,43 @@ class BlendRadixCache(RadixCache):
         if self.disable:
             return EvictResult()
         began = time.perf_counter()
+        evicted = self._evict(params.num_tokens)
+        self.update_eviction_metrics(evicted, began)
+        return EvictResult(num_tokens_evicted=evicted)
+
+    def _evict(self, tokens: int, most: int | None = None) -> int:
+        """Evict at least so many ``tokens``; with ``most``, at most so many unneeded leaves."""
         upcoming = self.upcoming()
         allocator = self.token_to_kv_pool_allocator
         grouped = allocator.is_not_in_free_group
         if grouped:
             allocator.free_group_begin()  # one change of the free list instead of one per node
-        evicted = 0
-        self._uses = {}  # assessed in this call: the plan does not move while this runs
-        while evicted < params.num_tokens:
-            node = self._order.pop(lambda leaf: self._use(leaf, upcoming).next_use, upcoming)
-            if node is None:
+        evicted = leaves = 0
+        while evicted < tokens and leaves != most:
+            found = self._order.pop(
+                lambda leaf: self._use(leaf, upcoming), upcoming, unneeded=most is not None
+            )
+            if found is None:
                 break
-            use = self._use(node, upcoming)
-            self._cut(node, use, upcoming, params.num_tokens - evicted)
-            tokens = len(node.key)
-            allocator.free_segment(node.value, start_pos=0)
-            self._delete_leaf(node)
-            self._record_remove_event(node)
-            evicted += tokens
-            self.evicted_tokens += tokens
-            self.evicted_needed_tokens += tokens if use.next_use is not None else 0
+            node, use = found
+            self._cut(node, use, upcoming, tokens - evicted)
+            size = self._remove(node)
+            evicted += size
+            leaves += 1
+            self.evicted_needed_tokens += size if use.next_use is not None else 0
         if grouped:
             allocator.free_group_end()
-        self._uses = {}
-        self.update_eviction_metrics(evicted, began)
-        return EvictResult(num_tokens_evicted=evicted)
+        return evicted
+
+    def evict_ahead(self) -> None:
+        """Free a few slots that nobody waits for when few are free, before a step wants many.
+
+        So the work of a large prefill's evictions is spread over the steps before it.
+        """
+        free = self.token_to_kv_pool_allocator.available_size()
+        short = self.token_to_kv_pool_allocator.size // _NEARLY_FULL - free
+        if short > 0 and not self.disable:
+            self._evict(short, most=_AHEAD)
 
     def upcoming(self) -> UpcomingUse | None:
         """The plan's upcoming uses; assesses all leaves anew when there is another plan."""
@@ -192,37 +201,41 @@ class BlendRadixCache(RadixCache):
             self._order.reassess()
         return upcoming
 
-    def _use(self, node: TreeNode, upcoming: UpcomingUse | None) -> _Use:
-        """What waiting requests use of ``node``."""
-        known = self._uses.get(node)
-        if known is None:
-            known = self._uses[node] = self._find_use(node, upcoming)
-        return known
-
-    def _find_use(self, node: TreeNode, upcoming: UpcomingUse | None) -> _Use:
+    def _use(self, node: TreeNode, upcoming: UpcomingUse | None) -> Use:
+        """What waiting requests use of the leaf ``node``."""
         if upcoming is None:
-            return _Use(0, 0, 0, 0, None)
+            return Use(0, 0, 0, None)
         place, end = self.place(node, upcoming)
         start = end - len(node.key)
         used = upcoming.used(place, start)
-        shared = max(min(used.shared, end) // self.page_size * self.page_size, start)
+        shared = min(used.shared, end) // self.page_size * self.page_size
         next_use = upcoming.next_use(used.node) if shared == end else None
-        return _Use(start, end, shared, used.node, next_use)
+        return Use(end, shared, used.node, next_use)
 
-    def _cut(self, leaf: TreeNode, use: _Use, upcoming: UpcomingUse | None, tokens: int) -> None:
+    def _cut(self, leaf: TreeNode, use: Use, upcoming: UpcomingUse | None, tokens: int) -> None:
         """Cut off the beginning of ``leaf`` that should stay.
 
         That is what waiting requests use, if they do not use it all; else what is used by more
         of them than the rest is, and whatever goes beyond the ``tokens`` to evict.
         """
+        start = use.end - len(leaf.key)
         keep = use.shared
         if use.next_use is not None:
             assert upcoming is not None
             least = max(tokens, _LEAST_CUT)
-            keep = max(self._parting(use.node, use.start, upcoming), use.end - least)
+            keep = max(self._parting(use.node, start, upcoming), use.end - least)
             keep = keep // self.page_size * self.page_size
-        if use.start < keep < use.end:
-            self._split_node(leaf.key, leaf, keep - use.start)
+        if start < keep < use.end:
+            self._split_node(leaf.key, leaf, keep - start)
+
+    def _remove(self, leaf: TreeNode) -> int:
+        """Free the slots of ``leaf`` and forget it; returns their number."""
+        tokens = len(leaf.key)
+        self.token_to_kv_pool_allocator.free_segment(leaf.value, start_pos=0)
+        self._delete_leaf(leaf)
+        self._record_remove_event(leaf)
+        self.evicted_tokens += tokens
+        return tokens
 
     def _parting(self, node: int, above: int, upcoming: UpcomingUse) -> int:
         """The deepest point above ``node`` where requests due at another time part from it."""
@@ -234,6 +247,51 @@ class BlendRadixCache(RadixCache):
                 return depth
             depth = upcoming.depth_above(node)
         return above
+
+    # --- what ended requests leave behind ------------------------------------------------------
+
+    def cache_finished_req(
+        self, req: Req, is_insert: bool = True, *, kv_len_to_handle: int
+    ) -> None:
+        """As upstream; but cache no more of ``req`` than is worth its room."""
+        keep = self.worth_keeping(offline_request(req)) if is_insert else None
+        super().cache_finished_req(
+            req, is_insert=is_insert and keep is None, kv_len_to_handle=kv_len_to_handle
+        )
+        if keep is not None:
+            self.drop_behind(req.last_node, req.cache_protected_len, keep)
+
+    def worth_keeping(self, request: PoolRequest | None) -> int | None:
+        """How many tokens of ``request``, which ends, should stay cached; None: all.
+
+        What nobody waits for is not kept when the cache is nearly full and the pool has more to
+        write than there is room. Not so with requests that have arrived since the plan was made:
+        they may want it.
+        """
+        pool, allocator = self.pool, self.token_to_kv_pool_allocator
+        if request is None or pool is None or pool.unplanned:
+            return None
+        free = allocator.available_size()
+        if free > allocator.size // _NEARLY_FULL or free > pool.rest_tokens:
+            return None
+        upcoming = pool.upcoming
+        if upcoming is None or self.disable:
+            return None
+        shared = upcoming.still_shared(request.index)
+        return None if shared >= request.prompt.size else shared
+
+    def drop_behind(self, node: TreeNode, end: int, keep: int) -> None:
+        """Remove what is cached behind the first ``keep`` tokens of the path to ``node``.
+
+        ``end``: tokens of that path. Only of what no other request uses or continues.
+        """
+        keep = -(-keep // self.page_size) * self.page_size
+        while end > keep and node in self.evictable_leaves:
+            above, start = node.parent, end - len(node.key)
+            if start < keep:
+                self._split_node(node.key, node, keep - start)
+            self._remove(node)
+            node, end = above, start
 
     # --- the evictable leaves -----------------------------------------------------------------
 

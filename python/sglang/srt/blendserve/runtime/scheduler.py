@@ -18,7 +18,7 @@ from sglang.srt.managers.io_struct import AbortReq
 from sglang.srt.managers.schedule_batch import FINISH_ABORT, Req, ScheduleBatch
 from sglang.srt.managers.schedule_policy import match_prefix_for_req
 
-from sglang.srt.blendserve import jobs
+from sglang.srt.blendserve.planner.background import Background
 from sglang.srt.blendserve.planner.cost_model import CostModel
 from sglang.srt.blendserve.planner.model_spec import ModelSpec
 from sglang.srt.blendserve.planner.policies import make_step_policy
@@ -27,18 +27,25 @@ from sglang.srt.blendserve.planner.sm_split import WholeChunks
 from sglang.srt.blendserve.planner.step_policy import EngineState, StepPolicy
 from sglang.srt.blendserve.runtime.cpu_paging import use_torch_paging
 from sglang.srt.blendserve.runtime.device import this_device
+from sglang.srt.blendserve.runtime.intake import Intake
 from sglang.srt.blendserve.runtime.lanes import make_lanes
 from sglang.srt.blendserve.runtime.overlap_loop import OverlapLoop
 from sglang.srt.blendserve.runtime.prefill_adder import BlendPrefillAdder, offline_request
 from sglang.srt.blendserve.runtime.radix_cache import BlendRadixCache
+from sglang.srt.blendserve.runtime.step_feedback import StepFeedback
 from sglang.srt.blendserve.runtime.step_record import StepRecorder
 from sglang.srt.blendserve.runtime.step_sinks import lane_trace, step_sinks
 from sglang.srt.blendserve.settings import POLICY, Settings
 
 logger = logging.getLogger(__name__)
 
-_QUIET_PASSES = 64
-"""Scheduling passes without an arrival after which a job is taken to have arrived."""
+_IDLE_SECONDS = 0.01
+"""How long a pass without work waits for the plan that is being made."""
+
+
+def _planning_passes(requests: int) -> int:
+    """Scheduling passes that a plan of so many requests is given: 100,000 take 2 to 5 seconds."""
+    return 16 + requests // 500
 
 
 class BlendScheduler(upstream.Scheduler):
@@ -59,6 +66,9 @@ class BlendScheduler(upstream.Scheduler):
         return super().__new__(cls)
 
     def init_schedule_policy(self) -> None:
+        if not self.is_generation:
+            # Embeddings have no decode to mix with; SGLang would decode them in a mixed step.
+            self.is_mixed_chunk = False
         # Online requests keep SGLang's default order.
         self.schedule_policy = "fcfs"
         super().init_schedule_policy()
@@ -66,13 +76,17 @@ class BlendScheduler(upstream.Scheduler):
         settings: Settings = self.server_args.blendserve
         cost = CostModel(
             ModelSpec.from_folder(self.server_args.model_path),
-            this_device(
-                self.device, settings.device, self.ps.attn_tp_size, self.attn_tp_cpu_group
-            ),
+            this_device(self.device, settings.device, self.ps.attn_tp_size, self.attn_tp_cpu_group),
         )
-        self.pool = RequestPool(cost, self.max_total_num_tokens, keep_sharing=settings.keep_sharing)
+        # All ranks of a group must take the same decisions, so theirs go by the count of passes.
+        self.pool = RequestPool(
+            cost,
+            self.max_total_num_tokens,
+            keep_sharing=settings.keep_sharing,
+            background=Background(_planning_passes if self.ps.tp_size > 1 else None),
+        )
         self.online_share = settings.online_share
-        self._passes_since_arrival = 0
+        self.intake = Intake(self.pool)
         if self.device == "cpu":
             use_torch_paging()
         if isinstance(self.tree_cache, BlendRadixCache):
@@ -84,6 +98,7 @@ class BlendScheduler(upstream.Scheduler):
         self.retractions = 0
         sinks = step_sinks(self, settings.trace)
         self.step_recorder = StepRecorder(self, sinks) if sinks else None
+        self.step_feedback = StepFeedback(self) if settings.overlap == "off" else None
         logger.info(
             "BlendServe plans for %s on %s, KV cache of %d tokens.",
             cost.model.name,
@@ -120,25 +135,12 @@ class BlendScheduler(upstream.Scheduler):
             self.pool.put_back(offline)
             self.retractions += 1
             return
-        mark = jobs.parse_rid(req.rid)
-        # A request that is already known to fail only passes through to report its error.
-        if mark is None or req.to_finish is not None or req.finished() or req.rid in self.pool:
+        if not self.intake.wants(req):
             super()._add_request_to_queue(req, is_retracted)
             return
         if not self._set_or_validate_priority(req):
             return
-        parameters = req.sampling_params
-        req.blendserve = PoolRequest(
-            rid=req.rid,
-            prompt=np.array(req.origin_input_ids, dtype=np.int64).astype(np.int32),
-            max_tokens=parameters.max_new_tokens,
-            known_length=bool(parameters.ignore_eos and not parameters.stop_strs),
-            job=mark.job,
-            namespace=req.extra_key or "",
-            payload=req,
-        )
-        self.pool.add(req.blendserve)
-        self._passes_since_arrival = 0
+        self.intake.take(req)
         req.time_stats.set_wait_queue_entry_time()
 
     # --- the next batch ------------------------------------------------------------------------
@@ -147,8 +149,14 @@ class BlendScheduler(upstream.Scheduler):
         self, prefill_delayer_single_pass: Any, running_batch: ScheduleBatch
     ) -> tuple[ScheduleBatch | None, ScheduleBatch]:
         self._note_progress()
-        self._passes_since_arrival += 1
-        self.pool.plan_if_due(quiet=self._passes_since_arrival > _QUIET_PASSES)
+        self.intake.pass_begins()
+        nothing_to_do = (
+            not running_batch.reqs and not self.waiting_queue and self.chunked_req is None
+        )
+        self.pool.plan_if_due(
+            quiet=self.intake.quiet,
+            idle_seconds=_IDLE_SECONDS if nothing_to_do else 0.0,
+        )
         stock_chunk = self.chunked_prefill_size
         # Online requests that wait go first, as in SGLang; the pool waits until they are in.
         if not self.waiting_queue and not self._online_chunk():
@@ -181,7 +189,7 @@ class BlendScheduler(upstream.Scheduler):
         for request in self.pool.running:
             req: Req = request.payload
             request.generated = len(req.output_ids)
-            if req.finished():
+            if req.finished_reason is not None:
                 if isinstance(req.finished_reason, FINISH_ABORT):
                     self.pool.forget(request)
                 else:
@@ -198,13 +206,16 @@ class BlendScheduler(upstream.Scheduler):
             return
         if len(self.pool) and not len(self.pool.scanner) and not self.pool.plans_made:
             return  # nothing planned yet: the first job is still arriving
-        selection = self.step_policy.select(self._engine_state(running_batch))
+        online = [req for req in running_batch.reqs if offline_request(req) is None]
+        selection = self.step_policy.select(self._engine_state(running_batch.reqs, online))
+        if isinstance(self.tree_cache, BlendRadixCache):
+            self.tree_cache.evict_ahead()
         for request in selection.requests:
             self.waiting_queue.append(request.payload)
         if selection.requests:
             running_batch.batch_is_full = False
         tokens = selection.prefill_tokens
-        if any(offline_request(req) is None for req in running_batch.reqs):
+        if online:
             # Online requests are decoding: a longer prefill beside them is latency they feel.
             tokens = min(tokens, max(int(self.online_share * self.step_policy.max_tokens), 1))
         if self.chunked_prefill_size is not None and tokens:
@@ -212,22 +223,18 @@ class BlendScheduler(upstream.Scheduler):
             pages = -(-tokens // self.page_size)
             self.chunked_prefill_size = pages * self.page_size + mixed
 
-    def _engine_state(self, running_batch: ScheduleBatch) -> EngineState:
-        running = running_batch.reqs
+    def _engine_state(self, running: list[Req], online: list[Req]) -> EngineState:
+        """``online``: those of the ``running`` requests that are not of the pool."""
         chunk = None if self.chunked_req is None else offline_request(self.chunked_req)
         free = self.token_to_kv_pool_allocator.available_size() + self.tree_cache.evictable_size()
+        growth = sum(r.sampling_params.max_new_tokens - len(r.output_ids) for r in online)
         return EngineState(
             running=len(running),
-            kv_tokens=sum(len(r.origin_input_ids) + len(r.output_ids) for r in running),
+            kv_tokens=sum([len(r.origin_input_ids) + len(r.output_ids) for r in running]),
             used_slots=self.max_total_num_tokens - free,
             cached_tokens=self._cached_tokens,
             free_requests=self.get_num_allocatable_reqs(len(running)),
-            online_growth=sum(
-                r.sampling_params.max_new_tokens - len(r.output_ids)
-                for r in running
-                if offline_request(r) is None
-            )
-            * self.new_token_ratio_tracker.current,
+            online_growth=growth * self.new_token_ratio_tracker.current,
             chunk=chunk,
             chunk_tokens=(
                 0
@@ -258,6 +265,8 @@ class BlendScheduler(upstream.Scheduler):
     def run_batch(self, batch: ScheduleBatch, *args: Any, **kwargs: Any) -> Any:
         if self.step_recorder is not None and not batch.split_index:  # not again for more layers
             self.step_recorder.launched(batch)
+        if self.step_feedback is not None:
+            self.step_feedback.launched(batch)
         return super().run_batch(batch, *args, **kwargs)
 
     # --- two lanes (``--blendserve-overlap``) ----------------------------------------------------
@@ -281,9 +290,7 @@ class BlendScheduler(upstream.Scheduler):
         super().abort_request(recv_req)
         if self.overlap is not None:
             self.overlap.abort(recv_req)
-        for request in self.pool.select(
-            lambda r: recv_req.abort_all or r.rid.startswith(recv_req.rid)
-        ):
+        for request in self.intake.to_abort(recv_req):
             self.ipc_channels.send_to_tokenizer.send_output(
                 AbortReq(rid=request.rid), request.payload
             )
@@ -292,8 +299,12 @@ class BlendScheduler(upstream.Scheduler):
     def on_idle(self) -> None:
         if self.step_recorder is not None:
             self.step_recorder.idle()
-        if isinstance(self.tree_cache, BlendRadixCache) and self.is_fully_idle():
-            self.tree_cache.check_when_idle()
+        if self.step_feedback is not None:
+            self.step_feedback.idle()
+        if self.is_fully_idle():
+            self.intake.rest()
+            if isinstance(self.tree_cache, BlendRadixCache):
+                self.tree_cache.check_when_idle()
         super().on_idle()
 
     def is_fully_idle(self, for_health_check: bool = False) -> bool:
@@ -308,6 +319,7 @@ class BlendScheduler(upstream.Scheduler):
             "waiting": len(self.pool),
             "running": len(self.pool.running),
             "plans_made": self.pool.plans_made,
+            "step_factors": None if self.step_feedback is None else self.step_feedback.factors,
             "root_density": None if plan is None else plan.root_density,
             "sharing": None if plan is None else plan.sharing,
             "sharing_optimum": None if plan is None else plan.sharing_optimum,

@@ -140,17 +140,25 @@ class StepRecorder:
             if (stats := batch.prefill_stats) is not None:
                 record.hit_tokens = stats.log_hit_tokens
                 record.prompt_tokens = stats.log_input_tokens + stats.log_hit_tokens
-        for req in reqs[prefilled:]:
-            offline = offline_request(req)
+        self._read_decodes(record, reqs[prefilled:])
+
+    def _read_decodes(self, record: StepRecord, reqs: list[Any]) -> None:
+        # Hundreds of requests in every step: local sums, and no call for each.
+        compute = memory = online = kv_compute = kv_memory = kv_online = 0
+        from_compute_end = Side.COMPUTE
+        for req in reqs:
+            offline = getattr(req, "blendserve", None)
             if offline is None:
-                record.decode_online += 1
-                record.kv_online += len(req.origin_input_ids) + len(req.output_ids)
-            elif offline.side is Side.COMPUTE:
-                record.decode_compute += 1
-                record.kv_compute += offline.prompt.size + offline.generated
+                online += 1
+                kv_online += len(req.origin_input_ids) + len(req.output_ids)
+            elif offline.side is from_compute_end:
+                compute += 1
+                kv_compute += offline.prompt.size + offline.generated
             else:
-                record.decode_memory += 1
-                record.kv_memory += offline.prompt.size + offline.generated
+                memory += 1
+                kv_memory += offline.prompt.size + offline.generated
+        record.decode_compute, record.decode_memory, record.decode_online = compute, memory, online
+        record.kv_compute, record.kv_memory, record.kv_online = kv_compute, kv_memory, kv_online
 
     def _read_scheduler(self, record: StepRecord) -> None:
         scheduler = self._scheduler
@@ -176,6 +184,6 @@ class StepRecorder:
             self._evicted_needed = cache.evicted_needed_tokens
         record.retractions = scheduler.retractions - self._retractions
         self._retractions = scheduler.retractions
-        record.waiting, record.running = len(pool), len(pool.running)
+        record.waiting, record.running = len(pool), pool.running_count
         record.plans = pool.plans_made
         record.rest_density = float(density(pool.rest.compute, pool.rest.memory))
