@@ -57,6 +57,14 @@ class Observation:
 _current: ContextVar[Observation] = ContextVar("observation")
 
 
+def _number_texts(request: EmbeddingReqInput) -> None:
+    """Give each of several texts an id of its own, as SGLang does for generation by itself."""
+    inputs = request.input_ids if request.text is None else request.text
+    several = isinstance(inputs, list) and inputs and isinstance(inputs[0], str | list)
+    if several and isinstance(request.rid, str):
+        request.rid = [f"{request.rid}_{index}" for index in range(len(inputs))]
+
+
 def observe() -> Observation:
     """Start to observe the calling task's requests; return what will be filled in."""
     observation = Observation()
@@ -97,6 +105,8 @@ class ObservedTokenizerManager:
             observation.known_length = bool(params.get("ignore_eos") and not params.get("stop"))
             observation.namespace = f"{request.lora_path or ''} {request.extra_key or ''}".strip()
             await self._compact_prompts(request, observation)
+        else:
+            _number_texts(request)
         # A request that does not stream has one answer; running to the end closes the generator.
         [answer] = [out async for out in self._inner.generate_request(request, raw_request)]
         _note(observation, answer if isinstance(answer, list) else [answer], choices)
