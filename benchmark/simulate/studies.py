@@ -54,12 +54,20 @@ def peers() -> list[Cell]:
 
 
 def traces() -> list[Cell]:
-    """The four traces with our policies, on either engine."""
+    """The four traces under our policy, the strongest peers and the paper's scanner."""
     return [
-        Cell(policy, workload, engine=engine)
-        for engine in ENGINES
+        Cell(policy, workload, requests=200_000, engine=engine, chunk=chunk)
+        for policy, chunk, engines in (
+            ("blendserve", 0, ("overlap",)),
+            ("dfs", 512, ENGINES),
+            ("dfs", 2048, ENGINES),
+            ("fcfs", 256, ENGINES),
+            ("fcfs", 512, ENGINES),
+            ("blendserve", 0, ("sequential",)),
+            ("paper", 0, ("overlap",)),
+        )
+        for engine in engines
         for workload in TRACES
-        for policy in ("blendserve", "paper")
     ]
 
 

@@ -38,6 +38,11 @@ COMMANDS = (
         "predict the throughput of policies on a model and device, without a GPU",
     ),
     Command(
+        "calibrate",
+        "simulator.calibrate",
+        "measure what this machine's GPU or CPU reaches, for the simulator",
+    ),
+    Command(
         "fetch-model", "offline.fetch_model", "get the small real model the demo and tests use"
     ),
 )

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
+
+from sglang.srt.blendserve.planner.device_spec import DeviceSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +20,9 @@ class Calibration:
     attention_efficiency: float = 1.0
     """The same for prefill attention."""
     bandwidth_efficiency: float = 1.0
-    """Share of peak bandwidth that decode attention and weight loading reach."""
+    """Share of peak bandwidth that decode attention reaches."""
+    weights_efficiency: float = 1.0
+    """The same for loading weights."""
     interference: float = 1.08
     """Time of a step that overlaps compute and memory work, over the longer of the two."""
     step_overhead: float = 0.0
@@ -41,10 +46,7 @@ class Calibration:
     @classmethod
     def load(cls, path: str | Path) -> Calibration:
         """Read a file written by ``sglang-blendserve calibrate``. Raises ValueError naming it."""
-        try:
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError) as error:
-            raise ValueError(f"{path}: not a calibration file: {error}") from None
+        values = _read(path)
         known = {field.name for field in fields(cls)}
         constants = values.get("calibration") if isinstance(values, dict) else None
         if not isinstance(constants, dict) or (extra := set(constants) - known):
@@ -55,3 +57,26 @@ class Calibration:
     def as_dict(self) -> dict[str, float | str]:
         """For JSON."""
         return asdict(self)
+
+
+def calibrated_device(path: str | Path) -> DeviceSpec:
+    """The device that a calibration file was measured on. Raises ValueError naming the file."""
+    values = _read(path)
+    try:
+        numbers = values["device"]
+        return DeviceSpec(
+            name=str(numbers["name"]),
+            peak_flops=float(numbers["peak_flops"]),
+            bandwidth=float(numbers["bandwidth"]),
+            memory_bytes=float(numbers["memory_bytes"]),
+            source=str(numbers["source"]),
+        )
+    except (TypeError, KeyError, ValueError) as error:
+        raise ValueError(f"{path}: its object 'device' lacks or spoils {error}") from None
+
+
+def _read(path: str | Path) -> Any:
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: not a calibration file: {error}") from None

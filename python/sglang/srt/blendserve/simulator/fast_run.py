@@ -37,7 +37,7 @@ class BlendOptions:
     pace: str = "balance"
     keep_sharing: float = 0.99
     sample: float = SAMPLE
-    fill: float = 0.9
+    fill: float = 1.0
     backfill: int = 8
     chunk: int = BLEND_CHUNK
     """Largest prefill of a step, tokens."""

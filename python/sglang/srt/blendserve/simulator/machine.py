@@ -29,7 +29,7 @@ class Machine:
     def build(
         cls,
         model: str,
-        device: str,
+        device: str | DeviceSpec,
         engine: str,
         *,
         ranks: int = 1,
@@ -46,7 +46,8 @@ class Machine:
         if not scale > 0:
             raise ValueError(f"--scale {scale}: must be positive")
         spec = ModelSpec.named(model)
-        hardware = DeviceSpec.named(device).tensor_parallel(ranks)
+        one = DeviceSpec.named(device) if isinstance(device, str) else device
+        hardware = one.tensor_parallel(ranks)
         if kv_slots is None:
             free = hardware.memory_bytes * MEMORY_SHARE - spec.weight_bytes
             kv_slots = int(free / spec.kv_bytes_per_token)

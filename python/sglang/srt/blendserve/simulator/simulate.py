@@ -17,9 +17,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sglang.srt.blendserve.planner.device_spec import known_devices
+from sglang.srt.blendserve.planner.device_spec import DeviceSpec, known_devices
 from sglang.srt.blendserve.planner.model_spec import known_models
-from sglang.srt.blendserve.simulator.calibration import Calibration
+from sglang.srt.blendserve.simulator.calibration import Calibration, calibrated_device
 from sglang.srt.blendserve.simulator.fast_run import POLICIES, FastRun
 from sglang.srt.blendserve.simulator.machine import Machine
 from sglang.srt.blendserve.simulator.peers import CHUNKS
@@ -28,6 +28,9 @@ from sglang.srt.blendserve.simulator.result import Result
 from sglang.srt.blendserve.simulator.sources import SourceError
 from sglang.srt.blendserve.simulator.step_cost import ENGINES
 from sglang.srt.blendserve.simulator.workload import Workload
+
+CALIBRATED = "calibrated"
+"""Name of the device that a calibration file describes."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--trace", action="append", metavar="FILE[:WEIGHT]", help="trace of lengths; repeatable"
     )
     parser.add_argument("--model", default="Llama-3.1-8B", help=", ".join(known_models()))
-    parser.add_argument("--device", default="A100-80G", help=", ".join(known_devices()))
+    parser.add_argument(
+        "--device",
+        default="A100-80G",
+        help=f"{', '.join(known_devices())}; or {CALIBRATED}, that of --calibration",
+    )
     parser.add_argument("--tp", type=int, default=1, help="tensor parallel ranks (default: 1)")
     parser.add_argument("--engine", choices=ENGINES, default="overlap")
     parser.add_argument(
@@ -82,9 +89,14 @@ def _simulate(args: argparse.Namespace) -> int:
     if unknown := [name for name in policies if name not in POLICIES]:
         raise ValueError(f"--policies: unknown {unknown[0]!r}; known: {', '.join(POLICIES)}")
     chunks = [int(chunk) for chunk in args.chunks.split(",")]
+    device: str | DeviceSpec = args.device
+    if args.device == CALIBRATED:
+        if args.calibration is None:
+            raise ValueError(f"--device {CALIBRATED} takes the device of a --calibration file")
+        device = calibrated_device(args.calibration)
     machine = Machine.build(
         args.model,
-        args.device,
+        device,
         args.engine,
         ranks=args.tp,
         scale=args.scale,

@@ -74,7 +74,8 @@ class StepCost:
         gemm = 2 / (device.peak_flops * calibration.gemm_efficiency)
         prefill = 1 / (device.peak_flops * calibration.attention_efficiency)
         bandwidth = device.bandwidth * calibration.bandwidth_efficiency
-        byte = model.weight_bytes / model.parameters / bandwidth
+        weight_bandwidth = device.bandwidth * calibration.weights_efficiency
+        byte = model.weight_bytes / model.parameters / weight_bandwidth
         dense = model.parameters - model.embedding_parameters - model.expert_parameters
         missed = 1 - model.experts_per_token / model.experts if model.experts else 0.0
         return cls(

@@ -1,0 +1,180 @@
+"""Work of one transformer layer for calibration: its matrix products and its attention.
+
+On a GPU these are torch's; on a CPU the compiled kernels of ``sgl_kernel`` that the attention
+backend ``blend_cpu`` uses, or torch's where they are not built.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+Work = Callable[[], object]
+
+_PROBE_SECONDS = 0.4
+_LEAST_REPEATS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class LayerShape:
+    """Sizes of one layer."""
+
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> LayerShape:
+        """From the mapping of a Hugging Face ``config.json``. Raises ValueError for a field that
+        is missing (experts and latent attention are not measured)."""
+        try:
+            heads = int(config["num_attention_heads"])
+            return cls(
+                hidden=int(config["hidden_size"]),
+                intermediate=int(config["intermediate_size"]),
+                heads=heads,
+                kv_heads=int(config.get("num_key_value_heads") or heads),
+                head_dim=int(config.get("head_dim") or config["hidden_size"] // heads),
+            )
+        except KeyError as error:
+            raise ValueError(
+                f"--model: its config has no {error}; choose a dense model, whose layer is measured"
+            ) from None
+
+
+class Layer:
+    """A layer with random numbers on a device; several copies of its weights, so that a step
+    finds none of them in a processor cache."""
+
+    def __init__(self, shape: LayerShape, device: str, copies: int) -> None:
+        import torch
+
+        self.shape, self.device = shape, device
+        self.dtype = torch.bfloat16
+        width = shape.heads * shape.head_dim
+        sizes = (
+            (width + 2 * shape.kv_heads * shape.head_dim, shape.hidden),
+            (shape.hidden, width),
+            (2 * shape.intermediate, shape.hidden),
+            (shape.hidden, shape.intermediate),
+        )
+        self.weights = [[self._random(*size) for size in sizes] for _ in range(copies)]
+        self.parameters = copies * sum(rows * columns for rows, columns in sizes)
+
+    def _random(self, *size: int) -> torch.Tensor:
+        import torch
+
+        return torch.randn(*size, device=self.device, dtype=self.dtype)
+
+    def gemm(self, tokens: int) -> Work:
+        """All matrix products of all copies for ``tokens`` tokens."""
+        linear = _linear(self.device)
+        inputs = [self._random(tokens, weight.shape[1]) for weight in self.weights[0]]
+
+        def work() -> None:
+            for weights in self.weights:
+                for one, weight in zip(inputs, weights, strict=True):
+                    linear(one, weight)
+
+        return work
+
+    def attention(self, sequences: int, context: int, new: int) -> tuple[Work, float, float]:
+        """Attention of ``new`` tokens at the end of ``context`` for each of ``sequences``.
+
+        Returns the work, the bytes of KV cache that it reads and its floating-point operations.
+        """
+        import torch
+
+        shape = self.shape
+        cache = (sequences * context, shape.kv_heads, shape.head_dim)
+        keys, values = self._random(*cache), self._random(*cache)
+        pairs = sequences * new * (context - new + (new + 1) / 2)
+        flops = 4.0 * shape.heads * shape.head_dim * pairs
+        read = 2.0 * keys.numel() * keys.element_size()
+        if self.device == "cpu":
+            from sgl_kernel.attention import paged_attention
+
+            q = self._random(sequences * new, shape.heads, shape.head_dim)
+            table = torch.arange(sequences * context, dtype=torch.int32).view(sequences, context)
+            rows = torch.arange(sequences)
+            lengths = torch.full((sequences,), context)
+            fresh = torch.full((sequences,), new)
+            scale = shape.head_dim**-0.5
+            arguments = (q, keys, values, table, rows, lengths, fresh, scale)
+            return (lambda: paged_attention(*arguments)), read, flops
+        q = self._random(sequences, shape.heads, new, shape.head_dim)
+        k, v = (
+            kv.view(sequences, context, shape.kv_heads, shape.head_dim).transpose(1, 2)
+            for kv in (keys, values)
+        )
+        attend = torch.nn.functional.scaled_dot_product_attention
+        causal = new == context
+        return (lambda: attend(q, k, v, is_causal=causal, enable_gqa=True)), read, flops
+
+
+def _linear(device: str) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    from torch.nn.functional import linear
+
+    if device == "cpu":
+        from sgl_kernel import native
+
+        kernels, _ = native.load()
+        if kernels is not None and kernels.has_linear():
+            return lambda x, weight: kernels.linear(x, weight, None)
+    return linear
+
+
+def seconds_of(work: Work, device: str) -> float:
+    """Least time of repeated runs, after one that is not timed: other work on the machine only
+    ever slows a run down."""
+    wait = _waiter(device)
+    work()
+    wait()
+    best, repeats = float("inf"), 0
+    stop = time.perf_counter() + _PROBE_SECONDS
+    while repeats < _LEAST_REPEATS or time.perf_counter() < stop:
+        start = time.perf_counter()
+        work()
+        wait()
+        best = min(best, time.perf_counter() - start)
+        repeats += 1
+    return best
+
+
+def _waiter(device: str) -> Callable[[], None]:
+    if device == "cpu":
+        return lambda: None
+    import torch
+
+    return torch.cuda.synchronize
+
+
+def side_by_side(compute: Work, memory: Work) -> Work:
+    """Both at once, on two streams of a GPU."""
+    import torch
+
+    streams = [torch.cuda.Stream() for _ in range(2)]
+
+    def work() -> None:
+        for stream, one in zip(streams, (compute, memory), strict=True):
+            with torch.cuda.stream(stream):
+                one()
+
+    return work
+
+
+def repeated(work: Work, times: int) -> Work:
+    """``work`` several times over."""
+
+    def all_of_it() -> None:
+        for _ in range(times):
+            work()
+
+    return all_of_it
