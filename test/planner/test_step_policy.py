@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from small_engine import SmallEngine
 
 from sglang.srt.blendserve.planner import roster
 from sglang.srt.blendserve.planner.cost_model import CostModel
 from sglang.srt.blendserve.planner.device_spec import DeviceSpec
 from sglang.srt.blendserve.planner.model_spec import ModelSpec
+from sglang.srt.blendserve.planner.outlook import LEVELS, Outlook
 from sglang.srt.blendserve.planner.pacing import FixedPace, Pace, RatioPace
 from sglang.srt.blendserve.planner.request_pool import PoolRequest, RequestPool
 from sglang.srt.blendserve.planner.scanner import Side
@@ -135,3 +137,38 @@ def test_shared_tokens(one: list[int], other: list[int]) -> None:
     while expected < min(len(one), len(other)) and one[expected] == other[expected]:
         expected += 1
     assert shared_tokens(np.array(one), np.array(other)) == expected
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # infinity over infinity
+@settings(deadline=None, max_examples=25)
+@given(
+    requests=requests,
+    predicted=st.sampled_from([0.0, 1.0, 1e12, np.inf, "reversed", "random"]),
+    pace=st.sampled_from(["ratio", "fixed"]),
+)
+def test_no_prediction_however_wrong_loses_a_request_or_stops_the_engine(
+    requests: list[tuple[list[int], int, int]], predicted: float | str, pace: str
+) -> None:
+    """Predictions of 0 and infinity, the shortest for the longest, and noise."""
+    rng = np.random.default_rng(0)
+
+    def wrong(index: NDArray[np.int64]) -> NDArray[np.float64]:
+        if predicted == "random":
+            return rng.choice([0.0, 1.0, 1e9, np.inf], (index.size, LEVELS.size))
+        if predicted == "reversed":
+            true = np.array([min(most, length) for _, most, length in requests])
+            return np.repeat(121.0 - true[index, None], LEVELS.size, axis=1)
+        return np.full((index.size, LEVELS.size), float(predicted))
+
+    def for_the_plan(outlook: Outlook, *_: object) -> NDArray[np.float64]:
+        return np.minimum(wrong(np.arange(len(requests))).mean(axis=1), 1e12)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Outlook, "renew", for_the_plan)
+        patch.setattr(Outlook, "remaining", lambda self, index, lived: wrong(np.asarray(index)))
+        patch.setattr(Outlook, "fresh", lambda self, request: wrong(np.array([request]))[0])
+        engine = engine_for(requests, pace=pace)
+        engine.run()
+    assert sorted(engine.finished) == sorted(engine.true_length)
+    assert len(engine.started) == len(requests) + engine.retractions
+    assert engine.most_used <= SLOTS
