@@ -47,7 +47,7 @@ class Shape:
     chunk: int = 2048
     decodes: int = 128
     context: int = 1600
-    piece_seconds: float = 0.006
+    piece_seconds: float = 0.02
     """Length of a piece of work in the interference measurement."""
 
 

@@ -84,7 +84,10 @@ def note_step(_: Any, batch: Any, *args: Any, **kwargs: Any) -> None:
         return
     now = time.time()
     if batch.forward_mode.is_decode():
-        kv_tokens = sum(len(r.origin_input_ids) + len(r.output_ids) for r in batch.reqs)
+        if batch.seq_lens_cpu is not None:
+            kv_tokens = int(batch.seq_lens_cpu.sum())
+        else:
+            kv_tokens = sum(len(r.origin_input_ids) + len(r.output_ids) for r in batch.reqs)
         _log().add((now, "decode", 0, 0, len(batch.reqs), kv_tokens))
         return
     if not batch.forward_mode.is_extend():

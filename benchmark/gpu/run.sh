@@ -22,4 +22,8 @@ if [ -n "$wheels" ]; then
 fi
 # A copy of this package beside SGLang's own modules, unless it is installed already.
 python3 "$here/install_delta.py" || exit 1
-exec python3 "$here/bench.py" --out "$out" --began "$began" "$@"
+python3 "$here/bench.py" --out "$out" --began "$began" "$@"
+code=$?
+# Kernels that were compiled on the way, where the folder of wheels can keep them for the next time.
+if [ "${SAVE_COMPILED:-0}" = 1 ] && declare -F savejit >/dev/null; then OUT=$out savejit; fi
+exit $code

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -26,6 +28,7 @@ import check_attention  # noqa: E402
 import check_correctness  # noqa: E402
 import child  # noqa: E402
 import install_delta  # noqa: E402
+import predict  # noqa: E402
 from budget import Budget  # noqa: E402
 from loads import GUESS, Load, Scale  # noqa: E402
 from summary import summarise, table  # noqa: E402
@@ -269,6 +272,45 @@ def test_no_time_left_is_no_error(tmp_path: Path) -> None:
     dropped = " ".join(summary["dropped"])
     for what in ("attention", "calibrate", "correctness", "blend-chunks", "dfs"):
         assert what in dropped
+
+
+def test_one_command_sets_up_and_runs(tmp_path: Path) -> None:
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    (wheels / "up.sh").write_text('export SET_UP="$(dirname "${BASH_SOURCE[0]}")"; echo "set up"\n')
+    command = ["bash", str(GPU / "run.sh"), str(tmp_path / "out"), "--wheels", str(wheels)]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        [*command, "--tiny", "--dry-run", "--rounds", "1"],
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("set up")
+    assert "variants: blend-chunks" in done.stdout
+    (wheels / "up.sh").write_text("return 3\n")
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "setting up from" in done.stderr
+
+
+def test_predicted_ratios_stand_beside_measured_ones() -> None:
+    predicted = {
+        "trace1": {
+            "dfs": {"tokens_per_second": 100.0},
+            "blend-chunks": {"tokens_per_second": 150.0},
+        }
+    }
+    rows = [
+        {"trace": "trace1", "variant": "blend-chunks", "against_dfs": 1.25},
+        {"trace": "trace1", "variant": "lpm-mixed", "against_dfs": 1.0},
+        {"trace": "trace9", "variant": "blend-chunks", "against_dfs": None},
+    ]
+    assert predict.beside(predicted, {"rows": rows}) == [
+        "trace1 blend-chunks against dfs: predicted 1.500, measured 1.250, 20.0% apart"
+    ]
 
 
 @pytest.mark.engine
