@@ -7,14 +7,17 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sglang.srt.blendserve import jobs
+from sglang.srt.blendserve.planner.device_spec import DeviceSpec
 from sglang.srt.blendserve.planner.prefix_tree import PrefixTree
+from sglang.srt.blendserve.simulator.calibration import Calibration
 from sglang.srt.blendserve.simulator.fast import MAX_RUNNING, Totals
 from sglang.srt.blendserve.simulator.fast_run import BLEND_CHUNK
 from sglang.srt.blendserve.simulator.machine import Machine
@@ -43,15 +46,22 @@ class FullRun:
     """One workload on one machine; `run` plays a policy over it."""
 
     def __init__(
-        self, whole: Workload, machine: Machine, model: str, device: str, ranks: int = 1
+        self,
+        whole: Workload,
+        machine: Machine,
+        model: str,
+        device: DeviceSpec,
+        ranks: int = 1,
+        calibration: Calibration | None = None,
     ) -> None:
-        """``model``, ``device``, ``ranks``: what `machine` was built from."""
+        """``model``, ``device``, ``ranks``, ``calibration``: what `machine` was built from."""
         self.whole, self.machine = whole, machine
         self.replica = whole.replica(machine.scale)
         self.prompts = self.replica.prompts()
         self._order: dict[str, Any] = {
             "model": model,
-            "device": device,
+            "device": asdict(device),
+            "calibration": (calibration or Calibration()).as_dict(),
             "ranks": ranks,
             "engine": machine.steps.engine,
             "scale": machine.scale,
@@ -61,8 +71,16 @@ class FullRun:
             "max_running": MAX_RUNNING,
         }
 
-    def run(self, policy: str, *, chunks: Sequence[int] = CHUNKS) -> Result:
+    def run(
+        self,
+        policy: str,
+        *,
+        chunks: Sequence[int] = CHUNKS,
+        progress: Callable[[int], None] | None = None,
+    ) -> Result:
         """Play ``policy``; peers with each chunk size, of which the best counts.
+
+        ``progress``: called with the number of requests that have ended since the last call.
 
         Raises ValueError for a policy without a full run, RuntimeError if SGLang fails.
         """
@@ -72,13 +90,15 @@ class FullRun:
                 f"{', '.join(FULL_POLICIES)}"
             )
         if policy in ("paper", "blendserve"):
-            return self._once(policy, BLEND_CHUNK)
-        results = [self._once(policy, chunk) for chunk in chunks]
+            return self._once(policy, BLEND_CHUNK, progress)
+        results = [self._once(policy, chunk, progress) for chunk in chunks]
         best = max(results, key=lambda r: r.tokens_per_second)
         best.chunks_tried = {r.chunk: r.tokens_per_second for r in results}
         return best
 
-    def _once(self, policy: str, chunk: int) -> Result:
+    def _once(
+        self, policy: str, chunk: int, progress: Callable[[int], None] | None = None
+    ) -> Result:
         ours = policy in ("paper", "blendserve")
         order = self._order | {
             "policy": "blendserve" if ours else _OWN_ORDER.get(policy, policy),
@@ -102,15 +122,22 @@ class FullRun:
                 output_tokens=self.replica.output_tokens[arrival],
                 max_tokens=self.replica.max_tokens[arrival],
             )
-            done = subprocess.run(
-                [sys.executable, "-m", _WORKER, str(source), str(target)],
-                env={**os.environ, "SGLANG_USE_CPU_ENGINE": "1", "OMP_NUM_THREADS": "1"},
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            if done.returncode or not target.exists():
-                raise RuntimeError(f"{policy}: the scheduler failed:\n{done.stderr[-2000:]}")
+            with (Path(folder) / "errors.txt").open("w+") as errors:
+                worker = subprocess.Popen(
+                    [sys.executable, "-m", _WORKER, str(source), str(target)],
+                    env={**os.environ, "SGLANG_USE_CPU_ENGINE": "1", "OMP_NUM_THREADS": "1"},
+                    stdout=subprocess.PIPE,
+                    stderr=errors,
+                    text=True,
+                )
+                with worker:  # its end is waited for, also after Ctrl-C
+                    assert worker.stdout is not None
+                    for line in worker.stdout:
+                        if progress is not None and line.strip().isdigit():
+                            progress(int(line))
+                errors.seek(0)
+                if worker.returncode or not target.exists():
+                    raise RuntimeError(f"{policy}: the scheduler failed:\n{errors.read()[-2000:]}")
             answer = json.loads(target.read_text())
         totals = Totals(**answer["totals"])
         spent = answer["scheduler_seconds"]

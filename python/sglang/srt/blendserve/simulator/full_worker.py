@@ -17,12 +17,16 @@ import tempfile
 import time
 from array import array
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sglang.srt.blendserve.simulator.fast import MAX_RUNNING, Totals
+from sglang.srt.blendserve.planner.device_spec import DeviceSpec
+from sglang.srt.blendserve.planner.request_pool import RequestPool
+from sglang.srt.blendserve.simulator.calibration import Calibration
+from sglang.srt.blendserve.simulator.fast import Totals
 from sglang.srt.blendserve.simulator.machine import Machine
 from sglang.srt.blendserve.simulator.step_cost import StepCost, StepWork
 
@@ -32,6 +36,13 @@ if TYPE_CHECKING:
 END_TOKEN, ANY_TOKEN = 2, 5
 _SGLANG_CLIP, _SGLANG_DECAY, _SGLANG_RETRACT = 4096, 600, 20
 _IDLE_STEPS = 10_000
+_REPORT = 200
+"""Requests that end between two lines of progress."""
+
+_QUEUE = 4096
+"""Requests that wait in SGLang's queue at once where it takes them in their order of arrival: it
+passes over all that wait in every step, and never comes near the end of so many."""
+_IN_ORDER = ("fcfs",)
 
 
 class Device:
@@ -152,7 +163,8 @@ def make_scheduler(folder: Path, machine: Machine, order: dict[str, Any], device
         "random_seed": 0,
     }
     if ours:
-        options |= {"blendserve_pace": order["pace"], "blendserve_device": order["device"]}
+        # Any known name: the costs that count are set below.
+        options |= {"blendserve_pace": order["pace"], "blendserve_device": "A100-80G"}
     args = ServerArgs(**options)
     publish(args, role="scheduler")
     scheduler = upstream.Scheduler(args, PortArgs.init_new(args), 0, 0, 0, 0, 0, 0, None)
@@ -160,51 +172,81 @@ def make_scheduler(folder: Path, machine: Machine, order: dict[str, Any], device
     # Results go nowhere: there is no tokenizer process to send them to.
     type(scheduler.output_streamer).stream_output = lambda *_, **__: None
     if ours:
-        # The planner's costs are those of the simulated model, not of the one-layer stand-in.
-        scheduler.pool.cost = machine.cost
-        scheduler.step_policy = scheduler._make_step_policy(args.blendserve)
+        plan_in_virtual_time(scheduler, machine)
     return scheduler
 
 
-def add_requests(
-    scheduler: Any, rids: Sequence[str], prompts: Sequence[Any], max_tokens: Sequence[int]
-) -> None:
-    """Hand all requests to the scheduler, as its receiver would."""
+def plan_in_virtual_time(scheduler: Any, machine: Machine) -> None:
+    """Give the scheduler a pool that plans for the simulated model and never by the real clock.
+
+    Plans are made at once, not beside the steps, whose real time means nothing here; for the same
+    reason no step time is measured.
+    """
+    from sglang.srt.blendserve.runtime.intake import Intake
+
+    settings = scheduler.server_args.blendserve
+    scheduler.pool = RequestPool(
+        machine.cost, scheduler.max_total_num_tokens, keep_sharing=settings.keep_sharing
+    )
+    scheduler.intake = Intake(scheduler.pool)
+    scheduler.tree_cache.follow(scheduler.pool)
+    scheduler.step_policy = scheduler._make_step_policy(settings)
+    scheduler.step_feedback = None
+
+
+class Arrivals:
+    """The requests that have not been handed to the scheduler yet, in their order of arrival."""
+
+    def __init__(
+        self,
+        scheduler: Any,
+        rids: Sequence[str],
+        prompts: Sequence[Any],
+        max_tokens: Sequence[int],
+        most_waiting: int,
+    ) -> None:
+        """``most_waiting``: how many wait in SGLang's queue at once; 0: all of them."""
+        self._scheduler = scheduler
+        self._left = zip(rids, prompts, max_tokens, strict=True)
+        self._most = most_waiting or len(rids)
+
+    def feed(self) -> None:
+        """Hand over what is due, as the scheduler's receiver would."""
+        waiting = len(self._scheduler.waiting_queue)
+        if self._most - waiting < self._most // 2:
+            return
+        for rid, prompt, limit in islice(self._left, self._most - waiting):
+            self._scheduler.process_input_requests([_arrival(rid, prompt, int(limit))])
+
+
+def _arrival(rid: str, prompt: Any, limit: int) -> Any:
     from sglang.srt.managers.io_struct import TokenizedGenerateReqInput
     from sglang.srt.sampling.sampling_params import SamplingParams
 
-    for rid, prompt, limit in zip(rids, prompts, max_tokens, strict=True):
-        parameters = SamplingParams(
-            max_new_tokens=int(limit), temperature=0, stop_token_ids=[END_TOKEN]
-        )
-        parameters.normalize(None)
-        scheduler.process_input_requests(
-            [
-                TokenizedGenerateReqInput(
-                    rid=rid,
-                    input_text="",
-                    input_ids=array("q", prompt.tolist()),
-                    input_embeds=None,
-                    token_type_ids=None,
-                    mm_inputs=None,
-                    sampling_params=parameters,
-                    return_logprob=False,
-                    logprob_start_len=-1,
-                    top_logprobs_num=0,
-                    token_ids_logprob=None,
-                    stream=False,
-                )
-            ]
-        )
+    parameters = SamplingParams(max_new_tokens=limit, temperature=0, stop_token_ids=[END_TOKEN])
+    parameters.normalize(None)
+    return TokenizedGenerateReqInput(
+        rid=rid,
+        input_text="",
+        input_ids=array("q", prompt.tolist()),
+        input_embeds=None,
+        token_type_ids=None,
+        mm_inputs=None,
+        sampling_params=parameters,
+        return_logprob=False,
+        logprob_start_len=-1,
+        top_logprobs_num=0,
+        token_ids_logprob=None,
+        stream=False,
+    )
 
 
-def drive(scheduler: Any, device: Device, requests: int) -> float:
+def drive(scheduler: Any, arrivals: Arrivals, requests: int) -> float:
     """Run the scheduler's loop until every request has ended; return the seconds it took."""
-    ended, idle = 0, 0
-    original = scheduler.process_batch_result
-
+    ended, idle, reported = 0, 0, 0
     start = time.perf_counter()
     while ended < requests:
+        arrivals.feed()
         plan = scheduler.get_next_batch_to_run(
             running_batch=scheduler.running_batch, last_batch=scheduler.last_batch
         )
@@ -213,18 +255,23 @@ def drive(scheduler: Any, device: Device, requests: int) -> float:
         if batch:
             reqs = list(batch.reqs)
             result = scheduler.run_batch(batch)
-            original(batch, result)
+            scheduler.process_batch_result(batch, result)
             ended += sum(r.finished() for r in reqs)
         idle = 0 if batch else idle + 1
         if idle > _IDLE_STEPS:
             raise RuntimeError(f"the scheduler starts none of the {requests - ended} that are left")
         scheduler.last_batch = batch
+        if ended - reported >= _REPORT or ended == requests:
+            print(ended - reported, flush=True)  # the parent's progress bar
+            reported = ended
     return time.perf_counter() - start
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one order; see the module's docstring."""
     source, target = map(Path, sys.argv[1:3] if argv is None else argv)
+    import torch
+
     data = np.load(source)
     order: dict[str, Any] = json.loads(str(data["order"]))
     os.environ.setdefault("SGLANG_USE_CPU_ENGINE", "1")
@@ -232,10 +279,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     use_replica_constants(order["scale"])
     machine = Machine.build(
         order["model"],
-        order["device"],
+        DeviceSpec(**order["device"]),
         order["engine"],
         ranks=order["ranks"],
         scale=order["scale"],
+        calibration=Calibration(**order["calibration"]),
         kv_slots=order["kv_slots"],
     )
     rids: list[str] = data["rids"].tolist()
@@ -245,8 +293,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         scheduler = make_scheduler(Path(folder), machine, order, device)
         retractions = count_retractions(scheduler)
-        add_requests(scheduler, rids, prompts, data["max_tokens"].tolist())
-        spent = drive(scheduler, device, len(rids))
+        most = _QUEUE if order["policy"] in _IN_ORDER else 0
+        arrivals = Arrivals(scheduler, rids, prompts, data["max_tokens"].tolist(), most)
+        with torch.inference_mode():
+            spent = drive(scheduler, arrivals, len(rids))
     totals = device.totals
     totals.retractions = len(retractions)
     fields = {name: getattr(totals, name) for name in Totals.__slots__}
@@ -267,8 +317,6 @@ def count_retractions(scheduler: Any) -> list[str]:
     scheduler._add_request_to_queue = noting
     return retracted
 
-
-DEFAULT_MAX_RUNNING = MAX_RUNNING
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -20,7 +20,8 @@ from typing import Any
 from sglang.srt.blendserve.planner.device_spec import DeviceSpec, known_devices
 from sglang.srt.blendserve.planner.model_spec import known_models
 from sglang.srt.blendserve.simulator.calibration import Calibration, calibrated_device
-from sglang.srt.blendserve.simulator.fast_run import POLICIES, FastRun
+from sglang.srt.blendserve.simulator.fast_run import OURS, POLICIES, FastRun
+from sglang.srt.blendserve.simulator.full_run import FullRun
 from sglang.srt.blendserve.simulator.machine import Machine
 from sglang.srt.blendserve.simulator.peers import CHUNKS
 from sglang.srt.blendserve.simulator.recipe import Recipe, from_files, reference_cost
@@ -74,12 +75,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run the policies and print a table; 0 if all ran, 2 for a wrong argument."""
+    """Run the policies and print a table. Returns 0, 1 if SGLang failed, 2 for a wrong argument."""
     try:
         return _simulate(args)
     except (SourceError, ValueError) as error:
         print(f"sglang-blendserve simulate: {error}", file=sys.stderr)
         return 2
+    except RuntimeError as error:
+        print(f"sglang-blendserve simulate: {error}", file=sys.stderr)
+        return 1
 
 
 def _simulate(args: argparse.Namespace) -> int:
@@ -89,18 +93,15 @@ def _simulate(args: argparse.Namespace) -> int:
     if unknown := [name for name in policies if name not in POLICIES]:
         raise ValueError(f"--policies: unknown {unknown[0]!r}; known: {', '.join(POLICIES)}")
     chunks = [int(chunk) for chunk in args.chunks.split(",")]
-    device: str | DeviceSpec = args.device
-    if args.device == CALIBRATED:
-        if args.calibration is None:
-            raise ValueError(f"--device {CALIBRATED} takes the device of a --calibration file")
-        device = calibrated_device(args.calibration)
+    device = _device(args)
+    calibration = Calibration() if args.calibration is None else Calibration.load(args.calibration)
     machine = Machine.build(
         args.model,
         device,
         args.engine,
         ranks=args.tp,
         scale=args.scale,
-        calibration=None if args.calibration is None else Calibration.load(args.calibration),
+        calibration=calibration,
         kv_slots=args.kv_slots,
     )
     if args.workload is not None:
@@ -112,7 +113,12 @@ def _simulate(args: argparse.Namespace) -> int:
         f"{workload.size} requests, {workload.tokens} tokens; density "
         f"{described['density']:.3f} (Llama-3.1-8B, A100), sharing {described['sharing']:.3f}"
     )
-    results = _run_all(args, machine, workload, policies, chunks)
+    runner: FastRun | FullRun
+    if args.fast:
+        runner = FastRun(workload, machine)
+    else:
+        runner = FullRun(workload, machine, args.model, device, args.tp, calibration)
+    results = [_run(runner, policy, chunks, workload.size) for policy in policies]
     print_table(results)
     if args.json is not None:
         document = {
@@ -124,29 +130,20 @@ def _simulate(args: argparse.Namespace) -> int:
     return 0
 
 
-def _run_all(
-    args: argparse.Namespace,
-    machine: Machine,
-    workload: Workload,
-    policies: list[str],
-    chunks: list[int],
-) -> list[Result]:
+def _device(args: argparse.Namespace) -> DeviceSpec:
+    if args.device != CALIBRATED:
+        return DeviceSpec.named(args.device)
+    if args.calibration is None:
+        raise ValueError(f"--device {CALIBRATED} takes the device of a --calibration file")
+    return calibrated_device(args.calibration)
+
+
+def _run(runner: FastRun | FullRun, policy: str, chunks: list[int], requests: int) -> Result:
     from tqdm import tqdm
 
-    if not args.fast:
-        from sglang.srt.blendserve.simulator.full_run import FullRun
-
-        full = FullRun(workload, machine, args.model, args.device)
-        return [full.run(policy, chunks=chunks) for policy in policies]
-    run = FastRun(workload, machine)
-    results = []
-    for policy in policies:
-        rounds = 1 if policy in ("paper", "blendserve") else len(chunks)
-        with tqdm(
-            total=rounds * workload.size, desc=policy, unit="req", leave=False, disable=None
-        ) as bar:
-            results.append(run.run(policy, chunks=chunks, progress=bar.update))
-    return results
+    rounds = 1 if policy in OURS else len(chunks)
+    with tqdm(total=rounds * requests, desc=policy, unit="req", leave=False, disable=None) as bar:
+        return runner.run(policy, chunks=chunks, progress=bar.update)
 
 
 def describe(workload: Workload) -> dict[str, Any]:
