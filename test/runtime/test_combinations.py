@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_model import write_tiny_model
 
 pytestmark = pytest.mark.engine
 
@@ -50,11 +49,6 @@ def workload() -> list[list[Any]]:
             [prompt, {"temperature": 0, "max_new_tokens": tokens, "ignore_eos": not ends_by_itself}]
         )
     return requests
-
-
-@pytest.fixture(scope="module")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory, model_path: Path) -> Path:
-    return write_tiny_model(tmp_path_factory.mktemp("tiny"), Path(model_path))
 
 
 def run(

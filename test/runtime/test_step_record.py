@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_combinations import run, stock, tiny_model, workload  # noqa: F401
+from test_combinations import run, stock, workload  # noqa: F401
 
 from sglang.srt.blendserve.runtime.step_record import COLUMNS, StepRecord
 from sglang.srt.blendserve.runtime.step_trace import StepTrace, rank_path
@@ -46,7 +46,7 @@ def test_a_trace_in_no_folder_is_refused_at_once() -> None:
 @pytest.mark.engine
 def test_trace_and_series_add_up_to_the_run(
     tmp_path: Path,
-    tiny_model: Path,  # noqa: F811
+    tiny_model: Path,
     stock: dict[str, Any],  # noqa: F811
 ) -> None:
     series = tmp_path / "series"

@@ -319,6 +319,7 @@ class BlendScheduler(upstream.Scheduler):
             "waiting": len(self.pool),
             "running": len(self.pool.running),
             "plans_made": self.pool.plans_made,
+            "retractions": self.retractions,
             "kv_slots": self.max_total_num_tokens,
             "kv_free": self.token_to_kv_pool_allocator.available_size(),
             "step_factors": None if self.step_feedback is None else self.step_feedback.factors,

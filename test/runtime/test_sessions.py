@@ -1,0 +1,134 @@
+"""All kinds of requests, aborted jobs, lost clients and short memory, inside the real engine.
+
+With SGLang's strict memory checks on: a KV slot that is lost or counted twice in any step ends
+the run. One engine plays many parts (session_run.py), because each start takes long.
+
+pytest test/runtime/test_sessions.py
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from session_run import POOL
+from test_combinations import CHECKS, HERE
+
+pytestmark = pytest.mark.engine
+
+OURS = {"schedule_policy": "blendserve", "chunked_prefill_size": 64, "blendserve_mixed_chunk": "on"}
+
+
+def play(
+    folder: Path, model: Path, parts: list[str], engine: dict[str, Any], env: dict[str, str]
+) -> dict[str, Any]:
+    """One engine in a process of its own."""
+    source, target, log = (folder / name for name in ("order.json", "result.json", "log.txt"))
+    order = {"engine": {"model_path": str(model), **engine}, "parts": parts}
+    source.write_text(json.dumps(order))
+    with log.open("w") as output:
+        done = subprocess.run(
+            [sys.executable, str(HERE / "session_run.py"), str(source), str(target)],
+            env=os.environ | env,
+            stdout=output,
+            stderr=output,
+            timeout=400,
+            check=False,
+        )
+    assert done.returncode == 0, log.read_text()[-4000:]
+    result: dict[str, Any] = json.loads(target.read_text())
+    return result
+
+
+@pytest.fixture(scope="module")
+def stock(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> dict[str, Any]:
+    """Stock SGLang with plenty of memory, the plugin kept out."""
+    return play(
+        tmp_path_factory.mktemp("stock"),
+        tiny_model,
+        ["kinds", "streams", "too_large", "hungry"],
+        {"max_total_tokens": 2 * POOL - 10},
+        {"SGLANG_PLUGINS": "none"},
+    )
+
+
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> dict[str, Any]:
+    """The policy on a small KV cache."""
+    return play(
+        tmp_path_factory.mktemp("ours"),
+        tiny_model,
+        ["kinds", "streams", "aborted_job", "lost_clients", "too_large", "hungry"],
+        {"max_total_tokens": POOL, **OURS},
+        CHECKS,
+    )
+
+
+def test_log_probabilities_and_grammars_are_those_of_stock_sglang(
+    ours: dict[str, Any], stock: dict[str, Any]
+) -> None:
+    kinds, expected = ours["kinds"], stock["kinds"]
+    assert kinds["ids"] == expected["ids"]
+    assert kinds["texts"] == expected["texts"]
+    assert kinds["prompt_logprobs"] == expected["prompt_logprobs"]
+    assert any(kinds["prompt_logprobs"])
+    for found, right in zip(kinds["logprobs"], expected["logprobs"], strict=True):
+        assert found == pytest.approx(right, abs=2e-3)
+
+
+def test_streams_come_piece_by_piece(ours: dict[str, Any], stock: dict[str, Any]) -> None:
+    assert ours["streams"]["ids"] == stock["streams"]["ids"]
+    assert min(ours["streams"]["pieces"]) > 1
+
+
+def test_an_aborted_job_leaves_the_other_alone(ours: dict[str, Any]) -> None:
+    job = ours["aborted_job"]
+    assert [len(ids) for ids in job["kept"]] == [5 + 3 * n for n in range(12)]
+    assert set(job["gone"]) == {"abort"}
+
+
+def test_requests_of_lost_clients_are_aborted(ours: dict[str, Any]) -> None:
+    assert all("disconnected" in error for error in ours["lost_clients"]["errors"])
+
+
+def test_a_request_larger_than_the_cache_fails_alone(
+    ours: dict[str, Any], stock: dict[str, Any]
+) -> None:
+    large = ours["too_large"]
+    assert large["ids"] == stock["too_large"]["ids"]
+    assert [bool(ids) for ids in large["ids"]] == [True, True, False, True]
+    assert [bool(error) for error in large["errors"]] == [False, False, True, False]
+    assert "tokens" in large["errors"][2]
+
+
+def test_nothing_is_left_behind(ours: dict[str, Any]) -> None:
+    assert ours["flushed"]
+    state = ours["state"][0]
+    assert (state["waiting"], state["running"]) == (0, 0)
+    assert state["kv_free"] == state["kv_slots"] == POOL
+
+
+def test_short_memory_loses_nothing(ours: dict[str, Any], stock: dict[str, Any]) -> None:
+    """Outputs that fill the cache several times over, of lengths that nobody is told."""
+    assert ours["hungry"]["ids"] == stock["hungry"]["ids"]
+    assert ours["state"][0]["retractions"] == ours["hungry"]["retractions"] > 0
+
+
+def test_retraction_at_any_time_loses_nothing(
+    tmp_path: Path,
+    tiny_model: Path,
+    stock: dict[str, Any],
+) -> None:
+    """SGLang's own stress: it retracts every few steps, whatever the memory."""
+    stress = {"SGLANG_TEST_RETRACT": "1", "SGLANG_TEST_RETRACT_INTERVAL": "7"}
+    result = play(
+        tmp_path, tiny_model, ["kinds"], {"max_total_tokens": POOL, **OURS}, CHECKS | stress
+    )
+    assert result["kinds"]["ids"] == stock["kinds"]["ids"]
+    assert result["state"][0]["retractions"] > 0
+    assert result["state"][0]["kv_free"] == POOL
