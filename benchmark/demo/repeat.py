@@ -21,7 +21,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from run import HERE, MAX_TOTAL_TOKENS, file, read_answers, run_command
+from run import (  # type: ignore[import-not-found]
+    HERE,
+    MAX_TOTAL_TOKENS,
+    file,
+    read_answers,
+    run_command,
+)
 
 VARIANTS = ["fcfs=fcfs", "lpm=lpm", "dfs-weight=dfs-weight", "random=random",
             "blendserve=blendserve"]  # fmt: skip
