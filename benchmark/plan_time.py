@@ -7,6 +7,9 @@ tokens a prompt on average, and output lengths spread so that there are outliers
 A second thread asks for the interpreter lock every millisecond meanwhile. Its longest wait is what
 a scheduler in the same process would feel of a plan made in the background. On a machine that does
 other work only the CPU seconds mean something.
+
+With --stall: how long scheduling passes take while the pool is planned, at once and in the
+background. A pass here is 150 small torch operations, about what SGLang's scheduler does in one.
 """
 
 from __future__ import annotations
@@ -19,8 +22,10 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from sglang.srt.blendserve.planner.background import Background
 from sglang.srt.blendserve.planner.cost_model import CostModel
 from sglang.srt.blendserve.planner.device_spec import DeviceSpec
 from sglang.srt.blendserve.planner.merge import merge_units
@@ -29,6 +34,7 @@ from sglang.srt.blendserve.planner.node_split import sort_tree, split_tree
 from sglang.srt.blendserve.planner.partition import partition
 from sglang.srt.blendserve.planner.plan import KEEP_SHARING, build_plan, replan
 from sglang.srt.blendserve.planner.prefix_tree import PrefixTree
+from sglang.srt.blendserve.planner.request_pool import PoolRequest, RequestPool
 
 Result = TypeVar("Result")
 
@@ -100,14 +106,56 @@ def measure(count: int) -> None:
           f"memory beyond the prompts at most {extra / 1024:,.0f} MiB")  # fmt: skip
 
 
+def one_pass() -> float:
+    """Milliseconds of something like a scheduling pass."""
+    began = time.perf_counter()
+    slots = torch.zeros(256, dtype=torch.int64)
+    for _ in range(150):
+        slots = torch.cat((slots[128:], slots[:128]))
+    return 1000 * (time.perf_counter() - began)
+
+
+def stall(count: int) -> None:
+    """Print how long passes take while a pool of ``count`` requests is planned."""
+    torch.set_num_threads(1)
+    cost = CostModel(ModelSpec.named("Llama-3.1-8B"), DeviceSpec.named("A100-80G"))
+    prompts, _ = make_pool(count)
+    alone = [one_pass() for _ in range(1000)]
+    show("without planning", alone)
+    for name, background in (("planned at once", None), ("in the background", Background())):
+        pool = RequestPool(cost, 500_000, background=background)
+        for index, prompt in enumerate(prompts):
+            pool.add(PoolRequest(str(index), prompt, 8000))
+        passes, planned = [], False
+        while not planned:
+            began = time.perf_counter()
+            planned = pool.plan_if_due(quiet=True)
+            passes.append(1000 * (time.perf_counter() - began) + one_pass())
+        show(name, passes)
+
+
+def show(name: str, passes: list[float]) -> None:
+    times = np.array(passes)
+    late = np.quantile(times, 0.99)
+    print(
+        f"  {name:<18} {times.size:5} passes in {times.sum() / 1000:.2f} s, milliseconds: "
+        f"mean {times.mean():.2f}, P99 {late:.2f}, longest {times.max():.2f}"
+    )
+
+
 def main() -> None:
     """Measure each of the given pool sizes."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("requests", type=int, nargs="*", default=[100_000])
-    for count in parser.parse_args().requests:
-        measure(count)
+    parser.add_argument("requests", type=int, nargs="*", default=[100_000], help="pool sizes")
+    parser.add_argument("--stall", action="store_true", help="measure passes, not stages")
+    args = parser.parse_args()
+    for count in args.requests:
+        if args.stall:
+            stall(count)
+        else:
+            measure(count)
 
 
 if __name__ == "__main__":
