@@ -55,18 +55,17 @@ def peers() -> list[Cell]:
 
 def traces() -> list[Cell]:
     """The four traces under our policy, the strongest peers and the paper's scanner."""
+    peers_at = (("dfs", 512), ("dfs", 2048), ("fcfs", 256), ("fcfs", 512))
+    groups = [
+        *(("overlap", policy, chunk) for policy, chunk in peers_at),
+        ("overlap", "blendserve", 0),
+        *(("sequential", policy, chunk) for policy, chunk in peers_at),
+        ("sequential", "blendserve", 0),
+        ("overlap", "paper", 0),
+    ]
     return [
         Cell(policy, workload, requests=200_000, engine=engine, chunk=chunk)
-        for policy, chunk, engines in (
-            ("blendserve", 0, ("overlap",)),
-            ("dfs", 512, ENGINES),
-            ("dfs", 2048, ENGINES),
-            ("fcfs", 256, ENGINES),
-            ("fcfs", 512, ENGINES),
-            ("blendserve", 0, ("sequential",)),
-            ("paper", 0, ("overlap",)),
-        )
-        for engine in engines
+        for engine, policy, chunk in groups
         for workload in TRACES
     ]
 

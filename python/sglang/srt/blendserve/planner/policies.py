@@ -20,7 +20,7 @@ def make_step_policy(
     max_tokens: int,
     min_tokens: int = 1,
     whole_prompts: bool = False,
-    fill: float = 0.9,
+    fill: float = 1.0,
     backfill: int = 8,
 ) -> StepPolicy:
     """The step policy over ``pool`` named ``pace``; other arguments as of `StepPolicy`.

@@ -30,9 +30,17 @@ Floats = NDArray[np.float64]
 _END_WINDOW = 512
 """Requests at each end whose density stands for that end."""
 
-_LEAST_SHARE, _MOST_SHARE = 0.05, 0.5
+_LEAST_SHARE, _MOST_SHARE = 0.15, 0.5
 """Share of the memory that the compute-bound end can always count on, and that is kept for it at
-most: what it does not use stays empty."""
+most: what it does not use stays empty. The least is room for predictions that were too low, too:
+long outputs that grow beyond theirs stay for thousands of steps, in which nothing else flows."""
+
+_SCARCE_COMPUTE_SHARE = 0.1
+"""Kept besides where compute is the scarcer resource: then an idle compute unit costs time, and
+memory that is not quite full does not."""
+
+_SCARCE_FROM, _SCARCE_TO = 0.9, 1.1
+"""Remaining compute over remaining memory time between which compute becomes the scarcer one."""
 
 _SHARE_STEPS = 16
 """Steps for which the partition of the memory is kept."""
@@ -87,14 +95,14 @@ class StepPolicy:
         max_tokens: int,
         min_tokens: int = 1,
         whole_prompts: bool = False,
-        fill: float = 0.9,
+        fill: float = 1.0,
         backfill: int = 8,
     ) -> None:
         """
         ``max_tokens``: largest prefill of one step. ``min_tokens``: smallest worth a step; a
         smaller budget is saved up. ``whole_prompts``: the engine cannot split a prompt.
-        ``fill``: share of the memory that the memory-bound end's predicted peak may reach; the
-        rest is for predictions that were too low. ``backfill``: how many requests at one end may
+        ``fill``: share of the memory that the memory-bound end's predicted peak may reach, less
+        what is kept for the compute-bound end. ``backfill``: how many requests at one end may
         be passed over in a step because they do not fit, for shorter ones behind them.
         """
         self.pool = pool
@@ -179,8 +187,8 @@ class Step:
                 self._done()
                 return
         if self.policy.steps % _SHARE_STEPS == 0:
-            share = self._compute_side_share()
-            self.policy.share = min(max(share, _LEAST_SHARE), _MOST_SHARE)
+            share = max(self._compute_side_share(), _LEAST_SHARE) + self._scarce_compute_share()
+            self.policy.share = min(share, _MOST_SHARE)
         self.policy.steps += 1
         reserve = self.policy.share * self.pool.kv_slots
         memory_limit = self.policy.fill * self.limit - reserve
@@ -213,6 +221,16 @@ class Step:
         ]
         rest = self._rest()
         return memory_partition(float(density(rest.compute, rest.memory)), ends[0], ends[1])
+
+    def _scarce_compute_share(self) -> float:
+        cost, rest = self.pool.cost, self._rest()
+        full_read = float(cost.kv_read_seconds(self.pool.kv_slots))
+        weights = float(cost.weights_seconds(max(self.state.running, 1)))
+        memory = rest.memory * (1 + weights / full_read)
+        if memory <= 0:
+            return _SCARCE_COMPUTE_SHARE
+        scarcity = (rest.compute / memory - _SCARCE_FROM) / (_SCARCE_TO - _SCARCE_FROM)
+        return _SCARCE_COMPUTE_SHARE * min(max(scarcity, 0.0), 1.0)
 
     def _take_first(self, budget: int, memory_limit: float) -> None:
         """Take what comes before the plan: returned requests, then the sample of lengths."""
