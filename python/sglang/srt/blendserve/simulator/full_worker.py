@@ -295,7 +295,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         retractions = count_retractions(scheduler)
         most = _QUEUE if order["policy"] in _IN_ORDER else 0
         arrivals = Arrivals(scheduler, rids, prompts, data["max_tokens"].tolist(), most)
-        with torch.inference_mode():
+        with torch.no_grad():
             spent = drive(scheduler, arrivals, len(rids))
     totals = device.totals
     totals.retractions = len(retractions)
