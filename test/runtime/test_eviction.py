@@ -127,3 +127,13 @@ def test_prefixes_needed_soon_survive_what_least_recently_used_gives_up() -> Non
     # Each of four prefixes is computed once and found five times.
     assert ours == 4 * 5 * PREFIX
     assert lru < ours / 2
+
+
+def test_in_a_full_cache_an_ended_request_leaves_only_what_is_waited_for() -> None:
+    small = SmallCache(PREFIX + 4)
+    first, _ = planned(small, 1)
+    assert small.start(first)
+    small.finish(small.flights[0], [9])
+    assert cached(small, 1) == PREFIX
+    assert small.cache.total_size() == PREFIX  # neither its own last token nor its output
+    small.check_memory()
