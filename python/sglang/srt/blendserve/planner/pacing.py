@@ -44,6 +44,16 @@ class PrefillBudget(NamedTuple):
     """At most this many tokens in all; at least ``compute_side``."""
 
 
+def compute_scarcity(cost: CostModel, kv_slots: int, running: int, rest: RemainingWork) -> float:
+    """Time of the remaining compute over that of the remaining memory traffic with its weights.
+
+    ``running``: requests whose decodes load the weights of a step. Infinite without traffic.
+    """
+    full_read = float(cost.kv_read_seconds(kv_slots))
+    memory = rest.memory * (1 + float(cost.weights_seconds(max(running, 1))) / full_read)
+    return rest.compute / memory if memory > 0 else float("inf")
+
+
 class Pace(Protocol):
     """Decides the prefill budget of a step."""
 

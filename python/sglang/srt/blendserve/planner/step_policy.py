@@ -18,10 +18,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from sglang.srt.blendserve.planner import pacing
 from sglang.srt.blendserve.planner.admission import PeakAdmission
 from sglang.srt.blendserve.planner.cost_model import density
 from sglang.srt.blendserve.planner.outlook import LEVELS
-from sglang.srt.blendserve.planner.pacing import Pace, PrefillBudget, RemainingWork, StepLoad
+from sglang.srt.blendserve.planner.pacing import Pace, PrefillBudget, StepLoad, compute_scarcity
 from sglang.srt.blendserve.planner.request_pool import PoolRequest, RequestPool, Tokens
 from sglang.srt.blendserve.planner.scanner import Side, memory_partition
 
@@ -31,16 +32,12 @@ _END_WINDOW = 512
 """Requests at each end whose density stands for that end."""
 
 _LEAST_SHARE, _MOST_SHARE = 0.15, 0.5
-"""Share of the memory that the compute-bound end can always count on, and that is kept for it at
-most: what it does not use stays empty. The least is room for predictions that were too low, too:
-long outputs that grow beyond theirs stay for thousands of steps, in which nothing else flows."""
+"""Share of the memory kept for the compute-bound end, and for long outputs that outgrow their
+predictions and would stop its flow for thousands of steps; what is not used stays empty."""
 
-_SCARCE_COMPUTE_SHARE = 0.1
-"""Kept besides where compute is the scarcer resource: then an idle compute unit costs time, and
-memory that is not quite full does not."""
-
-_SCARCE_FROM, _SCARCE_TO = 0.9, 1.1
-"""Remaining compute over remaining memory time between which compute becomes the scarcer one."""
+_SCARCE_SHARE, _SCARCE_FROM, _SCARCE_WIDTH = 0.1, 0.9, 0.2
+"""Kept besides where compute is the scarcer resource (memory that is not full then costs no time),
+and the ratio of the remaining work from and over which it becomes so."""
 
 _SHARE_STEPS = 16
 """Steps for which the partition of the memory is kept."""
@@ -190,15 +187,14 @@ class Step:
             share = max(self._compute_side_share(), _LEAST_SHARE) + self._scarce_compute_share()
             self.policy.share = min(share, _MOST_SHARE)
         self.policy.steps += 1
-        reserve = self.policy.share * self.pool.kv_slots
-        memory_limit = self.policy.fill * self.limit - reserve
+        memory_limit = self.policy.fill * self.limit - self.policy.share * self.pool.kv_slots
         self._take_first(budget.memory_side, memory_limit)
         self._take(Side.MEMORY, budget.memory_side, memory_limit)
         self._take(Side.COMPUTE, budget.compute_side, self.limit)
         self._keep_going()
         self._done()
 
-    def _rest(self) -> RemainingWork:
+    def _rest(self) -> pacing.RemainingWork:
         """Predicted work left: the pool's and that of the requests in flight."""
         context = self.prompts + self.generated
         remaining = self.remaining.mean(axis=1)
@@ -206,7 +202,7 @@ class Step:
         compute = float(self.pool.cost.decode_compute_seconds(remaining.sum(), reads))
         compute += float(self.pool.cost.prefill_seconds(self.state.chunk_tokens))
         waiting = self.pool.rest
-        return RemainingWork(
+        return pacing.RemainingWork(
             waiting.compute + compute, waiting.memory + float(self.pool.cost.kv_read_seconds(reads))
         )
 
@@ -223,14 +219,9 @@ class Step:
         return memory_partition(float(density(rest.compute, rest.memory)), ends[0], ends[1])
 
     def _scarce_compute_share(self) -> float:
-        cost, rest = self.pool.cost, self._rest()
-        full_read = float(cost.kv_read_seconds(self.pool.kv_slots))
-        weights = float(cost.weights_seconds(max(self.state.running, 1)))
-        memory = rest.memory * (1 + weights / full_read)
-        if memory <= 0:
-            return _SCARCE_COMPUTE_SHARE
-        scarcity = (rest.compute / memory - _SCARCE_FROM) / (_SCARCE_TO - _SCARCE_FROM)
-        return _SCARCE_COMPUTE_SHARE * min(max(scarcity, 0.0), 1.0)
+        cost, slots = self.pool.cost, self.pool.kv_slots
+        ratio = compute_scarcity(cost, slots, self.state.running, self._rest())
+        return _SCARCE_SHARE * min(max((ratio - _SCARCE_FROM) / _SCARCE_WIDTH, 0.0), 1.0)
 
     def _take_first(self, budget: int, memory_limit: float) -> None:
         """Take what comes before the plan: returned requests, then the sample of lengths."""
