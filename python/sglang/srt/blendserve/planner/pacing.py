@@ -13,6 +13,7 @@ is kept full; the paper leaves it out.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -47,11 +48,13 @@ class PrefillBudget(NamedTuple):
 def compute_scarcity(cost: CostModel, kv_slots: int, running: int, rest: RemainingWork) -> float:
     """Time of the remaining compute over that of the remaining memory traffic with its weights.
 
-    ``running``: requests whose decodes load the weights of a step. Infinite without traffic.
+    ``running``: requests whose decodes load the weights of a step. Infinite without traffic; 1
+    where both are predicted to have no end.
     """
     full_read = float(cost.kv_read_seconds(kv_slots))
     memory = rest.memory * (1 + float(cost.weights_seconds(max(running, 1))) / full_read)
-    return rest.compute / memory if memory > 0 else float("inf")
+    ratio = rest.compute / memory if memory > 0 else math.inf
+    return 1.0 if math.isnan(ratio) else ratio
 
 
 class Pace(Protocol):
@@ -126,11 +129,10 @@ class RatioPace:
         memory = float(self.cost.kv_read_seconds(load.kv_tokens)) + weights
         decode = float(self.cost.decode_compute_seconds(load.running, load.kv_tokens))
         token = float(self.cost.prefill_seconds(1.0))
-        full_read = float(self.cost.kv_read_seconds(self.kv_slots))
-        rest_memory = rest.memory * (1 + weights / full_read)
-        if rest_memory <= 0:
+        ratio = compute_scarcity(self.cost, self.kv_slots, load.running, rest)
+        if math.isinf(ratio):
             return PrefillBudget(self.max_tokens, self.max_tokens)
-        even = (rest.compute / rest_memory * memory - decode) / token
+        even = (ratio * memory - decode) / token
         slack = (memory - decode) / token
         return PrefillBudget(self._clip(even), self._clip(max(even, slack)))
 
