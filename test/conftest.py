@@ -41,4 +41,6 @@ def cpu_engine_kwargs() -> dict[str, Any]:
         "sampling_backend": "pytorch",
         "grammar_backend": "none",
         "disable_cuda_graph": True,
+        # An engine that waits for its next test would spin on a core that another one needs.
+        "sleep_on_idle": True,
     }

@@ -70,7 +70,14 @@ def test_every_request_ends_once_whatever_its_length(
 @settings(deadline=None, max_examples=30)
 @given(requests=requests)
 def test_known_lengths_are_never_retracted(requests: list[tuple[list[int], int, int]]) -> None:
-    engine = engine_for([(prompt, tokens, tokens) for prompt, tokens, _ in requests])
+    """Where nothing is shared. A shared prefix is counted for the request that computed it only;
+    when that one ends first, what it was thought to give back is still held by the others."""
+    engine = engine_for(
+        [
+            ([10 + number, *prompt], tokens, tokens)
+            for number, (prompt, tokens, _) in enumerate(requests)
+        ]
+    )
     for request in engine.pool.waiting():
         request.known_length = True
     engine.run()
