@@ -314,6 +314,7 @@ class BlendScheduler(upstream.Scheduler):
 
     def get_internal_state(self, recv_req: Any) -> Any:
         output = super().get_internal_state(recv_req)
+        self._note_progress()  # what has ended since the last pass no longer runs
         plan = self.pool.plan
         output.internal_state["blendserve"] = {
             "waiting": len(self.pool),
