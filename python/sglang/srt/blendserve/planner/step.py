@@ -1,0 +1,238 @@
+"""One choice of the step policy: returned requests, the memory-bound end, the compute-bound end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sglang.srt.blendserve.planner import pacing
+from sglang.srt.blendserve.planner.cost_model import density
+from sglang.srt.blendserve.planner.outlook import LEVELS
+from sglang.srt.blendserve.planner.pacing import PrefillBudget, StepLoad, compute_scarcity
+from sglang.srt.blendserve.planner.pool_request import PoolRequest
+from sglang.srt.blendserve.planner.scanner import Side, memory_partition
+from sglang.srt.blendserve.planner.step_state import EngineState, Selection
+
+if TYPE_CHECKING:
+    from sglang.srt.blendserve.planner.step_policy import StepPolicy
+
+Floats = NDArray[np.float64]
+
+_END_WINDOW = 512
+"""Requests at each end whose density stands for that end."""
+
+_LEAST_SHARE, _MOST_SHARE = 0.15, 0.5
+"""Share of the memory kept for the compute-bound end, and for long outputs that outgrow their
+predictions and would stop its flow for thousands of steps; what is not used stays empty."""
+
+_SCARCE_SHARE, _SCARCE_FROM, _SCARCE_WIDTH = 0.1, 0.9, 0.2
+"""Kept besides where compute is the scarcer resource (memory that is not full then costs no time),
+and the ratio of the remaining work from and over which it becomes so."""
+
+_SHARE_STEPS = 16
+"""Steps for which the partition of the memory is kept."""
+
+_LOOK_AHEAD = 64
+"""Requests from each end among which one that need not wait for a prefix is looked for."""
+
+_WORTH_WAITING = 16
+"""Prompt tokens whose computation is saved by starting a request some steps later."""
+
+
+class Step:
+    """One call of `StepPolicy.select`."""
+
+    def __init__(self, policy: StepPolicy, state: EngineState) -> None:
+        self.policy, self.pool, self.state = policy, policy.pool, state
+        self.selection = Selection()
+        running = self.pool.running
+        indices = np.array([r.index for r in running], dtype=np.int64)
+        self.generated = np.array([r.generated for r in running], dtype=np.float64)
+        self.prompts = np.array([r.prompt.size for r in running], dtype=np.float64)
+        held = np.array([r.held_tokens for r in running], dtype=np.float64) + self.generated
+        outlook = self.pool.outlook
+        self.remaining: Floats = (
+            np.zeros((0, LEVELS.size))
+            if outlook is None or not running
+            else outlook.remaining(indices, self.generated)
+        )
+        self.admission = policy.admission(held, self.remaining)
+        others = state.used_slots - self.admission.kv_tokens + state.online_growth
+        self.limit = self.pool.kv_slots - max(others, 0.0)
+        self.spent = 0
+        # Their prompts enter the prefix cache when their first token comes out.
+        self.computing: set[int] = set()
+        for request in running:
+            if not request.generated:
+                self._note_computing(request)
+
+    def fill(self) -> None:
+        """Choose requests until a budget or the memory is used up."""
+        state = self.state
+        budget = self.policy.save(
+            self.policy.pace.budget(StepLoad(state.running, state.kv_tokens), self._rest())
+        )
+        if state.chunk is not None:
+            side_budget = _of(budget, state.chunk.side)
+            # A prompt that has begun goes on, however little the pace allows: it holds memory.
+            self.spent = min(state.chunk_tokens, max(side_budget, self.policy.min_tokens))
+            if self.spent < state.chunk_tokens:
+                self._done()
+                return
+        if self.policy.steps % _SHARE_STEPS == 0:
+            share = max(self._compute_side_share(), _LEAST_SHARE) + self._scarce_compute_share()
+            self.policy.share = min(share, _MOST_SHARE)
+        self.policy.steps += 1
+        memory_limit = self.policy.fill * self.limit - self.policy.share * self.pool.kv_slots
+        self._take_first(budget.memory_side, memory_limit)
+        self._take(Side.MEMORY, budget.memory_side, memory_limit)
+        self._take(Side.COMPUTE, budget.compute_side, self.limit)
+        self._keep_going()
+        self._done()
+
+    def _rest(self) -> pacing.RemainingWork:
+        """Predicted work left: the pool's and that of the requests in flight."""
+        context = self.prompts + self.generated
+        remaining = self.remaining.mean(axis=1)
+        reads = float((remaining * (context + remaining / 2)).sum())
+        compute = float(self.pool.cost.decode_compute_seconds(remaining.sum(), reads))
+        compute += float(self.pool.cost.prefill_seconds(self.state.chunk_tokens))
+        waiting = self.pool.rest
+        return pacing.RemainingWork(
+            waiting.compute + compute, waiting.memory + float(self.pool.cost.kv_read_seconds(reads))
+        )
+
+    def _compute_side_share(self) -> float:
+        plan, scanner = self.pool.plan, self.pool.scanner
+        if plan is None or not len(scanner):
+            return 0.0
+        window = min(_END_WINDOW, len(scanner) // 8 + 1)
+        ends = [
+            float(density(plan.compute_seconds[end].sum(), plan.memory_seconds[end].sum()))
+            for end in (scanner.upcoming(side, window) for side in Side)
+        ]
+        rest = self._rest()
+        return memory_partition(float(density(rest.compute, rest.memory)), ends[0], ends[1])
+
+    def _scarce_compute_share(self) -> float:
+        cost, slots = self.pool.cost, self.pool.kv_slots
+        ratio = compute_scarcity(cost, slots, self.state.running, self._rest())
+        return _SCARCE_SHARE * min(max((ratio - _SCARCE_FROM) / _SCARCE_WIDTH, 0.0), 1.0)
+
+    def _take_first(self, budget: int, memory_limit: float) -> None:
+        """Take what comes before the plan: returned requests, then the sample of lengths."""
+        while self._room(budget):
+            request = self.pool.peek_returned()
+            if request is None:
+                break
+            limit = memory_limit if request.side is Side.MEMORY else self.limit
+            if not self._admit(request, request.side, limit, budget, self._cached(request)):
+                return
+        while self._room(budget):
+            request = self.pool.next_sample()
+            if request is None:
+                return
+            cached = self._cached(request)
+            if self._shares_unfinished_prefix(request, cached):
+                return
+            if not self._admit(request, Side.MEMORY, memory_limit, budget, cached):
+                return
+
+    def _take(self, side: Side, budget: int, limit: float) -> None:
+        """Take from one end while there is room.
+
+        A request whose prefix another one is just computing waits until it can share it; the next
+        ones in line, which start another prefix, need not wait for that. Where the next request
+        does not fit, a shorter one behind it may.
+        """
+        refused, waiting = 0, 0
+        while True:
+            started = len(self.selection.requests)
+            ahead = self.pool.scanner.upcoming(side, _LOOK_AHEAD).tolist()
+            for index in ahead[waiting + refused :]:
+                if not self._room(budget):
+                    return
+                request = self.pool.request(index)
+                cached = self._cached(request)
+                if self._shares_unfinished_prefix(request, cached):
+                    waiting += 1
+                elif not self._admit(request, side, limit, budget, cached):
+                    refused += 1
+                    if refused > self.policy.backfill:
+                        return
+            if len(self.selection.requests) == started:
+                return
+
+    def _room(self, budget: int) -> bool:
+        return self.spent < budget and len(self.selection.requests) < self.state.free_requests
+
+    def _cached(self, request: PoolRequest) -> int:
+        return self.state.cached_tokens(request)
+
+    def _shares_unfinished_prefix(self, request: PoolRequest, cached: int) -> bool:
+        if not self.computing:
+            return False
+        above = self.pool.shared_above(request, cached + _WORTH_WAITING - 1)
+        return not self.computing.isdisjoint(above)
+
+    def _note_computing(self, request: PoolRequest) -> None:
+        self.computing.update(self.pool.shared_above(request, 0))
+
+    def _admit(
+        self, request: PoolRequest, side: Side, limit: float, budget: int, cached: int
+    ) -> bool:
+        uncached = self._uncached(request, cached)
+        remaining = self._predicted_remaining(request)
+        if not self.admission.fits(uncached, remaining, limit):
+            return False
+        if self.policy.whole_prompts and self.spent and self.spent + uncached > budget:
+            return False
+        self._start(request, side, uncached, remaining, budget)
+        return True
+
+    def _uncached(self, request: PoolRequest, cached: int) -> int:
+        """Tokens to compute before ``request`` decodes (again, after a retraction)."""
+        # The last one is always computed: its logits give the next output token.
+        return max(request.prompt.size + request.generated - cached, 1)
+
+    def _start(
+        self, request: PoolRequest, side: Side, uncached: int, remaining: Floats, budget: int
+    ) -> None:
+        self.pool.start(request)
+        request.side = side
+        request.held_tokens = uncached - request.generated
+        request.expected_tokens = request.generated + float(remaining.mean())
+        self.admission.add(uncached, remaining)
+        if not request.generated:
+            self._note_computing(request)
+        self.selection.requests.append(request)
+        self.spent += uncached if self.policy.whole_prompts else min(uncached, budget - self.spent)
+
+    def _predicted_remaining(self, request: PoolRequest) -> Floats:
+        """(q,) equally likely remaining lengths."""
+        assert self.pool.outlook is not None
+        if not request.generated:
+            return self.pool.outlook.fresh(request.index)
+        left = self.pool.outlook.remaining([request.index], [float(request.generated)])
+        return np.asarray(left[0], dtype=np.float64)
+
+    def _keep_going(self) -> None:
+        """With an idle engine something must start, whatever the predictions say."""
+        if self.state.running or self.spent or self.state.free_requests < 1:
+            return
+        request = self.pool.peek_returned() or self.pool.peek(Side.MEMORY)
+        if request is not None:
+            side = request.side if request.index not in self.pool.scanner else Side.MEMORY
+            uncached = self._uncached(request, self._cached(request))
+            remaining = self._predicted_remaining(request)
+            self._start(request, side, uncached, remaining, self.policy.max_tokens)
+
+    def _done(self) -> None:
+        self.selection.prefill_tokens = self.spent
+        self.policy.spend(self.spent)
+
+
+def _of(budget: PrefillBudget, side: Side) -> int:
+    return budget.compute_side if side is Side.COMPUTE else budget.memory_side
