@@ -42,26 +42,39 @@ def output_lengths(batch: TokenizedBatch, choice: str, context_length: int) -> O
         guess = np.minimum(float(choice), cap)
         tokens = np.where(np.array(batch.exact, dtype=np.bool_) & np.isfinite(cap), cap, guess)
         return OutputLengths(tokens, f"guessed: {choice} each, at most max_tokens; not measured")
-    measured = _read_measured(Path(choice))
-    return _from_measured(batch, measured, cap, choice)
+    try:
+        return _from_measured(batch, cap, choice)
+    except ValueError as error:
+        raise ValueError(
+            f"--output-tokens must be a number, 'max' or the path of a results file; {error}"
+        ) from error
 
 
-def _from_measured(
-    batch: TokenizedBatch, measured: dict[str, int], cap: NDArray[np.float64], path: str
-) -> OutputLengths:
-    """Measured lengths by custom_id; requests that have none take the mean of the others."""
+def measured_lengths(batch: TokenizedBatch, path: Path) -> NDArray[np.float64]:
+    """(sequences,) output tokens by a file of output lines; NaN where it has none.
+
+    Sequences of one line have the mean of that line. Raises ValueError if the file cannot be used.
+    """
+    measured = _read_measured(path)
     lines = np.array(batch.line, dtype=np.int64)
     sequences = np.bincount(lines, minlength=len(batch.custom_ids))
     # The usage of a line sums over its choices.
     by_line = np.array([measured.get(c, np.nan) for c in batch.custom_ids]) / sequences
-    known = np.isfinite(by_line)
-    if not known.any():
-        raise ValueError(f"--output-tokens {path}: no result line has a custom_id of the input")
-    tokens = np.where(known, by_line, by_line[known].mean())[lines]
+    if not np.isfinite(by_line).any():
+        raise ValueError(f"{path}: no result line has a custom_id of the input")
+    return by_line[lines]
+
+
+def _from_measured(batch: TokenizedBatch, cap: NDArray[np.float64], path: str) -> OutputLengths:
+    """Measured lengths by custom_id; requests that have none take the mean of the others."""
+    measured = measured_lengths(batch, Path(path))
+    known = np.isfinite(measured)
+    by_line = dict(zip(batch.line, measured.tolist(), strict=True))
+    mean = np.nanmean([*by_line.values()])
     source = f"measured, {path}"
     if not known.all():
-        source += f"; mean of these for {int((~known[lines]).sum())} requests without a result"
-    return OutputLengths(np.where(known[lines], tokens, np.minimum(tokens, cap)), source)
+        source += f"; mean of these for {int((~known).sum())} requests without a result"
+    return OutputLengths(np.where(known, measured, np.minimum(mean, cap)), source)
 
 
 def _read_measured(path: Path) -> dict[str, int]:
@@ -81,8 +94,5 @@ def _read_measured(path: Path) -> dict[str, int]:
                 except (KeyError, TypeError):
                     continue  # an error line, or a result without usage: nothing measured
     except OSError as error:
-        raise ValueError(
-            f"--output-tokens must be a number, 'max' or the path of a results file; "
-            f"cannot read {str(path)!r}: {error.strerror}"
-        ) from error
+        raise ValueError(f"cannot read {str(path)!r}: {error.strerror}") from error
     return measured

@@ -3,9 +3,14 @@
 On a GPU or a CPU: the rate of matrix products over the number of tokens (and the number of tokens
 from which they are no longer bound by loading the weights), the bandwidth of loading weights and of
 decode attention, the rate of prefill attention; on a GPU also how much compute and memory work slow
-each other down on two streams. It measures one layer of the model; the rest of a step (norms,
-sampling, launches) is the step's overhead, which it does not measure: give it with --step-overhead,
-in seconds, if you know it. Run it alone on the machine.
+each other down on two streams. It measures one layer of the model; what the rest of a step takes
+(norms, sampling, launches, cold caches) comes from the trace of a real run on this machine with
+this model:
+
+    sglang-blendserve run ... --blendserve-trace steps.csv
+    sglang-blendserve calibrate --steps steps.csv --output here.json
+
+or, where there is none, is given with --step-overhead, in seconds. Run it alone on the machine.
 
 The file names device and source of each number. Simulate with it on the same model and either the
 device whose peaks it was measured against, or --device calibrated where that is this machine.
@@ -18,12 +23,16 @@ import json
 import os
 import platform
 import sys
+from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from sglang.srt.blendserve.planner.device_spec import DeviceSpec, known_devices, measure_cpu
 from sglang.srt.blendserve.planner.model_spec import known_models
+from sglang.srt.blendserve.simulator.calibration import Calibration
+from sglang.srt.blendserve.simulator.engine_fit import EngineFit, fit_engine
+from sglang.srt.blendserve.simulator.machine import Machine
 from sglang.srt.blendserve.simulator.probes import (
     Layer,
     LayerShape,
@@ -38,6 +47,12 @@ TOKENS = (1, 4, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 _GPU = {"weights": 2 << 30, "sequences": 128, "context": 1600, "chunk": 4096}
 _CPU = {"weights": 256 << 20, "sequences": 32, "context": 512, "chunk": 1024}
 _CPU_MOST_TOKENS = 1024
+_RATES = (
+    "gemm_efficiency",
+    "attention_efficiency",
+    "bandwidth_efficiency",
+    "weights_efficiency",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,13 +69,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"whose layer is measured: {', '.join(known_models())} "
         "(default: Llama-3.1-8B on a GPU, SmolLM2-135M on a CPU)",
     )
-    parser.add_argument("--step-overhead", type=float, default=0.0, metavar="SECONDS")
+    rest = parser.add_mutually_exclusive_group()
+    rest.add_argument("--step-overhead", type=float, default=0.0, metavar="SECONDS")
+    rest.add_argument("--steps", type=Path, metavar="FILE", help="trace of a run of this engine")
 
 
 def main(args: argparse.Namespace) -> int:
     """Measure and write the file; 0, or 2 for a wrong argument."""
     try:
-        document = calibrate(args.device, args.peaks, args.model, args.step_overhead)
+        document = calibrate(
+            args.device, args.peaks, args.model, args.step_overhead, steps=args.steps
+        )
     except ValueError as error:
         print(f"sglang-blendserve calibrate: {error}", file=sys.stderr)
         return 2
@@ -72,7 +91,12 @@ def main(args: argparse.Namespace) -> int:
 
 
 def calibrate(
-    device: str, peaks: str | None, model: str | None, step_overhead: float
+    device: str,
+    peaks: str | None,
+    model: str | None,
+    step_overhead: float,
+    *,
+    steps: Path | None = None,
 ) -> dict[str, Any]:
     """All measurements and the constants that follow from them. Raises ValueError."""
     import torch
@@ -109,6 +133,9 @@ def calibrate(
         "interference": f"matrix products and decode attention at once on two streams, {layer}",
     }
     constants["source"] = f"sglang-blendserve calibrate, {layer}; peaks: {spec.source}"
+    fit = None
+    if steps is not None:
+        fit = _as_in_engine(constants, sources, steps, model or _default_model(device), spec)
     return {
         "device": {
             "name": name,
@@ -120,8 +147,28 @@ def calibrate(
         "calibration": constants,
         "sources": {key: sources[key] for key in constants if key in sources},
         "measurements": measured,
+        "engine": None if fit is None else asdict(fit),
         "machine": {"threads": torch.get_num_threads(), "load": os.getloadavg()[0]},
     }
+
+
+def _as_in_engine(
+    constants: dict[str, float | str],
+    sources: dict[str, str],
+    steps: Path,
+    model: str,
+    spec: DeviceSpec,
+) -> EngineFit:
+    """Slow the kernels' rates in ``constants`` down to what the trace ``steps`` shows."""
+    kernels = Calibration(**constants)  # type: ignore[arg-type]
+    cost = Machine.build(model, spec, "sequential", calibration=kernels, kv_slots=1).steps
+    fit = fit_engine(steps, cost)
+    for name in _RATES:
+        constants[name] = float(constants[name]) / fit.slowness
+        sources[name] += f"; {fit.slowness:.2f} times slower in the engine"
+    constants["step_overhead"] = fit.overhead
+    sources["step_overhead"] = f"{fit.steps} steps of {steps.name}"
+    return fit
 
 
 def _measure(shape: LayerShape, device: str, sizes: dict[str, int]) -> dict[str, Any]:

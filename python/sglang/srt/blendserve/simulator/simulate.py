@@ -3,7 +3,9 @@
 A workload is a mix by recipe (--workload trace1, or --workload
 density=1.4,sharing=0.35,compute=burstgpt,memory=video,prefix=mmlu) or trace files (--trace
 lengths.csv.gz:0.7, repeatable; columns input_tokens and output_tokens, optionally prefix_id and
-prefix_tokens). Output lengths are known to the device alone; a policy sees prompts and caps.
+prefix_tokens), or a batch that has been answered (--batch in.jsonl --answers out.jsonl --tokenizer
+MODEL), with its real prompts. Output lengths are known to the device alone; a policy sees prompts
+and caps.
 
 By default SGLang's own scheduler runs against a device that only keeps time. With --fast the same
 policies run on a step model without SGLang, hundreds of thousands of requests in a minute.
@@ -41,6 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--trace", action="append", metavar="FILE[:WEIGHT]", help="trace of lengths; repeatable"
     )
+    what.add_argument("--batch", type=Path, metavar="FILE", help="batch file in OpenAI's format")
+    parser.add_argument("--answers", type=Path, metavar="FILE", help="output of a run of --batch")
+    parser.add_argument(
+        "--tokenizer", metavar="MODEL", help="model folder whose tokenizer --batch goes through"
+    )
     parser.add_argument("--model", default="Llama-3.1-8B", help=", ".join(known_models()))
     parser.add_argument(
         "--device",
@@ -54,14 +61,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="dfs,blendserve",
         help=f"comma-separated: {', '.join(POLICIES)} (default: dfs,blendserve)",
     )
-    parser.add_argument("--requests", type=int, default=20_000, help="(default: 20000)")
+    parser.add_argument(
+        "--requests", type=int, default=20_000, help="of --workload and --trace (default: 20000)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--scale",
         type=float,
-        default=8,
         help="simulate a 1/SCALE replica: lengths, KV slots and weights divided by it, results "
-        "given for the whole (default: 8)",
+        "given for the whole (default: 8; of a --batch: 1)",
     )
     parser.add_argument("--fast", action="store_true", help="the step model, without SGLang")
     parser.add_argument(
@@ -95,6 +103,8 @@ def _simulate(args: argparse.Namespace) -> int:
     chunks = [int(chunk) for chunk in args.chunks.split(",")]
     device = _device(args)
     calibration = Calibration() if args.calibration is None else Calibration.load(args.calibration)
+    if args.scale is None:
+        args.scale = 1 if args.batch is not None else 8
     machine = Machine.build(
         args.model,
         device,
@@ -104,10 +114,7 @@ def _simulate(args: argparse.Namespace) -> int:
         calibration=calibration,
         kv_slots=args.kv_slots,
     )
-    if args.workload is not None:
-        workload = Recipe.parse(args.workload).workload(args.requests, args.seed)
-    else:
-        workload = from_files(args.trace, args.requests, args.seed)
+    workload = _workload(args)
     described = describe(workload)
     print(
         f"{workload.size} requests, {workload.tokens} tokens; density "
@@ -128,6 +135,19 @@ def _simulate(args: argparse.Namespace) -> int:
         }
         args.json.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     return 0
+
+
+def _workload(args: argparse.Namespace) -> Workload:
+    if args.workload is not None:
+        return Recipe.parse(args.workload).workload(args.requests, args.seed)
+    if args.trace is not None:
+        return from_files(args.trace, args.requests, args.seed)
+    for flag in ("answers", "tokenizer"):
+        if getattr(args, flag) is None:
+            raise ValueError(f"--batch {args.batch} needs --{flag} too")
+    from sglang.srt.blendserve.simulator.batch_replay import BatchReplay
+
+    return BatchReplay.read(args.batch, args.answers, args.tokenizer)
 
 
 def _device(args: argparse.Namespace) -> DeviceSpec:
