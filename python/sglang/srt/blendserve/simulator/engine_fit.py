@@ -59,7 +59,8 @@ def fit_engine(trace: Path, cost: StepCost) -> EngineFit:
     found: Floats = np.zeros(2)
     for _ in range(_ROUNDS):
         root = np.sqrt(weights)
-        found = np.linalg.lstsq(columns * root[:, None], measured * root, rcond=None)[0]
+        solved = np.linalg.lstsq(columns * root[:, None], measured * root, rcond=None)[0]
+        found = np.asarray(solved, dtype=np.float64)
         residual = np.abs(columns @ found - measured)
         weights = 1 / np.maximum(residual, _LEAST_RESIDUAL)
     slowness, overhead = float(found[0]), float(found[1])
