@@ -7,7 +7,13 @@ from hypothesis import strategies as st
 from sglang.srt.blendserve.planner.cost_model import CostModel
 from sglang.srt.blendserve.planner.device_spec import DeviceSpec
 from sglang.srt.blendserve.planner.model_spec import ModelSpec
-from sglang.srt.blendserve.planner.pacing import FixedPace, RatioPace, RemainingWork, StepLoad
+from sglang.srt.blendserve.planner.pacing import (
+    FixedPace,
+    RatioPace,
+    RemainingWork,
+    StepLoad,
+    beside_online,
+)
 
 COST = CostModel(ModelSpec.named("Llama-3.1-8B"), DeviceSpec.named("A100-80G"))
 PACE = RatioPace(COST, kv_slots=400_000, max_tokens=8192)
@@ -54,3 +60,28 @@ def test_a_fixed_pace_counts_the_running_requests() -> None:
     rest = RemainingWork(1.0, 1.0)
     assert FixedPace(512).budget(StepLoad(100, 0), rest).compute_side == 412
     assert FixedPace(64).budget(StepLoad(100, 0), rest).compute_side == 1
+
+
+@given(share=st.floats(0.0, 0.95), running=st.integers(1, 2000), context=st.integers(1, 4000))
+def test_prefill_beside_online_decodes_takes_its_share_of_the_step(
+    share: float, running: int, context: int
+) -> None:
+    load = StepLoad(running, running * context)
+    tokens = beside_online(COST, load, share, 8192)
+    prefill = tokens * float(COST.prefill_seconds(1.0))
+    decode = float(
+        COST.decode_compute_seconds(load.running, load.kv_tokens)
+        + COST.kv_read_seconds(load.kv_tokens)
+        + COST.weights_seconds(running)
+    )
+    assert 0 < tokens <= 8192
+    if tokens > 32:  # else it is the least that is worth a step
+        assert prefill <= share * (prefill + decode) * 1.001
+
+
+def test_prefill_beside_online_decodes_is_never_more_than_there_is() -> None:
+    load = StepLoad(100, 100_000)
+    assert beside_online(COST, load, 1.0, 700) == 700
+    assert beside_online(COST, load, 0.0, 700) == 32
+    assert beside_online(COST, load, 0.9, 20) == 20
+    assert beside_online(COST, load, 0.5, 0) == 0

@@ -77,9 +77,9 @@ class Settings:
     online_share: float = field(
         default=0.25,
         metadata={
-            "help": "While online requests decode, offline requests may take at most this share "
-            "of --chunked-prefill-size in a step (0 to 1). Online requests that wait always go "
-            "first."
+            "help": "While online requests decode, and for some steps after, the prefill of "
+            "offline requests may take at most this share of a step's time (0 to 1; 1: any). "
+            "Online requests that wait always go first."
         },
     )
     device: str = field(

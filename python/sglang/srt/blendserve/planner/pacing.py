@@ -57,6 +57,27 @@ def compute_scarcity(cost: CostModel, kv_slots: int, running: int, rest: Remaini
     return 1.0 if math.isnan(ratio) else ratio
 
 
+_LEAST_BESIDE_ONLINE = 32
+"""Prompt tokens a step may compute beside online decodes however short these are: fewer would
+hardly be cheaper, and the pool would stand still."""
+
+
+def beside_online(cost: CostModel, load: StepLoad, share: float, most: int) -> int:
+    """Prompt tokens of offline requests that take at most ``share`` of a step's time.
+
+    ``load``: what the step decodes, online and offline; ``most``: tokens it could compute at all.
+    """
+    if share >= 1:
+        return most
+    decode = float(
+        cost.decode_compute_seconds(load.running, load.kv_tokens)
+        + cost.kv_read_seconds(load.kv_tokens)
+        + cost.weights_seconds(load.running)
+    )
+    tokens = int(share / (1 - share) * decode / float(cost.prefill_seconds(1.0)))
+    return min(max(tokens, _LEAST_BESIDE_ONLINE), most)
+
+
 class Pace(Protocol):
     """Decides the prefill budget of a step."""
 

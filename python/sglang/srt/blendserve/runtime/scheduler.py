@@ -21,6 +21,7 @@ from sglang.srt.managers.schedule_policy import match_prefix_for_req
 from sglang.srt.blendserve.planner.background import Background
 from sglang.srt.blendserve.planner.cost_model import CostModel
 from sglang.srt.blendserve.planner.model_spec import ModelSpec
+from sglang.srt.blendserve.planner.pacing import StepLoad, beside_online
 from sglang.srt.blendserve.planner.policies import make_step_policy
 from sglang.srt.blendserve.planner.request_pool import PoolRequest, RequestPool
 from sglang.srt.blendserve.planner.sm_split import WholeChunks
@@ -41,6 +42,9 @@ logger = logging.getLogger(__name__)
 
 _IDLE_SECONDS = 0.01
 """How long a pass without work waits for the plan that is being made."""
+
+_ONLINE_STEPS = 64
+"""Steps after the last online decode for which offline prefill still makes way for the next one."""
 
 
 def _planning_passes(requests: int) -> int:
@@ -86,6 +90,7 @@ class BlendScheduler(upstream.Scheduler):
             background=Background(_planning_passes if self.ps.tp_size > 1 else None),
         )
         self.online_share = settings.online_share
+        self._quiet_steps = _ONLINE_STEPS
         self.intake = Intake(self.pool)
         if self.device == "cpu":
             use_torch_paging()
@@ -207,7 +212,9 @@ class BlendScheduler(upstream.Scheduler):
         if len(self.pool) and not len(self.pool.scanner) and not self.pool.plans_made:
             return  # nothing planned yet: the first job is still arriving
         online = [req for req in running_batch.reqs if offline_request(req) is None]
-        selection = self.step_policy.select(self._engine_state(running_batch.reqs, online))
+        self._quiet_steps = 0 if online else self._quiet_steps + 1
+        state = self._engine_state(running_batch.reqs, online)
+        selection = self.step_policy.select(state)
         if isinstance(self.tree_cache, BlendRadixCache):
             self.tree_cache.evict_ahead()
         for request in selection.requests:
@@ -215,9 +222,12 @@ class BlendScheduler(upstream.Scheduler):
         if selection.requests:
             running_batch.batch_is_full = False
         tokens = selection.prefill_tokens
-        if online:
-            # Online requests are decoding: a longer prefill beside them is latency they feel.
-            tokens = min(tokens, max(int(self.online_share * self.step_policy.max_tokens), 1))
+        if self._quiet_steps < _ONLINE_STEPS:
+            # Online requests are decoding, or the next one may come any moment: the time of a
+            # prefill is latency they feel.
+            load = StepLoad(state.running, state.kv_tokens)
+            most = beside_online(self.pool.cost, load, self.online_share, tokens)
+            tokens = min(tokens, most)
         if self.chunked_prefill_size is not None and tokens:
             mixed = len(running_batch.reqs) if self.is_mixed_chunk else 0
             pages = -(-tokens // self.page_size)
