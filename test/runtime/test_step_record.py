@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from test_combinations import run, stock, workload  # noqa: F401
 
+from sglang.srt.blendserve.jobs import make_rid
 from sglang.srt.blendserve.runtime.step_record import COLUMNS, StepRecord
 from sglang.srt.blendserve.runtime.step_trace import StepTrace, rank_path
 from sglang.srt.blendserve.settings import Settings
@@ -87,6 +88,36 @@ def test_trace_and_series_add_up_to_the_run(
     assert published["sglang:blendserve_prefill_tokens_total"] == computed
     assert published["sglang:blendserve_retracted_requests_total"] == total["retractions"]
     assert published["sglang:blendserve_pool_requests"] == int(rows[-1]["running"])
+
+
+@pytest.mark.engine
+def test_offline_prefill_makes_way_for_online_decodes(
+    tmp_path: Path,
+    tiny_model: Path,
+    stock: dict[str, Any],  # noqa: F811
+) -> None:
+    requests = workload()
+    online = {2, 5, 8}  # short prompts with long answers
+    marked = [make_rid("job", len(requests), i) for i in range(len(requests))]
+    result = run(
+        tmp_path,
+        {
+            "model_path": str(tiny_model),
+            "schedule_policy": "blendserve",
+            "max_total_tokens": 20_000,
+            "chunked_prefill_size": 512,
+            "blendserve_trace": str(tmp_path / "steps.csv"),
+        },
+        call={"rid": [f"chat{i}" if i in online else rid for i, rid in enumerate(marked)]},
+    )
+    assert result["answers"] == stock["answers"]
+    rows = [*csv.DictReader((tmp_path / "steps.csv").open())]
+    beside = [row for row in rows if int(row["decode_online"])]
+    offline = [int(row["prefill_compute"]) + int(row["prefill_memory"]) for row in beside]
+    assert len(beside) >= 59, "the online requests decode for 59 steps"
+    assert sum(offline) > 0, "the pool does not stand still meanwhile"
+    # A quarter of so short a step is less than the least that a step computes.
+    assert max(offline) <= 32
 
 
 def read_series(folder: Path) -> dict[str, float]:

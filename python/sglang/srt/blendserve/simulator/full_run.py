@@ -56,6 +56,8 @@ class FullRun:
     ) -> None:
         """``model``, ``device``, ``ranks``, ``calibration``: what `machine` was built from."""
         self.whole, self.machine = whole, machine
+        self.mixed = True
+        """Whether peers compute prompts beside decodes (--enable-mixed-chunk)."""
         self.replica = whole.replica(machine.scale)
         self.prompts = self.replica.prompts()
         self._order: dict[str, Any] = {
@@ -104,6 +106,7 @@ class FullRun:
             "policy": "blendserve" if ours else _OWN_ORDER.get(policy, policy),
             "pace": "paper" if policy == "paper" else "balance",
             "chunk": chunk,
+            "mixed": ours or self.mixed,
         }
         n = self.replica.size
         arrival = np.arange(n)

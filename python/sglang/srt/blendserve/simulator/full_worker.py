@@ -158,7 +158,7 @@ def make_scheduler(folder: Path, machine: Machine, order: dict[str, Any], device
         "max_running_requests": int(order["max_running"]),
         "chunked_prefill_size": int(order["chunk"]),
         "max_prefill_tokens": int(order["chunk"]),
-        "enable_mixed_chunk": True,
+        "enable_mixed_chunk": bool(order["mixed"]),
         "schedule_policy": order["policy"],
         "random_seed": 0,
     }

@@ -77,6 +77,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=",".join(map(str, CHUNKS)),
         help="chunk sizes tried for each peer, of which the best counts (default: %(default)s)",
     )
+    parser.add_argument(
+        "--separate-prefill",
+        action="store_true",
+        help="peers compute prompts in steps of their own, as SGLang does without "
+        "--enable-mixed-chunk (default: beside the decodes; not with --fast)",
+    )
     parser.add_argument("--kv-slots", type=int, help="KV cache, tokens (default: what fits)")
     parser.add_argument("--calibration", type=Path, help="file written by `calibrate`")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the results here")
@@ -122,9 +128,12 @@ def _simulate(args: argparse.Namespace) -> int:
     )
     runner: FastRun | FullRun
     if args.fast:
+        if args.separate_prefill:
+            raise ValueError("--separate-prefill: the step model always mixes; leave out --fast")
         runner = FastRun(workload, machine)
     else:
         runner = FullRun(workload, machine, args.model, device, args.tp, calibration)
+        runner.mixed = not args.separate_prefill
     results = [_run(runner, policy, chunks, workload.size) for policy in policies]
     print_table(results)
     if args.json is not None:
