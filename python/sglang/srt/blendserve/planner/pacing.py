@@ -29,6 +29,18 @@ class StepLoad(NamedTuple):
     """KV tokens they read."""
 
 
+class Rest(Protocol):
+    """All work still to do; a step adds it up only if it is asked."""
+
+    @property
+    def compute(self) -> float:
+        """As of `RemainingWork`."""
+
+    @property
+    def memory(self) -> float:
+        """As of `RemainingWork`."""
+
+
 class RemainingWork(NamedTuple):
     """All work still to do, in flight and in the pool, without weight loading; seconds."""
 
@@ -45,7 +57,7 @@ class PrefillBudget(NamedTuple):
     """At most this many tokens in all; at least ``compute_side``."""
 
 
-def compute_scarcity(cost: CostModel, kv_slots: int, running: int, rest: RemainingWork) -> float:
+def compute_scarcity(cost: CostModel, kv_slots: int, running: int, rest: Rest) -> float:
     """Time of the remaining compute over that of the remaining memory traffic with its weights.
 
     ``running``: requests whose decodes load the weights of a step. Infinite without traffic; 1
@@ -81,7 +93,7 @@ def beside_online(cost: CostModel, load: StepLoad, share: float, most: int) -> i
 class Pace(Protocol):
     """Decides the prefill budget of a step."""
 
-    def budget(self, load: StepLoad, rest: RemainingWork) -> PrefillBudget:
+    def budget(self, load: StepLoad, rest: Rest) -> PrefillBudget:
         """Prompt tokens for the next step. Never zero when nothing is running."""
         ...
 
@@ -95,7 +107,7 @@ class FixedPace:
 
     step_tokens: int
 
-    def budget(self, load: StepLoad, rest: RemainingWork) -> PrefillBudget:
+    def budget(self, load: StepLoad, rest: Rest) -> PrefillBudget:
         tokens = max(self.step_tokens - load.running, 1)
         return PrefillBudget(tokens, tokens)
 
@@ -114,7 +126,7 @@ class BalancePace:
     max_tokens: int
     """Largest prefill of one step, tokens."""
 
-    def budget(self, load: StepLoad, rest: RemainingWork) -> PrefillBudget:
+    def budget(self, load: StepLoad, rest: Rest) -> PrefillBudget:
         """The prompt tokens that bring the step's compute up to its memory traffic."""
         if load.running == 0:
             return PrefillBudget(self.max_tokens, self.max_tokens)
@@ -137,7 +149,7 @@ class RatioPace:
     max_tokens: int
     """Largest prefill of one step, tokens."""
 
-    def budget(self, load: StepLoad, rest: RemainingWork) -> PrefillBudget:
+    def budget(self, load: StepLoad, rest: Rest) -> PrefillBudget:
         """The prompt tokens that bring the step to the ratio of the rest.
 
         The memory-bound end may besides use compute that would stay idle beside the step's memory

@@ -92,8 +92,7 @@ class _PaperStep(Step):
             side: float(density(plan.compute_seconds[e].sum(), plan.memory_seconds[e].sum()))
             for side, e in ends.items()
         }
-        rest = self._rest()
-        root = float(density(rest.compute, rest.memory))
+        root = float(density(self.rest.compute, self.rest.memory))
         share = memory_partition(root, rho[Side.COMPUTE], rho[Side.MEMORY])
         memory = {Side.COMPUTE: share * slots, Side.MEMORY: (1 - share) * slots}
         budget = {}

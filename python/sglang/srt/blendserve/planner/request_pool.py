@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from sglang.srt.blendserve.planner.background import Background
 from sglang.srt.blendserve.planner.cost_model import CostModel
 from sglang.srt.blendserve.planner.current_plan import CurrentPlan
+from sglang.srt.blendserve.planner.in_flight import InFlight
 from sglang.srt.blendserve.planner.lengths import LengthEstimator
 from sglang.srt.blendserve.planner.outlook import Outlook
 from sglang.srt.blendserve.planner.pacing import RemainingWork
@@ -71,6 +72,10 @@ class RequestPool:
     def running(self) -> list[PoolRequest]:
         """Requests in flight, in the order of their admission."""
         return list(self._roster.running.values())
+
+    def in_flight(self) -> InFlight:
+        """The same as columns."""
+        return self._roster.in_flight()
 
     @property
     def running_count(self) -> int:

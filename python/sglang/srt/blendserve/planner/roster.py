@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from sglang.srt.blendserve.planner.in_flight import InFlight, InFlightColumns
 from sglang.srt.blendserve.planner.length_prior import LengthPrior
 from sglang.srt.blendserve.planner.planning import Census
 from sglang.srt.blendserve.planner.pool_request import PoolRequest
@@ -36,6 +37,7 @@ class Roster:
         """Ended by themselves: number and output tokens."""
         self.waiting = 0
         """Requests that wait and were never handed out."""
+        self._columns = InFlightColumns()
         self._waits = bytearray()  # one byte a request: whether it is one of these
 
     def __len__(self) -> int:
@@ -74,10 +76,16 @@ class Roster:
         else:
             self.returned.remove(request)
         self.running[request.index] = request
+        self._columns.join(request)
+
+    def in_flight(self) -> InFlight:
+        """Those that run, as columns."""
+        return self._columns.read()
 
     def put_back(self, request: PoolRequest, *, first: bool) -> None:
         """The engine returns ``request``, which was running."""
         del self.running[request.index]
+        self._columns.leave(request)
         self.returned.insert(0 if first else len(self.returned), request)
 
     def remove(self, request: PoolRequest) -> bool:
@@ -88,6 +96,8 @@ class Roster:
             self._no_longer_waits(request)
         elif self.running.pop(request.index, None) is None:
             self.returned.remove(request)
+        else:
+            self._columns.leave(request)
         return True
 
     def _no_longer_waits(self, request: PoolRequest) -> None:
@@ -148,4 +158,5 @@ class Roster:
         self.all = everyone
         for at, request in enumerate(everyone):
             request.index = at
+        self._columns = InFlightColumns(self.running.values())
         return number

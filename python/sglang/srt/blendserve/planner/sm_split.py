@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sglang.srt.blendserve.planner.pacing import PrefillBudget, RemainingWork, StepLoad
+from sglang.srt.blendserve.planner.pacing import PrefillBudget, Rest, StepLoad
 
 Floats = NDArray[np.float64]
 
@@ -67,7 +67,7 @@ class WholeChunks:
     chunk: int
     """Prompt tokens of one chunk."""
 
-    def budget(self, load: StepLoad, rest: RemainingWork) -> PrefillBudget:
+    def budget(self, load: StepLoad, rest: Rest) -> PrefillBudget:
         """A full chunk from either end."""
         return PrefillBudget(self.chunk, self.chunk)
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sglang.srt.blendserve.planner import pacing
+from sglang.srt.blendserve.planner.admission import PeakAdmission
 from sglang.srt.blendserve.planner.cost_model import density
+from sglang.srt.blendserve.planner.in_flight import InFlight
 from sglang.srt.blendserve.planner.outlook import LEVELS
-from sglang.srt.blendserve.planner.pacing import PrefillBudget, StepLoad, compute_scarcity
+from sglang.srt.blendserve.planner.pacing import (
+    PrefillBudget,
+    RemainingWork,
+    StepLoad,
+    compute_scarcity,
+)
 from sglang.srt.blendserve.planner.pool_request import PoolRequest
 from sglang.srt.blendserve.planner.scanner import Side, memory_partition
 from sglang.srt.blendserve.planner.step_state import EngineState, Selection
@@ -42,38 +49,72 @@ _WORTH_WAITING = 16
 
 
 class Step:
-    """One call of `StepPolicy.select`."""
+    """One call of `StepPolicy.select`.
+
+    What takes a look at all requests in flight is found out when it is first asked for: when the
+    engine can run no more requests, or the pace allows no prefill, most steps ask for none of it.
+    """
 
     def __init__(self, policy: StepPolicy, state: EngineState) -> None:
         self.policy, self.pool, self.state = policy, policy.pool, state
         self.selection = Selection()
-        running = self.pool.running
-        indices = np.array([r.index for r in running], dtype=np.int64)
-        self.generated = np.array([r.generated for r in running], dtype=np.float64)
-        self.prompts = np.array([r.prompt.size for r in running], dtype=np.float64)
-        held = np.array([r.held_tokens for r in running], dtype=np.float64) + self.generated
-        outlook = self.pool.outlook
-        self.remaining: Floats = (
-            np.zeros((0, LEVELS.size))
-            if outlook is None or not running
-            else outlook.remaining(indices, self.generated)
-        )
-        self.admission = policy.admission(held, self.remaining)
-        others = state.used_slots - self.admission.kv_tokens + state.online_growth
-        self.limit = self.pool.kv_slots - max(others, 0.0)
         self.spent = 0
-        # Their prompts enter the prefix cache when their first token comes out.
-        self.computing: set[int] = set()
-        for request in running:
-            if not request.generated:
-                self._note_computing(request)
+
+    @cached_property
+    def in_flight(self) -> InFlight:
+        """The requests in flight before the step; to be read before one is started."""
+        return self.pool.in_flight()
+
+    @cached_property
+    def remaining(self) -> Floats:
+        """(m, q) equally likely remaining lengths of the requests in flight."""
+        outlook, running = self.pool.outlook, self.in_flight
+        if outlook is None or not running.requests:
+            return np.zeros((0, LEVELS.size))
+        return outlook.remaining(running.indices, running.generated)
+
+    @cached_property
+    def admission(self) -> PeakAdmission:
+        """The memory that all in flight are predicted to need."""
+        running = self.in_flight
+        return self.policy.admission(running.held_tokens + running.generated, self.remaining)
+
+    @cached_property
+    def limit(self) -> float:
+        """KV tokens that the predicted peak may reach."""
+        running = self.in_flight
+        held = float((running.held_tokens + running.generated).sum())
+        others = self.state.used_slots - held + self.state.online_growth
+        return self.pool.kv_slots - max(others, 0.0)
+
+    @cached_property
+    def computing(self) -> set[int]:
+        """Nodes whose prompts enter the prefix cache when a first token comes out."""
+        running = self.in_flight
+        nodes: set[int] = set()
+        for at in np.flatnonzero(running.generated == 0).tolist():
+            nodes.update(self.pool.shared_above(running.requests[at], 0))
+        return nodes
+
+    @cached_property
+    def rest(self) -> RemainingWork:
+        """Predicted work left before the step: the pool's and that of the requests in flight."""
+        running, cost = self.in_flight, self.pool.cost
+        context = running.prompt_tokens + running.generated
+        remaining = self.remaining.mean(axis=1)
+        reads = float((remaining * (context + remaining / 2)).sum())
+        compute = float(cost.decode_compute_seconds(remaining.sum(), reads))
+        compute += float(cost.prefill_seconds(self.state.chunk_tokens))
+        waiting = self.pool.rest
+        return RemainingWork(
+            waiting.compute + compute, waiting.memory + float(cost.kv_read_seconds(reads))
+        )
 
     def fill(self) -> None:
         """Choose requests until a budget or the memory is used up."""
         state = self.state
-        budget = self.policy.save(
-            self.policy.pace.budget(StepLoad(state.running, state.kv_tokens), self._rest())
-        )
+        load = StepLoad(state.running, state.kv_tokens)
+        budget = self.policy.save(self.policy.pace.budget(load, _RestOf(self)))
         if state.chunk is not None:
             side_budget = _of(budget, state.chunk.side)
             # A prompt that has begun goes on, however little the pace allows: it holds memory.
@@ -85,24 +126,13 @@ class Step:
             share = max(self._compute_side_share(), _LEAST_SHARE) + self._scarce_compute_share()
             self.policy.share = min(share, _MOST_SHARE)
         self.policy.steps += 1
-        memory_limit = self.policy.fill * self.limit - self.policy.share * self.pool.kv_slots
-        self._take_first(budget.memory_side, memory_limit)
-        self._take(Side.MEMORY, budget.memory_side, memory_limit)
-        self._take(Side.COMPUTE, budget.compute_side, self.limit)
+        if self._room(budget.memory_side):
+            memory_limit = self.policy.fill * self.limit - self.policy.share * self.pool.kv_slots
+            self._take_first(budget.memory_side, memory_limit)
+            self._take(Side.MEMORY, budget.memory_side, memory_limit)
+            self._take(Side.COMPUTE, budget.compute_side, self.limit)
         self._keep_going()
         self._done()
-
-    def _rest(self) -> pacing.RemainingWork:
-        """Predicted work left: the pool's and that of the requests in flight."""
-        context = self.prompts + self.generated
-        remaining = self.remaining.mean(axis=1)
-        reads = float((remaining * (context + remaining / 2)).sum())
-        compute = float(self.pool.cost.decode_compute_seconds(remaining.sum(), reads))
-        compute += float(self.pool.cost.prefill_seconds(self.state.chunk_tokens))
-        waiting = self.pool.rest
-        return pacing.RemainingWork(
-            waiting.compute + compute, waiting.memory + float(self.pool.cost.kv_read_seconds(reads))
-        )
 
     def _compute_side_share(self) -> float:
         plan, scanner = self.pool.plan, self.pool.scanner
@@ -113,12 +143,12 @@ class Step:
             float(density(plan.compute_seconds[end].sum(), plan.memory_seconds[end].sum()))
             for end in (scanner.upcoming(side, window) for side in Side)
         ]
-        rest = self._rest()
-        return memory_partition(float(density(rest.compute, rest.memory)), ends[0], ends[1])
+        root = float(density(self.rest.compute, self.rest.memory))
+        return memory_partition(root, ends[0], ends[1])
 
     def _scarce_compute_share(self) -> float:
         cost, slots = self.pool.cost, self.pool.kv_slots
-        ratio = compute_scarcity(cost, slots, self.state.running, self._rest())
+        ratio = compute_scarcity(cost, slots, self.state.running, self.rest)
         return _SCARCE_SHARE * min(max((ratio - _SCARCE_FROM) / _SCARCE_WIDTH, 0.0), 1.0)
 
     def _take_first(self, budget: int, memory_limit: float) -> None:
@@ -148,7 +178,7 @@ class Step:
         does not fit, a shorter one behind it may.
         """
         refused, waiting = 0, 0
-        while True:
+        while self._room(budget):
             started = len(self.selection.requests)
             ahead = self.pool.scanner.upcoming(side, _LOOK_AHEAD).tolist()
             for index in ahead[waiting + refused :]:
@@ -177,9 +207,6 @@ class Step:
         above = self.pool.shared_above(request, cached + _WORTH_WAITING - 1)
         return not self.computing.isdisjoint(above)
 
-    def _note_computing(self, request: PoolRequest) -> None:
-        self.computing.update(self.pool.shared_above(request, 0))
-
     def _admit(
         self, request: PoolRequest, side: Side, limit: float, budget: int, cached: int
     ) -> bool:
@@ -200,13 +227,13 @@ class Step:
     def _start(
         self, request: PoolRequest, side: Side, uncached: int, remaining: Floats, budget: int
     ) -> None:
+        self.admission.add(uncached, remaining)  # first: it is read off what was in flight before
         self.pool.start(request)
         request.side = side
         request.held_tokens = uncached - request.generated
         request.expected_tokens = request.generated + float(remaining.mean())
-        self.admission.add(uncached, remaining)
         if not request.generated:
-            self._note_computing(request)
+            self.computing.update(self.pool.shared_above(request, 0))
         self.selection.requests.append(request)
         self.spent += uncached if self.policy.whole_prompts else min(uncached, budget - self.spent)
 
@@ -232,6 +259,21 @@ class Step:
     def _done(self) -> None:
         self.selection.prefill_tokens = self.spent
         self.policy.spend(self.spent)
+
+
+class _RestOf:
+    """The rest of the work before a step, added up only for a pace that looks at it."""
+
+    def __init__(self, step: Step) -> None:
+        self._step = step
+
+    @property
+    def compute(self) -> float:
+        return self._step.rest.compute
+
+    @property
+    def memory(self) -> float:
+        return self._step.rest.memory
 
 
 def _of(budget: PrefillBudget, side: Side) -> int:
