@@ -52,9 +52,9 @@ from sglang.srt.blendserve.planner.policies import make_step_policy
 from sglang.srt.blendserve.planner.request_pool import RequestPool
 from sglang.srt.blendserve.runtime.intake import Intake
 from sglang.srt.blendserve.runtime.radix_cache import BlendRadixCache
+from sglang.srt.blendserve.runtime.row_file import RowFile
 from sglang.srt.blendserve.runtime.scheduler import BlendScheduler
-from sglang.srt.blendserve.runtime.step_record import StepRecorder
-from sglang.srt.blendserve.runtime.step_trace import StepTrace
+from sglang.srt.blendserve.runtime.step_record import StepRecord, StepRecorder
 
 PARTS = ("progress", "select", "look-up", "leave", "evict", "record", "collector")
 CACHES = {"blendserve": BlendRadixCache, "sglang": RadixCache}
@@ -146,7 +146,7 @@ class Engine(BlendScheduler):
         self.new_token_ratio_tracker = argparse.Namespace(current=0.5)
         self.running = argparse.Namespace(reqs=[], batch_is_full=False)
         self.forward_ct = self.retractions = 0
-        self.recorder = StepRecorder(self, [StepTrace(trace)])
+        self.recorder = StepRecorder(self, [RowFile(trace, StepRecord)])
         self.watch = Stopwatch()
         if isinstance(self.tree_cache, BlendRadixCache):
             for name in ("worth_keeping", "drop_behind"):

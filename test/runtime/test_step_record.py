@@ -13,14 +13,14 @@ import pytest
 from test_combinations import run, stock, workload  # noqa: F401
 
 from sglang.srt.blendserve.jobs import make_rid
+from sglang.srt.blendserve.runtime.row_file import RowFile, rank_path
 from sglang.srt.blendserve.runtime.step_record import COLUMNS, StepRecord
-from sglang.srt.blendserve.runtime.step_trace import StepTrace, rank_path
 from sglang.srt.blendserve.settings import Settings
 
 
 def test_a_row_has_every_figure(tmp_path: Path) -> None:
     path = tmp_path / "steps.csv"
-    trace = StepTrace(path)
+    trace = RowFile(path, StepRecord)
     trace.add(StepRecord(step=7, prefill_compute=64, measured_seconds=0.25))
     trace.add(StepRecord(step=8, rest_density=float("inf")))
     trace.flush()

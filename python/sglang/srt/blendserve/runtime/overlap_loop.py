@@ -39,7 +39,7 @@ from sglang.srt.multiplex.pdmux_context import set_current_stream_idx
 
 from sglang.srt.blendserve.planner.sm_split import SplitController
 from sglang.srt.blendserve.runtime.lanes import Lanes, Work
-from sglang.srt.blendserve.runtime.overlap_trace import LaneTrace, lane_row
+from sglang.srt.blendserve.runtime.overlap_trace import lane_row
 from sglang.srt.blendserve.runtime.overlap_work import (
     InFlight,
     Load,
@@ -50,6 +50,7 @@ from sglang.srt.blendserve.runtime.overlap_work import (
     work_left,
 )
 from sglang.srt.blendserve.runtime.radix_cache import BlendRadixCache
+from sglang.srt.blendserve.runtime.row_file import RowFile
 
 if TYPE_CHECKING:
     from sglang.srt.blendserve.runtime.scheduler import BlendScheduler
@@ -71,7 +72,7 @@ weights, pausing) wait until nothing is."""
 class OverlapLoop:
     """Runs a scheduler's batches on two lanes."""
 
-    def __init__(self, scheduler: BlendScheduler, lanes: Lanes, trace: LaneTrace | None) -> None:
+    def __init__(self, scheduler: BlendScheduler, lanes: Lanes, trace: RowFile | None) -> None:
         self.scheduler = scheduler
         self.lanes = lanes
         self.trace = trace

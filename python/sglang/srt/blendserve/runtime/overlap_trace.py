@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import time
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sglang.srt.blendserve.runtime.overlap_work import InFlight
     from sglang.srt.blendserve.runtime.scheduler import BlendScheduler
-
-_FLUSH_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,34 +40,6 @@ class LaneRow:
     """KV slots free or evictable when it ended."""
     waiting: int
     """Offline requests in the pool."""
-
-
-COLUMNS = tuple(column.name for column in fields(LaneRow))
-
-
-class LaneTrace:
-    """Writes rows to a file; a new file each time the engine starts."""
-
-    def __init__(self, path: Path) -> None:
-        """Raises OSError naming ``path`` if it cannot be written."""
-        self._file = path.open("w", newline="", encoding="utf-8")
-        self._writer = csv.writer(self._file)
-        self._writer.writerow(COLUMNS)
-        self._flushed = time.monotonic()
-
-    def add(self, row: LaneRow) -> None:
-        """Append one row; it is on the disk a second later or when the engine is idle."""
-        self._writer.writerow(
-            [f"{value:.7g}" if isinstance(value, float) else value for value in astuple(row)]
-        )
-        now = time.monotonic()
-        if now - self._flushed > _FLUSH_SECONDS:
-            self._flushed = now
-            self._file.flush()
-
-    def flush(self) -> None:
-        """Write what is buffered."""
-        self._file.flush()
 
 
 def lane_path(trace: Path) -> Path:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sglang.srt.blendserve.runtime.metrics import BlendMetrics
-from sglang.srt.blendserve.runtime.overlap_trace import LaneTrace, lane_path
-from sglang.srt.blendserve.runtime.step_record import StepSink
-from sglang.srt.blendserve.runtime.step_trace import StepTrace, rank_path
+from sglang.srt.blendserve.runtime.overlap_trace import LaneRow, lane_path
+from sglang.srt.blendserve.runtime.row_file import RowFile, rank_path
+from sglang.srt.blendserve.runtime.step_record import StepRecord, StepSink
 
 if TYPE_CHECKING:
     from sglang.srt.blendserve.runtime.scheduler import BlendScheduler
@@ -25,15 +25,15 @@ def step_sinks(scheduler: BlendScheduler, trace: str) -> list[StepSink]:
         sinks.append(BlendMetrics(metrics.collector))
     if trace:
         path = _trace_path(scheduler, trace)
-        sinks.append(StepTrace(path))
+        sinks.append(RowFile(path, StepRecord))
         logger.info("BlendServe writes one row per step to %s", path)
     return sinks
 
 
-def lane_trace(scheduler: BlendScheduler) -> LaneTrace | None:
+def lane_trace(scheduler: BlendScheduler) -> RowFile | None:
     """The file of what ran on the two lanes, beside the trace file if one is named."""
     trace = scheduler.server_args.blendserve.trace
-    return LaneTrace(lane_path(_trace_path(scheduler, trace))) if trace else None
+    return RowFile(lane_path(_trace_path(scheduler, trace)), LaneRow) if trace else None
 
 
 def _trace_path(scheduler: BlendScheduler, trace: str) -> Path:
