@@ -18,10 +18,15 @@ together. A single mean remaining length per request is the case of one part.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
+
+_ROUNDING = 1.0
+"""Tokens within which a bound on the peak does not decide: it is rounded differently."""
 
 
 class PeakAdmission:
@@ -55,6 +60,7 @@ class PeakAdmission:
         self._held: Floats = each[longest_first].cumsum()
         ranks = np.arange(1, negative.size + 1) / parts
         self._peaks: Floats = self._held - ranks * self._negative
+        self._highest = float(self._peaks.max(initial=0.0))
 
     def __len__(self) -> int:
         return self._kv.size + len(self._joined)
@@ -68,7 +74,7 @@ class PeakAdmission:
     def peak(self) -> float:
         """Largest number of KV tokens the set is predicted to hold at once."""
         self._settle()
-        return float(self._peaks.max(initial=0.0))
+        return self._highest
 
     def peak_with(self, kv_tokens: float, remaining_tokens: ArrayLike) -> float:
         """The peak if a request of ``kv_tokens`` that runs for ``remaining_tokens`` joined.
@@ -85,12 +91,15 @@ class PeakAdmission:
         joined count with all they will ever hold, at once, unless that decides.
         """
         ends = self._ascending(remaining_tokens)
-        if self._peak_parts(kv_tokens, ends) <= limit - self._slack:
+        room = limit - self._slack
+        if self._highest + kv_tokens + float(ends[-1]) < room - _ROUNDING:
+            return True  # even if all peaks met
+        if self._peak_parts(kv_tokens, ends, room) <= room:
             return True
         if not self._joined:
             return False
         self._settle()
-        return self._peak_parts(kv_tokens, ends) <= limit
+        return self._peak_parts(kv_tokens, ends, limit) <= limit
 
     def add(self, kv_tokens: float, remaining_tokens: ArrayLike) -> None:
         """Let a request join the set."""
@@ -113,8 +122,11 @@ class PeakAdmission:
         ends = np.atleast_1d(np.asarray(remaining_tokens, dtype=np.float64))
         return ends if ends.size == self._parts else np.full(self._parts, float(ends.mean()))
 
-    def _peak_parts(self, kv_tokens: float, ends: Floats) -> float:
-        """Largest memory at any time at which a part of the new request still runs."""
+    def _peak_parts(self, kv_tokens: float, ends: Floats, limit: float = math.inf) -> float:
+        """Largest memory at any time at which a part of the new request still runs.
+
+        Once it is above ``limit`` it is not followed further.
+        """
         negative, parts = self._negative, self._parts
         places = negative.searchsorted(-ends, side="right")
         highest, above = 0.0, negative.size
@@ -131,5 +143,7 @@ class PeakAdmission:
                     + share * kv_tokens
                 )
             highest = max(highest, own, beside)
+            if highest > limit:
+                break
             above = place
         return highest

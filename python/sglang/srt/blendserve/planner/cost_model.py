@@ -106,6 +106,34 @@ class CostModel:
         """Reading the weights once, for a step over ``tokens`` tokens; 0 for none, seconds."""
         return np.asarray(self.model.weight_bytes_read(tokens) / self.device.bandwidth)
 
+    def decode_step_seconds(self, running: int, kv_tokens: float) -> tuple[float, float]:
+        """Compute and memory traffic (KV and weights) of a step that decodes, seconds.
+
+        To the bit what `decode_compute_seconds`, `kv_read_seconds` and `weights_seconds` give, at
+        a tenth of their cost for single numbers: every scheduling pass asks for it.
+        """
+        model, device = self.model, self.device
+        flops = 2 * model.active_parameters * running
+        flops += 4 * model.layers * model.decode_attention_width * kv_tokens
+        read = kv_tokens * model.kv_bytes_per_token / device.bandwidth
+        weights = float(model.weight_bytes_read(running)) if model.experts else self._dense(running)
+        return flops / device.peak_flops, read + weights / device.bandwidth
+
+    def prompt_token_seconds(self) -> float:
+        """`prefill_seconds` of one token that attends to nothing before it."""
+        model = self.model
+        flops = 2 * model.prefill_parameters + 4 * model.layers * model.attention_width * 0.5
+        return flops / self.device.peak_flops
+
+    def _dense(self, tokens: int) -> float:
+        """`ModelSpec.weight_bytes_read` of a model without experts."""
+        model = self.model
+        if tokens <= 0:
+            return 0.0
+        per_parameter = model.weight_bytes / model.parameters
+        dense = model.parameters - model.embedding_parameters - model.expert_parameters
+        return per_parameter * dense
+
 
 def density(compute: ArrayLike, memory: ArrayLike) -> Floats:
     """Elementwise compute / memory; infinite where memory is 0 (0 where both are)."""

@@ -24,6 +24,7 @@ _OCTAVES = 7
 BINS = 2 * _OCTAVES * _PER_OCTAVE
 """Bin b holds _EDGES[b] < x <= _EDGES[b + 1]; what is beyond counts in the first or last bin."""
 _EDGES: Floats = 2.0 ** (np.arange(-_OCTAVES * _PER_OCTAVE, BINS // 2 + 1) / _PER_OCTAVE)
+_WIDTHS: Floats = _EDGES[1:] - _EDGES[:-1]
 _CENTRES: Floats = np.sqrt(_EDGES[1:] * _EDGES[:-1])
 
 _PRIOR_SPREAD = 1.0
@@ -125,23 +126,33 @@ class LengthShape:
     def quantile_total(self, classes: Ints, unit: Floats, lived: Floats, levels: Floats) -> Floats:
         """(m, q) quantiles at ``levels`` (q,) of d, given d > lived; others as `expected_total`."""
         with np.errstate(divide="ignore"):
-            place = np.log2(lived / unit) * _PER_OCTAVE + BINS // 2
-        place = np.clip(place, 0.0, BINS - 1e-6)
+            place = np.log2(lived / unit)
+        place *= _PER_OCTAVE
+        place += BINS // 2
+        np.minimum(np.maximum(place, 0.0, out=place), BINS - 1e-6, out=place)
         low = place.astype(np.int64)
-        at = classes * (BINS + 1) + low
+        first = classes * (BINS + 1)
+        at = first + low
         base = 2.0 * classes
-        ended = self.ended[at] - base
-        ended += (place - low) * (self.ended[at + 1] - base - ended)
-        wanted = base[:, None] + 1 - (1 - ended)[:, None] * (1 - levels)
-        above = np.searchsorted(self.ended, wanted)
-        first = (classes * (BINS + 1))[:, None]
-        above = np.clip(above, first + 1, first + BINS)
-        before, after = self.ended[above - 1], self.ended[above]
-        part = np.clip((wanted - before) / np.maximum(after - before, 1e-12), 0, 1)
-        edge = above - first
-        multiple = _EDGES[edge - 1] + part * (_EDGES[edge] - _EDGES[edge - 1])
-        result: Floats = np.maximum(unit[:, None] * multiple, lived[:, None])
-        return result
+        ended = self.ended.take(at) - base
+        ended += (place - low) * (self.ended.take(at + 1) - base - ended)
+        wanted = (base + 1)[:, None] - (1 - ended)[:, None] * (1 - levels)
+        # The bin that each ends in; a class's own bins are a row of `ended`.
+        at = self.ended.searchsorted(wanted)
+        np.maximum(at, (first + 1)[:, None], out=at)
+        np.minimum(at, (first + BINS)[:, None], out=at)
+        after = self.ended.take(at)
+        at -= 1
+        before = self.ended.take(at)
+        after -= before
+        wanted -= before
+        wanted /= np.maximum(after, 1e-12, out=after)
+        part = np.minimum(np.maximum(wanted, 0, out=wanted), 1, out=wanted)
+        at -= first[:, None]
+        part *= _WIDTHS.take(at)
+        part += _EDGES.take(at)
+        part *= unit[:, None]
+        return np.maximum(part, lived[:, None], out=part)
 
 
 def _count(multiple: Floats, classes: Ints, number: int, weights: Floats | None = None) -> Floats:

@@ -144,10 +144,13 @@ class LengthEstimator:
         index = np.asarray(requests, dtype=np.int64)
         lived = np.asarray(generated, dtype=np.float64)
         level = np.asarray(levels, dtype=np.float64)
-        total = self._shape.quantile_total(self._class[index], self._unit[index], lived, level)
-        lower, upper = self._lower[index][:, None], self._upper[index][:, None]
-        total = np.minimum(np.maximum(total, lower), upper)
-        return np.maximum(total - lived[:, None], 1.0)
+        total = self._shape.quantile_total(
+            self._class.take(index), self._unit.take(index), lived, level
+        )
+        np.maximum(total, self._lower.take(index)[:, None], out=total)
+        np.minimum(total, self._upper.take(index)[:, None], out=total)
+        total -= lived[:, None]
+        return np.maximum(total, 1.0, out=total)
 
     def kv_reads(self, expected: Floats) -> Floats:
         """(n,) expected KV tokens read in decoding, p E[d] + E[d^2] / 2 (paper's Mem).

@@ -130,11 +130,8 @@ class BalancePace:
         """The prompt tokens that bring the step's compute up to its memory traffic."""
         if load.running == 0:
             return PrefillBudget(self.max_tokens, self.max_tokens)
-        memory = float(
-            self.cost.kv_read_seconds(load.kv_tokens) + self.cost.weights_seconds(load.running)
-        )
-        decode = float(self.cost.decode_compute_seconds(load.running, load.kv_tokens))
-        token = float(self.cost.prefill_seconds(1.0))
+        decode, memory = self.cost.decode_step_seconds(load.running, load.kv_tokens)
+        token = self.cost.prompt_token_seconds()
         tokens = int(min(max((memory - decode) / token, 0.0), self.max_tokens))
         return PrefillBudget(tokens, tokens)
 
