@@ -1,22 +1,29 @@
 """Cells of a study: one policy on one workload and machine, run once and kept in a file.
 
 Results are JSON lines, one a cell, with the cell's own description. A cell that is in the file is
-not run again, so an interrupted study continues where it stopped.
+not run again, so an interrupted study continues where it stopped; to run a policy again, forget it
+(``studies.py --again POLICY``).
 """
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from division import divided
+
+from sglang.srt.blendserve.planner.device_spec import DeviceSpec
 from sglang.srt.blendserve.simulator.calibration import Calibration
 from sglang.srt.blendserve.simulator.fast_run import OURS, BlendOptions, FastRun
+from sglang.srt.blendserve.simulator.full_run import FullRun
 from sglang.srt.blendserve.simulator.machine import Machine
 from sglang.srt.blendserve.simulator.recipe import Recipe
+from sglang.srt.blendserve.simulator.workload import Workload
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -40,6 +47,12 @@ class Cell:
     interference: float = 1.08
     options: dict[str, Any] = field(default_factory=dict)
     """Fields of `BlendOptions` that differ from their defaults."""
+    simulation: str = "fast"
+    """``fast``: the step model; ``full``: SGLang's scheduler."""
+    replicas: int = 1
+    """Data parallel replicas, each with a part of the requests."""
+    division: str = ""
+    """How the requests are divided over them (`division.DIVISIONS`)."""
 
     def key(self) -> str:
         """The cell as text; equal cells have equal keys."""
@@ -52,69 +65,99 @@ def load(study: str) -> dict[str, dict[str, Any]]:
     if not path.exists():
         return {}
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return {json.dumps(row["cell"], sort_keys=True): row for row in rows}
+    # Fields that a row does not name had their defaults.
+    cells = [Cell(**row["cell"]) for row in rows]
+    return {
+        cell.key(): {"cell": asdict(cell), "result": row["result"]}
+        for cell, row in zip(cells, rows, strict=True)
+    }
 
 
-def run(study: str, cells: Iterable[Cell]) -> None:
-    """Run the cells that are not in the study's file yet."""
+def forget(study: str, policy: str) -> None:
+    """Delete the results of ``policy``."""
+    left = [row for row in load(study).values() if row["cell"]["policy"] != policy]
+    if left:
+        lines = [json.dumps(row, sort_keys=True) + "\n" for row in left]
+        (RESULTS / f"{study}.jsonl").write_text("".join(lines), encoding="utf-8")
+    else:
+        (RESULTS / f"{study}.jsonl").unlink(missing_ok=True)
+
+
+def run(study: str, cells: Iterable[Cell], minutes: float | None = None) -> None:
+    """Run the cells that are not in the study's file yet; begin none after ``minutes``."""
     RESULTS.mkdir(exist_ok=True)
+    begun = time.monotonic()
     done = load(study)
     left = [cell for cell in cells if cell.key() not in done]
     for number, cell in enumerate(left):
+        if minutes is not None and time.monotonic() - begun > 60 * minutes:
+            print(f"{study}: {len(left) - number} cells are left", flush=True)
+            return
         result = play(cell)
         row = {"cell": asdict(cell), "result": result}
         with (RESULTS / f"{study}.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(row, sort_keys=True) + "\n")
+        what = [cell.workload, cell.engine, cell.policy, cell.chunk, cell.division, cell.options]
         print(
-            f"{study} {number + 1}/{len(left)}: {cell.workload} {cell.engine} {cell.policy} "
-            f"{cell.chunk or ''} {cell.options or ''}: {result['tokens_per_second']:.0f} tokens/s, "
-            f"{result['share_of_optimum']:.3f} of the bound, {result['scheduler_seconds']:.0f} s",
+            f"{study} {number + 1}/{len(left)}: {' '.join(str(part) for part in what if part)}: "
+            f"{result['tokens_per_second']:.0f} tokens/s, "
+            f"{result.get('share_of_optimum', float('nan')):.3f} of the bound, "
+            f"{result['scheduler_seconds']:.0f} s",
             flush=True,
         )
 
 
 def play(cell: Cell) -> dict[str, Any]:
     """Run one cell; its figures, rounded to six digits."""
-    runner = _runner(
-        cell.workload, cell.requests, cell.seed, cell.model, cell.device, cell.tp, cell.engine,
-        cell.scale, cell.kv_slots, cell.interference,
-    )  # fmt: skip
-    options = BlendOptions(**cell.options)
-    chunks = (cell.chunk,) if cell.policy not in OURS else ()
-    result = runner.run(cell.policy, chunks=chunks, options=options).as_dict()
-    result.pop("chunks_tried")
-    result["density"] = round(runner.whole.density(runner.machine.cost), 4)
-    return {
-        name: float(f"{value:.6g}") if isinstance(value, float) else value
-        for name, value in result.items()
-    }
-
-
-@lru_cache(maxsize=1)
-def _runner(
-    workload: str,
-    requests: int,
-    seed: int,
-    model: str,
-    device: str,
-    tp: int,
-    engine: str,
-    scale: float,
-    kv_slots: int | None,
-    interference: float,
-) -> FastRun:
+    workload = _workload(cell.workload, cell.requests, cell.seed)
     machine = Machine.build(
-        model,
-        device,
-        engine,
-        ranks=tp,
-        scale=scale,
-        calibration=Calibration(interference=interference),
-        kv_slots=kv_slots,
+        cell.model,
+        cell.device,
+        cell.engine,
+        ranks=cell.tp,
+        scale=cell.scale,
+        calibration=Calibration(interference=cell.interference),
+        kv_slots=cell.kv_slots,
     )
-    return FastRun(_workload(workload, requests, seed), machine)
+    chunks = (cell.chunk,) if cell.policy not in OURS else ()
+    options = BlendOptions(**cell.options)
+    if cell.replicas > 1:
+        result = divided(workload, machine, cell.policy, cell.replicas, cell.division, chunks)
+    elif cell.simulation == "full":
+        if cell.options:
+            raise ValueError("the full simulation has no options")
+        device = DeviceSpec.named(cell.device)
+        calibration = Calibration(interference=cell.interference)
+        full = FullRun(workload, machine, cell.model, device, cell.tp, calibration)
+        result = full.run(cell.policy, chunks=chunks).as_dict()
+    else:
+        played = _fast(cell, workload, machine).run(cell.policy, chunks=chunks, options=options)
+        result = played.as_dict()
+    result.pop("chunks_tried", None)
+    result["density"] = workload.density(machine.cost)
+    return {name: rounded(value) for name, value in result.items()}
+
+
+def rounded(value: Any) -> Any:
+    """Floats to six digits, in lists too."""
+    if isinstance(value, list):
+        return [rounded(item) for item in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def _fast(cell: Cell, workload: Workload, machine: Machine) -> FastRun:
+    """The step model over ``workload``; its tree is kept for the next cell, if that has it too."""
+    key = (cell.workload, cell.requests, cell.seed, cell.scale)
+    if key not in _RUNNERS:
+        _RUNNERS.clear()
+        _RUNNERS[key] = FastRun(workload, machine)
+    _RUNNERS[key].machine = machine
+    return _RUNNERS[key]
+
+
+_RUNNERS: dict[tuple[str, int, int, float], FastRun] = {}
 
 
 @lru_cache(maxsize=1)
-def _workload(workload: str, requests: int, seed: int) -> Any:
+def _workload(workload: str, requests: int, seed: int) -> Workload:
     return Recipe.parse(workload).workload(requests, seed)

@@ -1,10 +1,11 @@
 """Run a study of the simulator, or continue one.
 
-    python benchmark/simulate/studies.py convergence
-    python benchmark/simulate/studies.py all
+    python benchmark/simulate/studies.py traces
+    python benchmark/simulate/studies.py --only fcfs dfs -- grid
+    python benchmark/simulate/studies.py --again blendserve -- all
 
 Results go to ``benchmark/simulate/results/STUDY.jsonl``; cells that are there are not run again.
-``python benchmark/simulate/tables.py`` makes the tables and figures of docs/ from them.
+``tables.py`` and ``figures.py`` make the tables and figures of docs/ from them.
 """
 
 from __future__ import annotations
@@ -12,25 +13,19 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from cells import Cell, run
+from cells import Cell, forget, load, run
+from division import DIVISIONS
 
 TRACES = ("trace1", "trace2", "trace3", "trace4")
-
-
-def convergence() -> list[Cell]:
-    """How many requests it takes until the result stops moving."""
-    return [
-        cell
-        for requests in (50_000, 100_000, 200_000, 400_000, 800_000)
-        for cell in (
-            Cell("dfs", requests=requests, chunk=512),
-            Cell("dfs", requests=requests, chunk=2048),
-            Cell("blendserve", requests=requests),
-        )
-    ]
-
-
 ENGINES = ("overlap", "sequential")
+
+MAIN = 400_000
+"""Requests of the main study, as many as the paper's."""
+SMALLER = 200_000
+"""Of studies that compare a policy with itself, and of the full simulation."""
+GRID = 100_000
+"""Of the grid, where the paper has 40,000."""
+
 PEER_CHUNKS = {
     "dfs": (256, 512, 1024, 2048, 8192),
     "fcfs": (256, 512, 1024, 2048, 8192),
@@ -40,33 +35,63 @@ PEER_CHUNKS = {
     "lpt-ewma": (512, 2048),
     "batchllm": (512, 2048),
 }
+"""Chunk sizes tried for each peer."""
 
-
-def peers() -> list[Cell]:
-    """The four traces x peers x engines, each at several chunk sizes."""
-    return [
-        Cell(policy, workload, engine=engine, chunk=chunk)
-        for engine in ENGINES
-        for workload in TRACES
-        for policy, chunks in PEER_CHUNKS.items()
-        for chunk in chunks
-    ]
+_ENGINE_CHUNK = 2048
+"""Chunk size of the paper's engine, in whose multiples of 128 its batches lie."""
+_BESIDE = (("blendserve", 0), ("dfs", 512), ("dfs", _ENGINE_CHUNK), ("fcfs", 512))
+"""What the sweeps compare: policies, and chunks of peers."""
 
 
 def traces() -> list[Cell]:
-    """The four traces under our policy, the strongest peers and the paper's scanner."""
-    peers_at = (("dfs", 512), ("dfs", 2048), ("fcfs", 256), ("fcfs", 512))
-    groups = [
-        *(("overlap", policy, chunk) for policy, chunk in peers_at),
-        ("overlap", "blendserve", 0),
-        *(("sequential", policy, chunk) for policy, chunk in peers_at),
-        ("sequential", "blendserve", 0),
-        ("overlap", "paper", 0),
-    ]
+    """The four traces under every policy, both engines; peers at several chunk sizes."""
+    peers = [(policy, chunk) for policy, chunks in PEER_CHUNKS.items() for chunk in chunks]
     return [
-        Cell(policy, workload, requests=200_000, engine=engine, chunk=chunk)
-        for engine, policy, chunk in groups
+        Cell(policy, workload, MAIN, engine=engine, chunk=chunk)
+        for engine in ENGINES
+        for policy, chunk in (("blendserve", 0), ("paper", 0), *peers)
         for workload in TRACES
+    ]
+
+
+def full() -> list[Cell]:
+    """The four traces through SGLang's scheduler, and the step model beside it.
+
+    Peers take the chunk that is best in the step model, whose cells must be there for that.
+    """
+    found = load("full").values()
+    cells = []
+    for workload in TRACES:
+        for policy in ("dfs", "fcfs", "blendserve"):
+            chunks = PEER_CHUNKS.get(policy, (0,))
+            fast = [Cell(policy, workload, SMALLER, chunk=chunk) for chunk in chunks]
+            rates = {
+                row["cell"]["chunk"]: row["result"]["tokens_per_second"]
+                for row in found
+                if Cell(**row["cell"]) in fast
+            }
+            cells += fast
+            if len(rates) == len(fast):
+                best = max(rates, key=lambda chunk: rates[chunk])
+                cells.append(Cell(policy, workload, SMALLER, chunk=best, simulation="full"))
+    return cells
+
+
+def convergence() -> list[Cell]:
+    """How many requests it takes until the result stops moving."""
+    return [
+        Cell(policy, "trace1", requests, chunk=chunk)
+        for requests in (50_000, 100_000, 200_000, 400_000, 800_000)
+        for policy, chunk in _BESIDE
+    ]
+
+
+def scale() -> list[Cell]:
+    """That a replica stands for the whole."""
+    return [
+        Cell(policy, "trace1", 100_000, chunk=chunk, scale=scale)
+        for scale in (4, 8, 16)
+        for policy, chunk in _BESIDE
     ]
 
 
@@ -83,100 +108,121 @@ ABLATIONS: dict[str, dict[str, object]] = {
 }
 """Each part of the policy switched off alone."""
 
-_SMALLER = 200_000
-
 
 def ablations() -> list[Cell]:
     """Each part of the policy switched off alone, on a compute- and a memory-bound trace."""
     return [
-        Cell("blendserve", workload, requests=_SMALLER, options=dict(options))
+        Cell("blendserve", workload, SMALLER, options=dict(options))
         for workload in ("trace1", "trace4")
         for options in ABLATIONS.values()
     ]
 
 
+LENGTHS: dict[str, dict[str, object]] = {
+    "known": {"told": "true"},
+    "sampled, 1 %": {},
+    "sampled, 10 %": {"sample": 0.1},
+    "told, half or double at random": {"told": "wrong"},
+}
+
+
 def lengths() -> list[Cell]:
     """What knowing output lengths is worth, and what wrong ones cost."""
-    kinds: list[dict[str, object]] = [
-        {"told": "true"},
-        {},
-        {"sample": 0.1},
-        {"told": "wrong"},
-    ]
     return [
-        Cell("blendserve", workload, requests=_SMALLER, options=kind)
+        Cell("blendserve", workload, SMALLER, options=dict(options))
         for workload in ("trace1", "trace4")
-        for kind in kinds
+        for options in LENGTHS.values()
     ]
+
+
+VARIED = {
+    "reasoning": "density=1.0,sharing=0.05,compute=burstgpt,memory=reasoning",
+    "ShareGPT": "density=1.0,sharing=0.05,compute=azure_code,memory=sharegpt",
+}
 
 
 def variance() -> list[Cell]:
     """Traces whose output lengths vary much: ShareGPT and reasoning."""
     return [
-        Cell(policy, workload, requests=100_000, chunk=chunk)
-        for workload in (
-            "density=1.0,sharing=0.05,compute=burstgpt,memory=reasoning",
-            "density=1.0,sharing=0.05,compute=azure_code,memory=sharegpt",
-        )
-        for policy, chunk in (("blendserve", 0), ("dfs", 512), ("dfs", 2048), ("fcfs", 512))
+        Cell(policy, workload, 100_000, chunk=chunk)
+        for workload in VARIED.values()
+        for policy, chunk in _BESIDE
     ]
 
 
 def pool() -> list[Cell]:
     """Tight and ample KV caches."""
     return [
-        Cell(policy, "trace2", requests=_SMALLER, chunk=chunk, kv_slots=slots)
-        for slots in (200_000, 800_000)
-        for policy, chunk in (("blendserve", 0), ("dfs", 512), ("fcfs", 512))
+        Cell(policy, "trace2", SMALLER, chunk=chunk, kv_slots=slots)
+        for slots in (200_000, None, 800_000)
+        for policy, chunk in _BESIDE
     ]
+
+
+MODELS = (
+    ("Llama-3.1-8B", "A100-80G", 1),
+    ("Llama-3.1-70B", "A100-80G", 8),
+    ("Qwen2.5-7B", "H100", 1),
+    ("Qwen2.5-72B", "H200", 4),
+    ("Llama-2-7B", "A100-80G", 1),
+    ("DeepSeek-67B", "A100-80G", 8),
+    ("Qwen3-30B-A3B", "H100", 2),
+    ("DeepSeek-V2-Lite", "H100", 1),
+)
+"""Model, device, tensor parallel ranks."""
 
 
 def models() -> list[Cell]:
     """Other models and devices, on the same requests."""
     return [
-        Cell(policy, "trace1", requests=_SMALLER, chunk=chunk, model=model, device=device, tp=tp)
-        for model, device, tp in (
-            ("Llama-3.1-70B", "A100-80G", 8),
-            ("Qwen2.5-7B", "H100", 1),
-            ("Qwen2.5-72B", "H200", 4),
-            ("Llama-2-7B", "A100-80G", 1),
-            ("DeepSeek-67B", "A100-80G", 8),
-            ("Qwen3-30B-A3B", "H100", 2),
-            ("DeepSeek-V2-Lite", "H100", 1),
-        )
-        for policy, chunk in (("blendserve", 0), ("dfs", 512), ("dfs", 2048), ("fcfs", 512))
+        Cell(policy, "trace1", SMALLER, chunk=chunk, model=model, device=device, tp=tp)
+        for model, device, tp in MODELS
+        for policy, chunk in _BESIDE
     ]
+
+
+SHARINGS = tuple(range(5, 46, 10))
+DENSITIES = tuple(range(80, 141, 5))
+
+
+def mix(density: int, sharing: int) -> str:
+    """A point of the grid, in hundredths."""
+    return f"density={density / 100:g},sharing={sharing / 100:g}"
 
 
 def grid() -> list[Cell]:
     """The paper's 65 mixes of density and sharing."""
     return [
-        Cell(policy, f"density={density / 100:g},sharing={sharing / 100:g}", 100_000, chunk=chunk)
-        for sharing in range(5, 46, 10)
-        for density in range(80, 141, 5)
-        for policy, chunk in (("blendserve", 0), ("dfs", 512), ("dfs", 2048), ("fcfs", 512))
+        Cell(policy, mix(density, sharing), GRID, chunk=chunk)
+        for sharing in SHARINGS
+        for density in DENSITIES
+        for policy, chunk in _BESIDE
     ]
 
 
-def scale() -> list[Cell]:
-    """That a replica stands for the whole."""
+REPLICAS = (1, 2, 4, 8)
+
+
+def ranks() -> list[Cell]:
+    """Data parallel replicas: the pool divided as SGLang does, and as the paper does."""
     return [
-        Cell(policy, "trace1", requests=100_000, chunk=chunk, scale=scale)
-        for scale in (4, 8, 16)
-        for policy, chunk in (("blendserve", 0), ("dfs", 512))
+        Cell("blendserve", "trace1", MAIN, replicas=count, division=division if count > 1 else "")
+        for count in REPLICAS
+        for division in (DIVISIONS if count > 1 else DIVISIONS[:1])
     ]
 
 
 STUDIES: dict[str, Callable[[], list[Cell]]] = {
-    "convergence": convergence,
-    "peers": peers,
     "traces": traces,
+    "full": full,
+    "grid": grid,
+    "variance": variance,
     "ablations": ablations,
     "lengths": lengths,
-    "variance": variance,
-    "pool": pool,
     "models": models,
-    "grid": grid,
+    "pool": pool,
+    "ranks": ranks,
+    "convergence": convergence,
     "scale": scale,
 }
 
@@ -187,9 +233,15 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("study", nargs="+", choices=[*STUDIES, "all"])
-    names = parser.parse_args().study
-    for name in STUDIES if "all" in names else names:
-        run(name, STUDIES[name]())
+    parser.add_argument("--only", nargs="+", metavar="POLICY", help="cells of these policies")
+    parser.add_argument("--again", metavar="POLICY", help="forget this policy's results first")
+    parser.add_argument("--minutes", type=float, help="begin no cell after so long")
+    args = parser.parse_args()
+    for name in STUDIES if "all" in args.study else args.study:
+        if args.again:
+            forget(name, args.again)
+        cells = STUDIES[name]()
+        run(name, [c for c in cells if not args.only or c.policy in args.only], args.minutes)
 
 
 if __name__ == "__main__":

@@ -27,12 +27,13 @@ class Settings:
     pace: str = field(
         default="auto",
         metadata={
-            "choices": ("auto", "balance", "ratio", "fixed", "paper"),
+            "choices": ("auto", "balance", "spread", "ratio", "fixed", "paper"),
             "help": "How much prompt a step computes: 'balance' as much as the step's memory "
-            "traffic hides, 'ratio' holds compute : memory at the ratio of all remaining work, "
-            "'fixed' always fills --chunked-prefill-size, 'paper' is the paper's partition of "
-            "the memory with its fixed budgets. 'auto' is 'fixed' on a CPU, which runs compute "
-            "and memory traffic one after the other, and 'balance' elsewhere.",
+            "traffic hides, 'spread' spreads what is left evenly over the decodes that are left, "
+            "'ratio' holds compute : memory at the ratio of all remaining work, 'fixed' always "
+            "fills --chunked-prefill-size, 'paper' is the paper's partition of the memory with its "
+            "fixed budgets. 'auto' is 'spread' on a GPU and 'fixed' on a CPU or without mixed "
+            "chunks; with --blendserve-overlap, full chunks.",
         },
     )
     keep_sharing: float = field(

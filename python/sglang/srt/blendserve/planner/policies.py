@@ -5,12 +5,19 @@ from __future__ import annotations
 from sglang.srt.blendserve.planner.pacing import BalancePace, FixedPace, Pace, RatioPace
 from sglang.srt.blendserve.planner.paper_policy import PaperPolicy
 from sglang.srt.blendserve.planner.request_pool import RequestPool
+from sglang.srt.blendserve.planner.spread_pace import SpreadPace
 from sglang.srt.blendserve.planner.step_policy import StepPolicy
 
-PACES = ("balance", "ratio", "fixed", "paper")
-"""``balance``: as much compute as a step's memory traffic hides. ``ratio``: the ratio of all
-remaining work in every step. ``fixed``: a full chunk in every step. ``paper``: the paper's
-partition of the memory and its budgets, without predicted peaks."""
+PACES = ("balance", "spread", "ratio", "fixed", "paper")
+"""``balance``: as much compute as a step's memory traffic hides. ``spread``: the remaining prefill
+spread over the remaining decodes. ``ratio``: the ratio of all remaining work in every step.
+``fixed``: a full chunk in every step. ``paper``: the paper's partition of the memory and its
+budgets, without predicted peaks."""
+
+
+def automatic_pace(*, overlaps: bool) -> str:
+    """The pace for an engine whose steps run compute and memory traffic at once, or do not."""
+    return "balance" if overlaps else "spread"
 
 
 def make_step_policy(
@@ -33,6 +40,7 @@ def make_step_policy(
         )
     paces: dict[str, Pace] = {
         "balance": BalancePace(pool.cost, max_tokens),
+        "spread": SpreadPace(pool.cost, max_tokens),
         "ratio": RatioPace(pool.cost, pool.kv_slots, max_tokens),
         "fixed": FixedPace(max_tokens),
     }

@@ -22,7 +22,7 @@ from sglang.srt.blendserve.planner.background import Background
 from sglang.srt.blendserve.planner.cost_model import CostModel
 from sglang.srt.blendserve.planner.model_spec import ModelSpec
 from sglang.srt.blendserve.planner.pacing import StepLoad, beside_online
-from sglang.srt.blendserve.planner.policies import make_step_policy
+from sglang.srt.blendserve.planner.policies import automatic_pace, make_step_policy
 from sglang.srt.blendserve.planner.request_pool import PoolRequest, RequestPool
 from sglang.srt.blendserve.planner.sm_split import WholeChunks
 from sglang.srt.blendserve.planner.step_policy import EngineState, StepPolicy
@@ -120,7 +120,10 @@ class BlendScheduler(upstream.Scheduler):
                 max_tokens=settings.overlap_chunk,
                 whole_prompts=self.chunked_prefill_size is None,
             )
-        automatic = "fixed" if self.device == "cpu" else "balance"
+        # Spreading prefill over the decodes needs both in one forward; on a CPU so few tokens hide
+        # the loading of the weights that there is nothing to spread it for.
+        full_chunks = self.device == "cpu" or not self.is_mixed_chunk
+        automatic = "fixed" if full_chunks else automatic_pace(overlaps=False)
         return make_step_policy(
             self.pool,
             automatic if settings.pace == "auto" else settings.pace,

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from sglang.srt.blendserve.planner.policies import make_step_policy
+from sglang.srt.blendserve.planner.policies import automatic_pace, make_step_policy
 from sglang.srt.blendserve.planner.prefix_tree import PrefixTree
 from sglang.srt.blendserve.planner.request_pool import SAMPLE, RequestPool, Tokens
 from sglang.srt.blendserve.planner.step_policy import StepPolicy
@@ -34,7 +34,8 @@ BLEND_CHUNK = 8192
 class BlendOptions:
     """Parts of the policy that ablations switch; the defaults are the policy as it is."""
 
-    pace: str = "balance"
+    pace: str = "auto"
+    """A pace by name; ``auto``: that of an engine that overlaps or does not."""
     keep_sharing: float = 0.99
     sample: float = SAMPLE
     fill: float = 1.0
@@ -101,6 +102,8 @@ class FastRun:
     ) -> Result:
         machine = self.machine
         pace = "paper" if name == "paper" else options.pace
+        if pace == "auto":
+            pace = automatic_pace(overlaps=machine.steps.engine == "overlap")
 
         def make() -> FastPolicy:
             kind = ArrivalPool if options.arrival_order else RequestPool
@@ -110,14 +113,12 @@ class FastRun:
                 keep_sharing=options.keep_sharing,
                 sample=options.sample,
             )
-            sequential = machine.steps.engine == "sequential"
 
             def policy(pool: RequestPool) -> StepPolicy:
                 step_policy = make_step_policy(
                     pool,
                     pace,
                     max_tokens=options.chunk,
-                    min_tokens=options.chunk if sequential else 1,
                     fill=options.fill,
                     backfill=options.backfill,
                 )

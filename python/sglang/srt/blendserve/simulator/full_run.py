@@ -16,6 +16,7 @@ import numpy as np
 
 from sglang.srt.blendserve import jobs
 from sglang.srt.blendserve.planner.device_spec import DeviceSpec
+from sglang.srt.blendserve.planner.policies import automatic_pace
 from sglang.srt.blendserve.planner.prefix_tree import PrefixTree
 from sglang.srt.blendserve.simulator.calibration import Calibration
 from sglang.srt.blendserve.simulator.fast import MAX_RUNNING, Totals
@@ -102,9 +103,10 @@ class FullRun:
         self, policy: str, chunk: int, progress: Callable[[int], None] | None = None
     ) -> Result:
         ours = policy in ("paper", "blendserve")
+        pace = automatic_pace(overlaps=self.machine.steps.engine == "overlap")
         order = self._order | {
             "policy": "blendserve" if ours else _OWN_ORDER.get(policy, policy),
-            "pace": "paper" if policy == "paper" else "balance",
+            "pace": "paper" if policy == "paper" else pace,
             "chunk": chunk,
             "mixed": ours or self.mixed,
         }

@@ -39,9 +39,10 @@ _IDLE_STEPS = 10_000
 _REPORT = 200
 """Requests that end between two lines of progress."""
 
-_QUEUE = 4096
-"""Requests that wait in SGLang's queue at once where it takes them in their order of arrival: it
-passes over all that wait in every step, and never comes near the end of so many."""
+_QUEUE = 512
+"""Requests that wait in SGLang's queue at once where it takes them in their order of arrival. It
+matches the prefixes of all that wait in every step; more of them are only let in if it ever comes
+to the end of so many."""
 _IN_ORDER = ("fcfs",)
 
 
@@ -209,12 +210,15 @@ class Arrivals:
         self._scheduler = scheduler
         self._left = zip(rids, prompts, max_tokens, strict=True)
         self._most = most_waiting or len(rids)
+        self._all = len(rids)
+        self._fed = False
 
     def feed(self) -> None:
         """Hand over what is due, as the scheduler's receiver would."""
         waiting = len(self._scheduler.waiting_queue)
-        if self._most - waiting < self._most // 2:
-            return
+        if self._fed and not waiting:
+            self._most = min(2 * self._most, self._all)
+        self._fed = True
         for rid, prompt, limit in islice(self._left, self._most - waiting):
             self._scheduler.process_input_requests([_arrival(rid, prompt, int(limit))])
 

@@ -1,0 +1,81 @@
+"""Data parallel replicas: a workload divided over k of them, each with an engine of its own.
+
+``round robin`` is what SGLang's data parallel controller does with the requests of a job that
+arrive one by one, whatever the policy. ``sub-trees`` is the paper's section 5.5: one plan over all
+requests, cut into shares of equal compute and memory work (`planner.partition`). Lengths are not
+known there either: 1 % of the requests are sampled first, as the policy does by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sglang.srt.blendserve.planner.partition import partition
+from sglang.srt.blendserve.planner.request_pool import PoolRequest, RequestPool
+from sglang.srt.blendserve.simulator.fast_run import FastRun
+from sglang.srt.blendserve.simulator.machine import Machine
+from sglang.srt.blendserve.simulator.workload import Workload
+
+Ints = NDArray[np.int64]
+
+ROUND_ROBIN, SUB_TREES = "round robin", "sub-trees"
+DIVISIONS = (ROUND_ROBIN, SUB_TREES)
+
+
+def divided(
+    workload: Workload,
+    machine: Machine,
+    policy: str,
+    replicas: int,
+    division: str,
+    chunks: Sequence[int] = (),
+) -> dict[str, Any]:
+    """Play ``policy`` on each of ``replicas`` machines with its part of the requests.
+
+    The run takes as long as the slowest part. Raises ValueError for an unknown division.
+    """
+    parts = shares(workload, machine, replicas, division)
+    results = [FastRun(workload.take(part), machine).run(policy, chunks=chunks) for part in parts]
+    prompts = np.array([int(workload.prompt_tokens[part].sum()) for part in parts])
+    seconds = [result.seconds for result in results]
+    longest = max(seconds)
+    return {
+        "policy": policy,
+        "tokens_per_second": workload.tokens / longest,
+        "seconds": longest,
+        "seconds_of_each": seconds,
+        "requests_of_each": [int(part.size) for part in parts],
+        "prefix_sharing": float(prompts @ [r.prefix_sharing for r in results] / prompts.sum()),
+        "retractions": sum(result.retractions for result in results),
+        "scheduler_seconds": sum(result.scheduler_seconds for result in results),
+    }
+
+
+def shares(workload: Workload, machine: Machine, replicas: int, division: str) -> list[Ints]:
+    """Requests of each replica in their order of arrival."""
+    if division == ROUND_ROBIN:
+        return [np.arange(first, workload.size, replicas) for first in range(replicas)]
+    if division != SUB_TREES:
+        raise ValueError(f"division {division!r}: choose from {', '.join(DIVISIONS)}")
+    replica = workload.replica(machine.scale)
+    pool = RequestPool(machine.cost, machine.kv_slots)
+    for index, prompt in enumerate(replica.prompts()):
+        pool.add(PoolRequest(str(index), prompt, int(replica.max_tokens[index])))
+    pool.make_plan()
+    sampled: list[int] = []
+    while (request := pool.next_sample()) is not None:
+        pool.start(request)
+        sampled.append(request.index)
+    for index in sampled:
+        pool.finish(pool.request(index), int(replica.output_tokens[index]))
+    pool.replan()
+    plan = pool.plan
+    assert plan is not None
+    return [
+        np.sort(np.append(share.requests, sampled[rank::replicas])).astype(np.int64)
+        for rank, share in enumerate(partition(plan, replicas))
+    ]
