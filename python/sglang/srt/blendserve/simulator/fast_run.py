@@ -59,6 +59,8 @@ class FastRun:
 
     whole: Workload
     machine: Machine
+    options: BlendOptions = field(default_factory=BlendOptions)
+    """Of our policies, unless `run` is given others."""
     replica: Workload = field(init=False)
     prompts: list[Tokens] = field(init=False)
     tree: PrefixTree = field(init=False)
@@ -81,7 +83,7 @@ class FastRun:
         ``progress``: called with the number of requests that have ended since the last call.
         """
         if policy in OURS:
-            return self._blend(policy, options or BlendOptions(), progress)
+            return self._blend(policy, options or self.options, progress)
         results = [self._peer(policy, chunk, progress) for chunk in chunks]
         best = max(results, key=lambda r: r.tokens_per_second)
         best.chunks_tried = {r.chunk: r.tokens_per_second for r in results}

@@ -59,6 +59,8 @@ class FullRun:
         self.whole, self.machine = whole, machine
         self.mixed = True
         """Whether peers compute prompts beside decodes (--enable-mixed-chunk)."""
+        self.pace, self.chunk = "auto", BLEND_CHUNK
+        """Of `blendserve`, and the largest prefill of its steps, tokens."""
         self.replica = whole.replica(machine.scale)
         self.prompts = self.replica.prompts()
         self._order: dict[str, Any] = {
@@ -93,7 +95,7 @@ class FullRun:
                 f"{', '.join(FULL_POLICIES)}"
             )
         if policy in ("paper", "blendserve"):
-            return self._once(policy, BLEND_CHUNK, progress)
+            return self._once(policy, self.chunk, progress)
         results = [self._once(policy, chunk, progress) for chunk in chunks]
         best = max(results, key=lambda r: r.tokens_per_second)
         best.chunks_tried = {r.chunk: r.tokens_per_second for r in results}
@@ -103,10 +105,12 @@ class FullRun:
         self, policy: str, chunk: int, progress: Callable[[int], None] | None = None
     ) -> Result:
         ours = policy in ("paper", "blendserve")
-        pace = automatic_pace(overlaps=self.machine.steps.engine == "overlap")
+        pace = "paper" if policy == "paper" else self.pace
+        if pace == "auto":
+            pace = automatic_pace(overlaps=self.machine.steps.engine == "overlap")
         order = self._order | {
             "policy": "blendserve" if ours else _OWN_ORDER.get(policy, policy),
-            "pace": "paper" if policy == "paper" else pace,
+            "pace": pace,
             "chunk": chunk,
             "mixed": ours or self.mixed,
         }

@@ -21,8 +21,15 @@ from typing import Any
 
 from sglang.srt.blendserve.planner.device_spec import DeviceSpec, known_devices
 from sglang.srt.blendserve.planner.model_spec import known_models
+from sglang.srt.blendserve.planner.policies import PACES
 from sglang.srt.blendserve.simulator.calibration import Calibration, calibrated_device
-from sglang.srt.blendserve.simulator.fast_run import OURS, POLICIES, FastRun
+from sglang.srt.blendserve.simulator.fast_run import (
+    BLEND_CHUNK,
+    OURS,
+    POLICIES,
+    BlendOptions,
+    FastRun,
+)
 from sglang.srt.blendserve.simulator.full_run import FullRun
 from sglang.srt.blendserve.simulator.machine import Machine
 from sglang.srt.blendserve.simulator.peers import CHUNKS
@@ -78,6 +85,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="chunk sizes tried for each peer, of which the best counts (default: %(default)s)",
     )
     parser.add_argument(
+        "--pace",
+        choices=("auto", *PACES),
+        default="auto",
+        help="of blendserve, as --blendserve-pace of a server (default: balance on an engine that "
+        "overlaps, spread on one that does not)",
+    )
+    parser.add_argument(
+        "--pace-chunk",
+        type=int,
+        default=BLEND_CHUNK,
+        metavar="TOKENS",
+        help="largest prefill of a step under blendserve and paper (default: %(default)s)",
+    )
+    parser.add_argument(
         "--separate-prefill",
         action="store_true",
         help="peers compute prompts in steps of their own, as SGLang does without "
@@ -130,10 +151,12 @@ def _simulate(args: argparse.Namespace) -> int:
     if args.fast:
         if args.separate_prefill:
             raise ValueError("--separate-prefill: the step model always mixes; leave out --fast")
-        runner = FastRun(workload, machine)
+        options = BlendOptions(pace=args.pace, chunk=args.pace_chunk)
+        runner = FastRun(workload, machine, options)
     else:
         runner = FullRun(workload, machine, args.model, device, args.tp, calibration)
         runner.mixed = not args.separate_prefill
+        runner.pace, runner.chunk = args.pace, args.pace_chunk
     results = [_run(runner, policy, chunks, workload.size) for policy in policies]
     print_table(results)
     if args.json is not None:
