@@ -11,8 +11,6 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from sglang.srt.managers import scheduler as upstream
 from sglang.srt.managers.io_struct import AbortReq
 from sglang.srt.managers.schedule_batch import FINISH_ABORT, Req, ScheduleBatch
@@ -21,7 +19,6 @@ from sglang.srt.managers.schedule_policy import match_prefix_for_req
 from sglang.srt.blendserve.planner.background import Background
 from sglang.srt.blendserve.planner.cost_model import CostModel
 from sglang.srt.blendserve.planner.model_spec import ModelSpec
-from sglang.srt.blendserve.planner.pacing import StepLoad, beside_online
 from sglang.srt.blendserve.planner.policies import automatic_pace, make_step_policy
 from sglang.srt.blendserve.planner.request_pool import PoolRequest, RequestPool
 from sglang.srt.blendserve.planner.sm_split import WholeChunks
@@ -30,7 +27,9 @@ from sglang.srt.blendserve.runtime.cpu_paging import use_torch_paging
 from sglang.srt.blendserve.runtime.device import this_device
 from sglang.srt.blendserve.runtime.intake import Intake
 from sglang.srt.blendserve.runtime.lanes import make_lanes
+from sglang.srt.blendserve.runtime.online import OnlineRequests
 from sglang.srt.blendserve.runtime.overlap_loop import OverlapLoop
+from sglang.srt.blendserve.runtime.pool_state import pool_state
 from sglang.srt.blendserve.runtime.prefill_adder import BlendPrefillAdder, offline_request
 from sglang.srt.blendserve.runtime.radix_cache import BlendRadixCache
 from sglang.srt.blendserve.runtime.step_feedback import StepFeedback
@@ -42,9 +41,6 @@ logger = logging.getLogger(__name__)
 
 _IDLE_SECONDS = 0.01
 """How long a pass without work waits for the plan that is being made."""
-
-_ONLINE_STEPS = 64
-"""Steps after the last online decode for which offline prefill still makes way for the next one."""
 
 
 def _planning_passes(requests: int) -> int:
@@ -89,8 +85,7 @@ class BlendScheduler(upstream.Scheduler):
             keep_sharing=settings.keep_sharing,
             background=Background(_planning_passes if self.ps.tp_size > 1 else None),
         )
-        self.online_share = settings.online_share
-        self._quiet_steps = _ONLINE_STEPS
+        self.online = OnlineRequests(settings.online_share)
         self.intake = Intake(self.pool)
         if self.device == "cpu":
             use_torch_paging()
@@ -167,18 +162,29 @@ class BlendScheduler(upstream.Scheduler):
         )
         stock_chunk = self.chunked_prefill_size
         # Online requests that wait go first, as in SGLang; the pool waits until they are in.
+        batch = None
         if not self.waiting_queue and not self._online_chunk():
+            if not self._side_by_side and self.online.decode_first(running_batch.reqs):
+                self.online.launches(prefill=False)
+                return None, running_batch
             self._feed(running_batch)
         try:
             if self._must_decode_first(running_batch):
                 return None, running_batch
-            return super()._get_new_batch_prefill_raw(
+            batch, running_batch = super()._get_new_batch_prefill_raw(
                 prefill_delayer_single_pass=prefill_delayer_single_pass,
                 running_batch=running_batch,
             )
+            return batch, running_batch
         finally:
+            self.online.launches(prefill=batch is not None)
             self.chunked_prefill_size = stock_chunk
             self._take_back()
+
+    @property
+    def _side_by_side(self) -> bool:
+        """Whether decodes go on while prompts are computed."""
+        return self.is_mixed_chunk or self.overlap is not None
 
     def _must_decode_first(self, running_batch: ScheduleBatch) -> bool:
         """Whether going on with a partly computed prompt could leave the decodes no slots.
@@ -186,11 +192,15 @@ class BlendScheduler(upstream.Scheduler):
         SGLang makes sure of them, by retraction, in a step of decodes alone and not in a mixed one.
         """
         running = len(running_batch.reqs)
-        side_by_side = self.is_mixed_chunk or self.overlap is not None
-        if not (side_by_side and running and self.chunked_req is not None):
+        if not (self._side_by_side and running and self.chunked_req is not None):
             return False
-        free = self.token_to_kv_pool_allocator.available_size() + self.tree_cache.evictable_size()
-        return bool(free < (self.chunked_prefill_size or 0) + (running + 1) * self.page_size)
+        return bool(
+            self._free_slots() < (self.chunked_prefill_size or 0) + (running + 1) * self.page_size
+        )
+
+    def _free_slots(self) -> int:
+        free = self.token_to_kv_pool_allocator.available_size()
+        return int(free + self.tree_cache.evictable_size())
 
     def _note_progress(self) -> None:
         """See how far the requests in flight are, and which have left."""
@@ -214,9 +224,7 @@ class BlendScheduler(upstream.Scheduler):
             return
         if len(self.pool) and not len(self.pool.scanner) and not self.pool.plans_made:
             return  # nothing planned yet: the first job is still arriving
-        online = [req for req in running_batch.reqs if offline_request(req) is None]
-        self._quiet_steps = 0 if online else self._quiet_steps + 1
-        state = self._engine_state(running_batch.reqs, online)
+        state = self._engine_state(running_batch.reqs, self.online.look(running_batch.reqs))
         selection = self.step_policy.select(state)
         if isinstance(self.tree_cache, BlendRadixCache):
             self.tree_cache.evict_ahead()
@@ -224,13 +232,7 @@ class BlendScheduler(upstream.Scheduler):
             self.waiting_queue.append(request.payload)
         if selection.requests:
             running_batch.batch_is_full = False
-        tokens = selection.prefill_tokens
-        if self._quiet_steps < _ONLINE_STEPS:
-            # Online requests are decoding, or the next one may come any moment: the time of a
-            # prefill is latency they feel.
-            load = StepLoad(state.running, state.kv_tokens)
-            most = beside_online(self.pool.cost, load, self.online_share, tokens)
-            tokens = min(tokens, most)
+        tokens = self.online.limit(self.pool.cost, state, selection.prefill_tokens)
         if self.chunked_prefill_size is not None and tokens:
             mixed = len(running_batch.reqs) if self.is_mixed_chunk else 0
             pages = -(-tokens // self.page_size)
@@ -239,12 +241,11 @@ class BlendScheduler(upstream.Scheduler):
     def _engine_state(self, running: list[Req], online: list[Req]) -> EngineState:
         """``online``: those of the ``running`` requests that are not of the pool."""
         chunk = None if self.chunked_req is None else offline_request(self.chunked_req)
-        free = self.token_to_kv_pool_allocator.available_size() + self.tree_cache.evictable_size()
         growth = sum(r.sampling_params.max_new_tokens - len(r.output_ids) for r in online)
         return EngineState(
             running=len(running),
             kv_tokens=sum([len(r.origin_input_ids) + len(r.output_ids) for r in running]),
-            used_slots=self.max_total_num_tokens - free,
+            used_slots=self.max_total_num_tokens - self._free_slots(),
             cached_tokens=self._cached_tokens,
             free_requests=self.get_num_allocatable_reqs(len(running)),
             online_growth=growth * self.new_token_ratio_tracker.current,
@@ -328,26 +329,5 @@ class BlendScheduler(upstream.Scheduler):
     def get_internal_state(self, recv_req: Any) -> Any:
         output = super().get_internal_state(recv_req)
         self._note_progress()  # what has ended since the last pass no longer runs
-        plan = self.pool.plan
-        output.internal_state["blendserve"] = {
-            "waiting": len(self.pool),
-            "running": len(self.pool.running),
-            "plans_made": self.pool.plans_made,
-            "retractions": self.retractions,
-            "kv_slots": self.max_total_num_tokens,
-            "kv_free": self.token_to_kv_pool_allocator.available_size(),
-            "step_factors": None if self.step_feedback is None else self.step_feedback.factors,
-            "root_density": None if plan is None else plan.root_density,
-            "sharing": None if plan is None else plan.sharing,
-            "sharing_optimum": None if plan is None else plan.sharing_optimum,
-            "optimum_seconds": None if plan is None else plan.optimum_seconds,
-            "density": [] if plan is None else _sampled(plan.density),
-            "lanes": None if self.overlap is None else self.overlap.state(),
-        }
+        output.internal_state["blendserve"] = pool_state(self)
         return output
-
-
-def _sampled(density: NDArray[np.float64], most: int = 200) -> list[float]:
-    """At most ``most`` values at even distances, cut to a range that every format can carry."""
-    places = np.linspace(0, density.size - 1, min(density.size, most)).astype(np.int64)
-    return [float(value) for value in np.clip(density[places], 1e-6, 1e6)]
