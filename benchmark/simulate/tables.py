@@ -16,6 +16,7 @@ from cells import load
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "results.md"
 TRACES = ("trace1", "trace2", "trace3", "trace4")
+ENGINE_CHUNK = 2048
 Row = dict[str, Any]
 
 
@@ -30,7 +31,12 @@ def rows(study: str, **wanted: Any) -> list[Row]:
 
 def best(found: Iterable[Row]) -> Row | None:
     """The fastest one, None of none."""
-    return max(found, key=lambda row: row["result"]["tokens_per_second"], default=None)
+    return max(found, key=rate, default=None)
+
+
+def rate(row: Row) -> float:
+    """Tokens per second."""
+    return float(row["result"]["tokens_per_second"])
 
 
 def table(head: list[str], body: list[list[str]]) -> str:
@@ -39,106 +45,108 @@ def table(head: list[str], body: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _share(row: Row | None) -> str:
-    return "-" if row is None else f"{row['result']['share_of_optimum']:.3f}"
+def figure(row: Row | None, name: str, shape: str = ".3f") -> str:
+    """A figure of a result, a dash for none."""
+    return "-" if row is None else format(row["result"][name], shape)
 
 
-def _ratio(row: Row | None, other: Row | None) -> str:
-    if row is None or other is None:
-        return "-"
-    return f"{row['result']['tokens_per_second'] / other['result']['tokens_per_second']:.2f}"
+def share(row: Row | None) -> str:
+    """Share of the bound."""
+    return figure(row, "share_of_optimum")
+
+
+def ratio(row: Row | None, other: Row | None, digits: int = 2) -> str:
+    """How many times as fast ``row`` is."""
+    return "-" if row is None or other is None else f"{rate(row) / rate(other):.{digits}f}"
+
+
+def peers(engine: str = "overlap") -> list[str]:
+    """All policies of the main study but ours, in its order."""
+    names = dict.fromkeys(row["cell"]["policy"] for row in rows("traces", engine=engine))
+    return [name for name in names if name != "blendserve"]
 
 
 def _traces(engine: str) -> str:
-    """Shares of the bound and ratios, all with the same number of requests."""
-    lines: dict[str, Callable[[str], Row | None]] = {
-        "dfs, chunk 2048": lambda w: best(_of("dfs", w, engine, 2048)),
-        "dfs, best chunk": lambda w: best(_of("dfs", w, engine)),
-        "fcfs (shuffled), best chunk": lambda w: best(_of("fcfs", w, engine)),
-        "paper": lambda w: best(_of("paper", w, engine)),
-        "blendserve": lambda w: best(_of("blendserve", w, engine)),
-    }
-    body = [[name, *(_share(find(w)) for w in TRACES)] for name, find in lines.items()]
-    ours = lines["blendserve"]
-    for name in ("dfs, chunk 2048", "dfs, best chunk", "fcfs (shuffled), best chunk"):
-        ratios = [_ratio(ours(w), lines[name](w)) for w in TRACES]
-        body.append([f"blendserve over {name}", *ratios])
-    for name in ("prefix_sharing", "prefix_sharing_optimum"):
-        values = [ours(w) for w in TRACES]
-        shown = ["-" if r is None else f"{r['result'][name]:.4f}" for r in values]
-        body.append([f"blendserve: {name.replace('_', ' ')}", *shown])
-    shown = ["-" if r is None else str(r["result"]["retractions"]) for r in map(ours, TRACES)]
-    body.append(["blendserve: retractions", *shown])
-    return table(["share of the bound", *TRACES], body)
+    """Shares of the bound, and ratios."""
 
+    def find(policy: str, **more: Any) -> list[Row | None]:
+        wanted = {"policy": policy, "engine": engine, **more}
+        return [best(rows("traces", workload=w, **wanted)) for w in TRACES]
 
-def _of(policy: str, workload: str, engine: str, chunk: int | None = None) -> list[Row]:
-    wanted: Row = {"policy": policy, "workload": workload, "engine": engine}
-    if chunk is not None:
-        wanted["chunk"] = chunk
-    return rows("traces", **wanted)
-
-
-def _peers(engine: str) -> str:
-    names = list(dict.fromkeys(row["cell"]["policy"] for row in rows("peers")))
-    body = []
-    for name in names:
-        found = [best(rows("peers", policy=name, workload=w, engine=engine)) for w in TRACES]
-        cells = [f"{_share(r)} ({r['cell']['chunk']})" if r else "-" for r in found]
-        body.append([name, *cells])
+    ours, body = find("blendserve"), []
+    for name in (*peers(engine), "blendserve"):
+        found = find(name)
+        chunks = [f" ({r['cell']['chunk']})" if r and r["cell"]["chunk"] else "" for r in found]
+        body.append([name, *(share(r) + c for r, c in zip(found, chunks, strict=True))])
+    at_2048 = find("dfs", chunk=ENGINE_CHUNK)
+    body.insert(0, [f"dfs, chunk {ENGINE_CHUNK}", *map(share, at_2048)])
+    others = {
+        f"dfs, chunk {ENGINE_CHUNK}": at_2048,
+        "dfs, best chunk": find("dfs"),
+        "the best peer": [
+            best(r for name in peers(engine) for r in rows("traces", policy=name, workload=w,
+                                                           engine=engine))
+            for w in TRACES
+        ],
+    }  # fmt: skip
+    for name, against in others.items():
+        pairs = zip(ours, against, strict=True)
+        body.append([f"blendserve over {name}", *(ratio(o, a, 3) for o, a in pairs)])
+    body.append(["blendserve: sharing", *(figure(r, "prefix_sharing", ".4f") for r in ours)])
+    body.append(["optimal sharing", *(figure(r, "prefix_sharing_optimum", ".4f") for r in ours)])
+    body.append(["blendserve: retractions", *(figure(r, "retractions", "d") for r in ours)])
+    body.append(["blendserve: tokens/s", *(figure(r, "tokens_per_second", ".0f") for r in ours)])
     return table(["share of the bound (chunk)", *TRACES], body)
 
 
-def _convergence() -> str:
-    counts = sorted({row["cell"]["requests"] for row in rows("convergence")})
-    body = []
-    for policy, chunk in (("dfs", 512), ("dfs", 2048), ("blendserve", 0)):
-        found = [
-            best(rows("convergence", policy=policy, chunk=chunk, requests=count))
-            for count in counts
-        ]
-        body.append([f"{policy} {chunk or ''}".strip(), *map(_share, found)])
-    return table(["share of the bound", *(f"{count:,}" for count in counts)], body)
-
-
-def _study(name: str) -> str:
-    """Any other study: one line a cell, with what sets it apart."""
-    found = list(load(name).values())
-    fields = [f for f in found[0]["cell"] if len({str(r["cell"][f]) for r in found}) > 1]
-    body = []
-    for row in found:
-        result = row["result"]
-        what = ", ".join(f"{f} {row['cell'][f]}" for f in fields if row["cell"][f] not in (0, {}))
-        body.append(
-            [
-                what or "all on",
-                f"{result['tokens_per_second']:.0f}",
-                f"{result['share_of_optimum']:.3f}",
-                f"{result['prefix_sharing']:.3f}",
-                f"{result['kv_occupancy']:.2f}",
-                str(result["retractions"]),
-            ]
-        )
-    head = ["cell", "tokens/s", "share of the bound", "sharing", "KV full", "retractions"]
-    return table(head, body)
+def _full() -> str:
+    """The two simulations beside each other."""
+    body, ratios = [], []
+    for workload in TRACES:
+        pairs: dict[str, tuple[Row, Row]] = {}
+        for policy in ("dfs", "fcfs", "blendserve"):
+            for real in rows("full", workload=workload, policy=policy, simulation="full"):
+                chunk = real["cell"]["chunk"]
+                wanted = {"workload": workload, "policy": policy, "chunk": chunk}
+                model = best(rows("full", simulation="fast", **wanted))
+                if model is not None:
+                    pairs[policy] = (real, model)
+        for policy, (real, model) in pairs.items():
+            name = f"{workload}, {policy} {real['cell']['chunk'] or ''}".strip()
+            apart = rate(model) / rate(real) - 1
+            cells = [f"{rate(r):.0f}" for r in (real, model)]
+            cells += [f"{100 * apart:+.1f} %"]
+            cells += [figure(r, "prefix_sharing", ".4f") for r in (real, model)]
+            cells += [figure(r, "retractions", "d") for r in (real, model)]
+            body.append([name, *cells, figure(real, "scheduler_seconds", ".0f")])
+        for policy in ("dfs", "fcfs"):
+            if policy in pairs and "blendserve" in pairs:
+                both = [rate(pairs["blendserve"][k]) / rate(pairs[policy][k]) for k in (0, 1)]
+                change = f"{100 * (both[1] / both[0] - 1):+.1f} %"
+                ratios.append(
+                    [f"{workload}, blendserve over {policy}", *(f"{b:.3f}" for b in both), change]
+                )
+    head = ["tokens/s; prefix sharing; retractions", "SGLang", "model", "apart", "SGLang", "model",
+            "SGLang", "model", "SGLang took, s"]  # fmt: skip
+    return table(head, body) + "\n\n" + table(["ratio", "SGLang", "model", "apart"], ratios)
 
 
 TABLES: dict[str, Callable[[], str]] = {
     "traces overlap": lambda: _traces("overlap"),
     "traces sequential": lambda: _traces("sequential"),
-    "peers overlap": lambda: _peers("overlap"),
-    "peers sequential": lambda: _peers("sequential"),
-    "convergence": _convergence,
+    "full": _full,
 }
 
 
 def main() -> None:
     """Renew all tables in the document."""
+    from study_tables import STUDY_TABLES
+
+    tables = TABLES | STUDY_TABLES
 
     def renewed(match: re.Match[str]) -> str:
         name = match.group(1)
-        made = TABLES[name]() if name in TABLES else _study(name)
-        return f"<!-- table {name} -->\n{made}\n<!-- end -->"
+        return f"<!-- table {name} -->\n{tables[name]()}\n<!-- end -->"
 
     text = DOCUMENT.read_text(encoding="utf-8")
     pattern = r"<!-- table ([a-z ]+) -->.*?<!-- end -->"

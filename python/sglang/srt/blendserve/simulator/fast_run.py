@@ -22,6 +22,7 @@ from sglang.srt.blendserve.simulator.peers import (
     peer_order,
 )
 from sglang.srt.blendserve.simulator.result import Result
+from sglang.srt.blendserve.simulator.step_cost import StepTime, StepWork
 from sglang.srt.blendserve.simulator.workload import Workload
 
 OURS = ("paper", "blendserve")
@@ -61,6 +62,8 @@ class FastRun:
     machine: Machine
     options: BlendOptions = field(default_factory=BlendOptions)
     """Of our policies, unless `run` is given others."""
+    watch: Callable[[FastEngine, StepWork, StepTime], None] | None = None
+    """Called after each step, if given."""
     replica: Workload = field(init=False)
     prompts: list[Tokens] = field(init=False)
     tree: PrefixTree = field(init=False)
@@ -153,8 +156,10 @@ class FastRun:
         )
         left = engine.left
 
-        def on_step(engine: FastEngine, *_: object) -> None:
+        def on_step(engine: FastEngine, work: StepWork, time: StepTime) -> None:
             nonlocal left
+            if self.watch is not None:
+                self.watch(engine, work, time)
             if progress is not None and engine.left != left:
                 progress(left - engine.left)
                 left = engine.left

@@ -39,7 +39,7 @@ _IDLE_STEPS = 10_000
 _REPORT = 200
 """Requests that end between two lines of progress."""
 
-_QUEUE = 512
+_QUEUE = 256
 """Requests that wait in SGLang's queue at once where it takes them in their order of arrival. It
 matches the prefixes of all that wait in every step; more of them are only let in if it ever comes
 to the end of so many."""
