@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ if not HAS_GPU:
     os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# Helpers that several folders' tests share: engines in processes of their own, a tiny model.
+sys.path.insert(0, str(Path(__file__).parent / "runtime"))
 
 
 @pytest.fixture(scope="session")
@@ -44,3 +48,23 @@ def cpu_engine_kwargs() -> dict[str, Any]:
         # An engine that waits for its next test would spin on a core that another one needs.
         "sleep_on_idle": True,
     }
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory, model_path: Path) -> Path:
+    """Folder of a tiny Llama with random weights."""
+    from tiny_model import write_tiny_model
+
+    return write_tiny_model(tmp_path_factory.mktemp("tiny"), Path(model_path))
+
+
+@pytest.fixture(scope="session")
+def stock_run(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> dict[str, Any]:
+    """What stock SGLang, the plugin kept out, makes of `engine_process.workload`."""
+    from engine_process import run
+
+    return run(
+        tmp_path_factory.mktemp("stock"),
+        {"model_path": str(tiny_model), "max_total_tokens": 20_000},
+        env={"SGLANG_PLUGINS": "none"},
+    )

@@ -9,76 +9,16 @@ decodes. Answers must be those of stock SGLang, which knows neither the policy n
 from __future__ import annotations
 
 import csv
-import json
-import os
-import random
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_model import write_tiny_model
+from engine_process import run
 
 pytestmark = pytest.mark.engine
 
-RUNNER = Path(__file__).parents[1] / "runtime" / "engine_run.py"
-
-CHECKS = {"SGLANG_ENABLE_STRICT_MEM_CHECK_DURING_BUSY": "2"}
-"""A KV slot that is lost or counted twice ends the run."""
-
 SMALL_POOL = 400
 """KV slots that do not hold what the policy admits: some requests are given back."""
-
-
-def workload() -> list[list[Any]]:
-    """Shared prefixes with short answers, long prompts, and short prompts with long answers."""
-    rng = random.Random(0)
-    word = lambda: rng.randrange(1000, 40_000)  # noqa: E731
-    prefixes = [[word() for _ in range(60)] for _ in range(3)]
-    requests: list[list[Any]] = []
-    for number in range(36):
-        if number % 3 == 0:
-            prompt, tokens = [*prefixes[number % 4 % 3], *(word() for _ in range(6))], 3
-        elif number % 3 == 1:
-            prompt, tokens = [word() for _ in range(150)], 8
-        else:
-            prompt, tokens = [word() for _ in range(5)], 50
-        parameters = {"temperature": 0, "max_new_tokens": tokens, "ignore_eos": number % 2 == 1}
-        requests.append([prompt, parameters])
-    return requests
-
-
-def run(folder: Path, engine: dict[str, Any], env: dict[str, str] | None = None) -> dict[str, Any]:
-    """One engine in a process of its own."""
-    source, target = folder / "order.json", folder / "answers.json"
-    source.write_text(json.dumps({"engine": engine, "requests": workload()}))
-    done = subprocess.run(
-        [sys.executable, str(RUNNER), str(source), str(target)],
-        env=os.environ | CHECKS | (env or {}),
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    result: dict[str, Any] = json.loads(target.read_text())
-    return result
-
-
-@pytest.fixture(scope="module")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory, model_path: Path) -> Path:
-    return write_tiny_model(tmp_path_factory.mktemp("tiny"), Path(model_path))
-
-
-@pytest.fixture(scope="module")
-def stock(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> list[list[int]]:
-    """Stock SGLang's answers, the plugin kept out."""
-    engine = {"model_path": str(tiny_model), "max_total_tokens": 8000}
-    folder = tmp_path_factory.mktemp("stock")
-    answers: list[list[int]] = run(folder, engine, {"SGLANG_PLUGINS": "none"})["answers"]
-    return answers
-
 
 COMBINATIONS: dict[str, dict[str, Any]] = {
     "whole prompts, a few layers at a time": {"blendserve_overlap": "layers"},
@@ -93,7 +33,7 @@ COMBINATIONS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("flags", COMBINATIONS.values(), ids=COMBINATIONS.keys())
 def test_answers_are_those_of_stock_sglang(
-    flags: dict[str, Any], tiny_model: Path, stock: list[list[int]], tmp_path: Path
+    flags: dict[str, Any], tiny_model: Path, stock_run: dict[str, Any], tmp_path: Path
 ) -> None:
     engine = {
         "model_path": str(tiny_model),
@@ -106,7 +46,7 @@ def test_answers_are_those_of_stock_sglang(
         **flags,
     }
     result = run(tmp_path, engine)
-    assert result["answers"] == stock
+    assert result["answers"] == stock_run["answers"]
     state = result["state"][0]
     lanes = state["lanes"]
     assert state["waiting"] == state["running"] == 0

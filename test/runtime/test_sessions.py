@@ -8,47 +8,30 @@ pytest test/runtime/test_sessions.py
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from engine_process import CHECKS, play
 from session_run import POOL
-from test_combinations import CHECKS, HERE
 
 pytestmark = pytest.mark.engine
 
 OURS = {"schedule_policy": "blendserve", "chunked_prefill_size": 64, "blendserve_mixed_chunk": "on"}
 
 
-def play(
+def session(
     folder: Path, model: Path, parts: list[str], engine: dict[str, Any], env: dict[str, str]
 ) -> dict[str, Any]:
-    """One engine in a process of its own."""
-    source, target, log = (folder / name for name in ("order.json", "result.json", "log.txt"))
+    """One engine through some parts of session_run.py."""
     order = {"engine": {"model_path": str(model), **engine}, "parts": parts}
-    source.write_text(json.dumps(order))
-    with log.open("w") as output:
-        done = subprocess.run(
-            [sys.executable, str(HERE / "session_run.py"), str(source), str(target)],
-            env=os.environ | env,
-            stdout=output,
-            stderr=output,
-            timeout=400,
-            check=False,
-        )
-    assert done.returncode == 0, log.read_text()[-4000:]
-    result: dict[str, Any] = json.loads(target.read_text())
-    return result
+    return play("session_run.py", folder, order, env)
 
 
 @pytest.fixture(scope="module")
 def stock(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> dict[str, Any]:
     """Stock SGLang with plenty of memory, the plugin kept out."""
-    return play(
+    return session(
         tmp_path_factory.mktemp("stock"),
         tiny_model,
         ["kinds", "streams", "too_large", "hungry"],
@@ -60,7 +43,7 @@ def stock(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> dict[st
 @pytest.fixture(scope="module")
 def ours(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> dict[str, Any]:
     """The policy on a small KV cache."""
-    return play(
+    return session(
         tmp_path_factory.mktemp("ours"),
         tiny_model,
         ["kinds", "streams", "aborted_job", "lost_clients", "too_large", "hungry"],
@@ -126,7 +109,7 @@ def test_retraction_at_any_time_loses_nothing(
 ) -> None:
     """SGLang's own stress: it retracts every few steps, whatever the memory."""
     stress = {"SGLANG_TEST_RETRACT": "1", "SGLANG_TEST_RETRACT_INTERVAL": "7"}
-    result = play(
+    result = session(
         tmp_path, tiny_model, ["kinds"], {"max_total_tokens": POOL, **OURS}, CHECKS | stress
     )
     assert result["kinds"]["ids"] == stock["kinds"]["ids"]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_combinations import run, stock, workload  # noqa: F401
+from engine_process import run, workload
 
 from sglang.srt.blendserve.jobs import make_rid
 from sglang.srt.blendserve.runtime.row_file import RowFile, rank_path
@@ -49,7 +49,7 @@ def test_a_trace_in_no_folder_is_refused_at_once() -> None:
 def test_trace_and_series_add_up_to_the_run(
     tmp_path: Path,
     tiny_model: Path,
-    stock: dict[str, Any],  # noqa: F811
+    stock_run: dict[str, Any],
 ) -> None:
     series = tmp_path / "series"
     series.mkdir()
@@ -65,7 +65,7 @@ def test_trace_and_series_add_up_to_the_run(
         },
         env={"PROMETHEUS_MULTIPROC_DIR": str(series)},
     )
-    assert result["answers"] == stock["answers"]
+    assert result["answers"] == stock_run["answers"]
 
     rows = [*csv.DictReader((tmp_path / "steps.csv").open())]
     total = {name: sum(float(row[name]) for row in rows) for name in COLUMNS}
@@ -78,7 +78,7 @@ def test_trace_and_series_add_up_to_the_run(
     assert total["retractions"] == result["retractions"]
     # The first token of an answer comes out of its prefill.
     decoded = total["decode_compute"] + total["decode_memory"]
-    assert decoded >= sum(len(answer) - 1 for answer in stock["answers"])
+    assert decoded >= sum(len(answer) - 1 for answer in stock_run["answers"])
     assert total["evicted_tokens"] > 0
     assert total["measured_seconds"] > 0
     assert {int(row["kv_free"]) >= 0 for row in rows} == {True}
@@ -95,7 +95,7 @@ def test_trace_and_series_add_up_to_the_run(
 def test_offline_prefill_makes_way_for_online_decodes(
     tmp_path: Path,
     tiny_model: Path,
-    stock: dict[str, Any],  # noqa: F811
+    stock_run: dict[str, Any],
 ) -> None:
     requests = workload()
     online = {2, 5, 8}  # short prompts with long answers
@@ -111,7 +111,7 @@ def test_offline_prefill_makes_way_for_online_decodes(
         },
         call={"rid": [f"chat{i}" if i in online else next(marked) for i in range(45)]},
     )
-    assert result["answers"] == stock["answers"]
+    assert result["answers"] == stock_run["answers"]
     rows = [*csv.DictReader((tmp_path / "steps.csv").open())]
     kinds = [
         (int(row["decode_online"]) > 0, int(row["prefill_compute"]) + int(row["prefill_memory"]))

@@ -1,0 +1,71 @@
+"""Engines in processes of their own, for the tests of this folder.
+
+SGLang patches its classes once per process and its engines leave threads behind; the plugin must
+also be seen to work from a cold start.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+
+CHECKS = {"SGLANG_ENABLE_STRICT_MEM_CHECK_DURING_BUSY": "2"}
+"""SGLang's strict memory checks: a KV slot lost or counted twice in any step ends the run."""
+
+LONG_PROMPT = 150
+"""Tokens; more than the chunk of most runs."""
+
+
+def play(
+    script: str, folder: Path, order: dict[str, Any], env: dict[str, str] | None = None
+) -> dict[str, Any]:
+    """Run one of this folder's scripts on ``order``, both ways as JSON files in ``folder``."""
+    source, target, log = (folder / name for name in ("order.json", "result.json", "log.txt"))
+    source.write_text(json.dumps(order))
+    with log.open("w") as output:  # a pipe would stay open as long as any of SGLang's processes
+        done = subprocess.run(
+            [sys.executable, str(HERE / script), str(source), str(target)],
+            env=os.environ | (env or {}),
+            stdout=output,
+            stderr=output,
+            timeout=400,
+            check=False,
+        )
+    assert done.returncode == 0, log.read_text()[-4000:]
+    result: dict[str, Any] = json.loads(target.read_text())
+    return result
+
+
+def run(
+    folder: Path, engine: dict[str, Any], *, env: dict[str, str] | None = None, **order: Any
+) -> dict[str, Any]:
+    """One engine over `workload`, with the strict checks on."""
+    order = {"engine": engine, "requests": workload(), **order}
+    return play("engine_run.py", folder, order, CHECKS | (env or {}))
+
+
+def workload() -> list[list[Any]]:
+    """Shared prefixes with short answers, long prompts, and short prompts with long answers."""
+    rng = random.Random(0)
+    word = lambda: rng.randrange(1000, 40_000)  # noqa: E731
+    prefixes = [[word() for _ in range(60)] for _ in range(3)]
+    requests: list[list[Any]] = []
+    for number in range(45):
+        if number % 3 == 0:
+            prompt, tokens = [*prefixes[number % 4 % 3], *(word() for _ in range(6))], 3
+        elif number % 3 == 1:
+            prompt, tokens = [word() for _ in range(LONG_PROMPT)], 8
+        else:
+            prompt, tokens = [word() for _ in range(5)], 60
+        ends_by_itself = number % 2 == 0
+        requests.append(
+            [prompt, {"temperature": 0, "max_new_tokens": tokens, "ignore_eos": not ends_by_itself}]
+        )
+    return requests
