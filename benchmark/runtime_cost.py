@@ -146,6 +146,7 @@ class Engine(BlendScheduler):
         self.new_token_ratio_tracker = argparse.Namespace(current=0.5)
         self.running = argparse.Namespace(reqs=[], batch_is_full=False)
         self.forward_ct = self.retractions = 0
+        self.online_share, self._quiet_steps = 1.0, 1 << 30  # no online request near
         self.recorder = StepRecorder(self, [RowFile(trace, StepRecord)])
         self.watch = Stopwatch()
         if isinstance(self.tree_cache, BlendRadixCache):

@@ -103,7 +103,8 @@ def test_shared_prefix_makes_a_request_less_compute_bound() -> None:
 def test_layer_sort_orders_siblings_and_keeps_all_sharing(pool: Pool) -> None:
     tree = PrefixTree.build(pool.prompts, pool.namespaces)
     notes = annotate(tree, request_costs(tree, pool.output_tokens, COST))
-    result, sorted_notes = layer_sort(tree, notes)
+    result, order = layer_sort(tree, notes.density)
+    sorted_notes = notes.take(order)
     result.check_integrity()
     assert result.unique_tokens == tree.unique_tokens
     for node in range(1, result.nodes):
@@ -174,7 +175,8 @@ def test_a_sorted_scan_is_not_split() -> None:
 def test_a_node_that_loses_all_its_children_goes() -> None:
     tree = PrefixTree.build([np.array([1, 2, 3]), np.array([1, 2, 4]), np.array([5])])
     assert tree.segment.tolist() == [0, 2, 1, 1, 1]
-    moved = node_split._move(tree, [node_split._Cut(2, 2), node_split._Cut(3, 3)])
+    cuts = node_split._Cuts(np.array([2, 3]), np.array([2, 3]))
+    moved = node_split._move(tree, cuts)
     moved.check_integrity()
     assert sorted(moved.segment) == [0, 1, 3, 3]
     assert moved.unique_tokens == moved.prompt_tokens

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sglang.srt.blendserve.planner.cost_model import CostModel, density
-from sglang.srt.blendserve.planner.prefix_tree import PrefixTree
+from sglang.srt.blendserve.planner.prefix_tree import PrefixTree, path_sums
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -75,13 +75,18 @@ class Annotations:
 
 
 def request_costs(
-    tree: PrefixTree, output_tokens: Floats, cost: CostModel, kv_reads: Floats | None = None
+    tree: PrefixTree,
+    output_tokens: Floats,
+    cost: CostModel,
+    kv_reads: Floats | None = None,
+    same: RequestCosts | None = None,
 ) -> RequestCosts:
     """What each request of ``tree`` costs.
 
     ``output_tokens``: (requests,) predicted lengths. ``kv_reads``: (requests,) KV tokens they
     are expected to read in decoding; without it, as if the predictions were exact. (The paper's
     Mem, p d + d^2 / 2, is convex in d: lengths that vary read more than their mean does.)
+    ``same``: costs of these requests in a tree of another shape, otherwise for the same arguments.
     """
     leaves, requests = tree.leaf_nodes, tree.leaf_requests
     below = np.maximum(tree.leaf_end - tree.leaf_start, 1)
@@ -94,20 +99,23 @@ def request_costs(
         placed[requests] = values
         return placed
 
-    prompt_tokens = np.zeros(tree.requests, dtype=np.int64)
-    prompt_tokens[requests] = prompt
-    return RequestCosts(
-        prompt_tokens=prompt_tokens,
-        output_tokens=by_request(output),
-        computed_tokens=by_request(tree.path_sum(tree.segment / below)[leaves]),
-        compute_seconds=by_request(
-            tree.path_sum(prefill / below)[leaves] + cost.output_seconds(prompt, output)
-        ),
-        memory_seconds=by_request(
+    if same is not None:
+        prompt_tokens, memory = same.prompt_tokens, same.memory_seconds
+    else:
+        prompt_tokens = np.zeros(tree.requests, dtype=np.int64)
+        prompt_tokens[requests] = prompt
+        memory = by_request(
             cost.memory_seconds(prompt, output)
             if kv_reads is None
             else cost.kv_read_seconds(kv_reads[requests])
-        ),
+        )
+    own, shared = path_sums(tree.parent, (tree.segment / below, prefill / below))
+    return RequestCosts(
+        prompt_tokens=prompt_tokens,
+        output_tokens=by_request(output) if same is None else same.output_tokens,
+        computed_tokens=by_request(own[leaves]),
+        compute_seconds=by_request(shared[leaves] + cost.output_seconds(prompt, output)),
+        memory_seconds=memory,
     )
 
 

@@ -56,6 +56,9 @@ class CurrentPlan:
         self._learn_at = (0, 0)
         self._sample: list[int] = []
         self._compute = self._memory = self._tokens = 0.0
+        nothing = np.zeros(0).data
+        self._work = nothing, nothing, nothing
+        """Of each request, for quick look-up one by one: seconds of compute and memory, tokens."""
 
     @property
     def requests(self) -> int:
@@ -135,7 +138,14 @@ class CurrentPlan:
     def _make(self, work: Callable[[], Planned], census: Census) -> bool:
         if self._background is None:
             return self._adopt(work())
-        self._background.begin(work, len(census.requests))
+
+        def work_and_report() -> Planned:
+            planned = work()
+            if planned.order is not None:
+                _ = planned.order.plan.density  # here, not while steps wait for a status report
+            return planned
+
+        self._background.begin(work_and_report, len(census.requests))
         return False
 
     def _adopt(self, planned: Planned) -> bool:
@@ -170,7 +180,9 @@ class CurrentPlan:
         self.plan, self.scanner = plan, scanner
         self._compute = float(plan.compute_seconds[waiting].sum())
         self._memory = float(plan.memory_seconds[waiting].sum())
-        self._tokens = float((plan.computed_tokens + plan.output_tokens)[waiting].sum())
+        tokens = plan.computed_tokens + plan.output_tokens
+        self._tokens = float(tokens[waiting].sum())
+        self._work = plan.compute_seconds.data, plan.memory_seconds.data, tokens.data
         self.orders += 1
 
     def _learn_later(self) -> None:
@@ -192,11 +204,10 @@ class CurrentPlan:
         if request not in self.scanner:
             return
         self.scanner.discard(request)
-        plan = self.plan
-        assert plan is not None
-        self._compute -= float(plan.compute_seconds[request])
-        self._memory -= float(plan.memory_seconds[request])
-        self._tokens -= float(plan.computed_tokens[request] + plan.output_tokens[request])
+        compute, memory, tokens = self._work
+        self._compute -= compute[request]
+        self._memory -= memory[request]
+        self._tokens -= tokens[request]
 
     def started(self, request: int) -> None:
         """``request`` runs for the first time."""

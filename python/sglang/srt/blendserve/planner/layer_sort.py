@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from sglang.srt.blendserve.planner.annotations import Annotations
+import numpy as np
+from numpy.typing import NDArray
+
 from sglang.srt.blendserve.planner.prefix_tree import PrefixTree
 
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
 
-def layer_sort(tree: PrefixTree, annotations: Annotations) -> tuple[PrefixTree, Annotations]:
-    """``tree`` with the children of every node in order of falling density.
+
+def layer_sort(tree: PrefixTree, density: Floats) -> tuple[PrefixTree, Ints]:
+    """``tree`` with the children of every node in order of falling ``density`` (nodes,).
 
     The shape stays, so depth-first order keeps all of its sharing. Siblings of equal density
-    keep their order, which makes the result a function of the prompts alone.
+    keep their order, which makes the result a function of the prompts alone. Also returns the
+    (nodes,) order of the nodes, as `PrefixTree.reordered` does.
     """
-    sorted_tree, order = tree.reordered(-annotations.density)
-    return sorted_tree, annotations.take(order)
+    return tree.reordered(-density)

@@ -28,6 +28,8 @@ The paper leaves some room, and this is how it is filled:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +40,7 @@ from sglang.srt.blendserve.planner.annotations import (
     annotate,
     request_costs,
 )
-from sglang.srt.blendserve.planner.cost_model import CostModel
+from sglang.srt.blendserve.planner.cost_model import CostModel, density
 from sglang.srt.blendserve.planner.layer_sort import layer_sort
 from sglang.srt.blendserve.planner.prefix_tree import PrefixTree, preorder
 
@@ -55,22 +57,34 @@ _LOG_DENSITY_LIMIT = 14.0
 """Log densities are cut off at about one to a million either way; 0 and infinity occur."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SortedTree:
     """A layer-sorted tree with its costs."""
 
     tree: PrefixTree
-    annotations: Annotations
     costs: RequestCosts
+    unsorted: PrefixTree
+    order: Ints
+    """(nodes,) node of ``unsorted`` at each place of ``tree``."""
+
+    @cached_property
+    def annotations(self) -> Annotations:
+        """Per node of ``tree``: for reports, the splits need none."""
+        return annotate(self.unsorted, self.costs).take(self.order)
 
 
 def sort_tree(
-    tree: PrefixTree, output_tokens: Floats, cost: CostModel, kv_reads: Floats | None = None
+    tree: PrefixTree,
+    output_tokens: Floats,
+    cost: CostModel,
+    kv_reads: Floats | None = None,
+    same: RequestCosts | None = None,
 ) -> SortedTree:
-    """Annotate ``tree`` for predicted lengths (as in `request_costs`) and layer-sort it."""
-    costs = request_costs(tree, output_tokens, cost, kv_reads)
-    tree, annotations = layer_sort(tree, annotate(tree, costs))
-    return SortedTree(tree, annotations, costs)
+    """Layer-sort ``tree`` for predicted lengths; arguments as of `request_costs`."""
+    costs = request_costs(tree, output_tokens, cost, kv_reads, same)
+    by_node = density(tree.leaf_sum(costs.compute_seconds), tree.leaf_sum(costs.memory_seconds))
+    in_order, order = layer_sort(tree, by_node)
+    return SortedTree(in_order, costs, tree, order)
 
 
 def split_tree(
@@ -95,26 +109,27 @@ def split_tree(
     error, prefix_errors = _errors(sorted_tree)
     for _ in range(_ROUNDS):
         cuts = _choose(sorted_tree, prefix_errors, moved, budget)
-        if not cuts:
+        if not cuts.first.size:
             break
         tree = sorted_tree.tree
-        candidate = sort_tree(_move(tree, cuts), output_tokens, cost, kv_reads)
+        parts = _move(tree, cuts)
+        candidate = sort_tree(parts, output_tokens, cost, kv_reads, same=sorted_tree.costs)
         new_error, prefix_errors = _errors(candidate)
         if new_error > (1 - _LEAST_PROGRESS) * error:
             break
         budget -= candidate.tree.unique_tokens - tree.unique_tokens
-        for cut in cuts:
-            moved[tree.leaf_requests[tree.leaf_start[cut.first] : tree.leaf_end[cut.last]]] = True
+        leaves, _ = _ranges(tree.leaf_start[cuts.first], tree.leaf_end[cuts.last])
+        moved[tree.leaf_requests[leaves]] = True
         sorted_tree, error = candidate, new_error
     return sorted_tree
 
 
-@dataclass(frozen=True, slots=True)
-class _Cut:
-    """A run of siblings to cut off: from node ``first`` to node ``last`` and its subtree."""
+class _Cuts(NamedTuple):
+    """k runs of siblings to cut off, each from a node ``first`` to a node ``last`` and its
+    subtree; no two of them nest."""
 
-    first: int
-    last: int
+    first: Ints
+    last: Ints
 
 
 def _errors(sorted_tree: SortedTree) -> tuple[float, Floats]:
@@ -140,7 +155,7 @@ def _errors(sorted_tree: SortedTree) -> tuple[float, Floats]:
     return float(sums[3, -1]), sums
 
 
-def _choose(sorted_tree: SortedTree, sums: Floats, moved: Bools, budget: int) -> list[_Cut]:
+def _choose(sorted_tree: SortedTree, sums: Floats, moved: Bools, budget: int) -> _Cuts:
     """The cuts of one round: most gain per recomputed token first, within ``budget`` tokens.
 
     After the first cut, which may use the whole budget, only half of it is spent.
@@ -163,18 +178,24 @@ def _choose(sorted_tree: SortedTree, sums: Floats, moved: Bools, budget: int) ->
     ]
     first, last, gain = (np.concatenate(columns) for columns in zip(*found, strict=True))
     best = np.lexsort((first, -gain / np.maximum(cost[first], 1)))[: (first.size + 3) // 4]
-    taken = np.zeros(tree.leaf_nodes.size, dtype=np.bool_)
-    cuts: list[_Cut] = []
+    first, last = first[best], last[best]
+    prices, starts, ends = cost[first], low[first].tolist(), high[last].tolist()
+    cheapest = np.minimum.accumulate(prices[::-1])[::-1].tolist()  # of this run and all after it
+    taken = bytearray(tree.leaf_nodes.size)
+    chosen: list[int] = []
     spent = 0
-    for at in best.tolist():
-        leaves = slice(low[first[at]], high[last[at]])
-        price = int(cost[first[at]])
-        if taken[leaves].any() or (cuts and spent + price > budget / 2):
+    for run, price in enumerate(prices.tolist()):
+        if chosen and spent + price > budget / 2:
+            if spent + cheapest[run] > budget / 2:
+                break
             continue
-        taken[leaves] = True
+        start, end = starts[run], ends[run]
+        if taken.find(1, start, end) >= 0:
+            continue
+        taken[start:end] = b"\1" * (end - start)
         spent += price
-        cuts.append(_Cut(int(first[at]), int(last[at])))
-    return cuts
+        chosen.append(run)
+    return _Cuts(first[chosen], last[chosen])
 
 
 def _best_by_parent(
@@ -205,26 +226,33 @@ def _last_child(tree: PrefixTree) -> Ints:
     return last
 
 
-def _move(tree: PrefixTree, cuts: list[_Cut]) -> PrefixTree:
+def _ranges(starts: Ints, ends: Ints) -> tuple[Ints, Ints]:
+    """All places of k ranges, and of which range each is."""
+    sizes = ends - starts
+    which = np.repeat(np.arange(starts.size), sizes)
+    before = np.cumsum(sizes) - sizes
+    return np.arange(which.size) + (starts - before)[which], which
+
+
+def _move(tree: PrefixTree, cuts: _Cuts) -> PrefixTree:
     """``tree`` with each run of siblings below the root, under a copy of its prefix.
 
     A single child needs no copy: its own segment then spans the whole prefix.
     """
-    starts = np.array([cut.first for cut in cuts])
-    ends = tree.subtree_end[[cut.last for cut in cuts]]
-    single = np.array([cut.first == cut.last for cut in cuts])
+    starts, ends = cuts.first, tree.subtree_end[cuts.last]
+    single = cuts.first == cuts.last
+    nodes, of_run = _ranges(starts, ends)
     moved = np.zeros(tree.nodes, dtype=np.bool_)
+    moved[nodes] = True
     run = np.full(tree.nodes, -1)
-    for index, (start, end) in enumerate(zip(starts, ends, strict=True)):
-        moved[start:end] = True
-        run[start:end] = index
+    run[nodes] = of_run
     stays = np.append(0, np.cumsum(~moved[tree.leaf_nodes]))
     keep = moved | (stays[tree.leaf_end] > stays[tree.leaf_start])
     keep[0] = True
     # New numbering, not yet in preorder: the kept nodes, then one copy of a prefix per run.
     place = np.cumsum(keep) - 1
     copies = np.flatnonzero(~single)
-    copy_of_run = np.zeros(len(cuts), dtype=np.int64)
+    copy_of_run = np.zeros(starts.size, dtype=np.int64)
     copy_of_run[copies] = keep.sum() + np.arange(copies.size)
     top_of_run = moved & ~moved[tree.parent]  # runs do not nest
     parent = np.where(top_of_run, copy_of_run[run], place[tree.parent])[keep]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from sglang.srt.blendserve.planner.annotations import Annotations, RequestCosts
 from sglang.srt.blendserve.planner.cost_model import CostModel, density
 from sglang.srt.blendserve.planner.merge import merge_units
-from sglang.srt.blendserve.planner.node_split import sort_tree, split_tree
+from sglang.srt.blendserve.planner.node_split import SortedTree, sort_tree, split_tree
 from sglang.srt.blendserve.planner.prefix_tree import PrefixTree
 
 Ints = NDArray[np.int64]
@@ -28,7 +29,7 @@ KEEP_SHARING = 0.99
 """Part of the prefix sharing that node splits leave (paper section 5.2)."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Plan:
     """A scan order over m planned requests out of n, most compute-bound first.
 
@@ -40,10 +41,6 @@ class Plan:
     """(m,) request at each scan position."""
     position: Ints
     """(n,) scan position of each request; -1 where it is not planned."""
-    unit: Ints
-    """(m,) scheduling unit along the scan, never falling."""
-    density: Floats
-    """(m,) compute density of the unit along the scan, never rising."""
 
     prompt_tokens: Ints
     """(n,) by request."""
@@ -70,10 +67,34 @@ class Plan:
 
     trie: PrefixTree
     """The prefix tree as built."""
-    tree: PrefixTree
-    """The same sorted and split: its leaves from left to right are ``order``."""
-    annotations: Annotations
-    """Per node of ``tree``."""
+    sorted_tree: SortedTree
+    """The same sorted and split."""
+
+    # What only reports read is made when it is first read.
+
+    @property
+    def tree(self) -> PrefixTree:
+        """The sorted and split tree: its leaves from left to right are ``order``."""
+        return self.sorted_tree.tree
+
+    @property
+    def annotations(self) -> Annotations:
+        """Per node of ``tree``."""
+        return self.sorted_tree.annotations
+
+    @property
+    def unit(self) -> Ints:
+        """(m,) scheduling unit along the scan, never falling."""
+        return self._units[0]
+
+    @property
+    def density(self) -> Floats:
+        """(m,) compute density of the unit along the scan, never rising."""
+        return self._units[1]
+
+    @cached_property
+    def _units(self) -> tuple[Ints, Floats]:
+        return merge_units(self.compute_seconds[self.order], self.memory_seconds[self.order])
 
     @property
     def root_density(self) -> float:
@@ -164,14 +185,11 @@ def plan_tree(
     order = tree.leaf_requests
     position = np.full(trie.requests, -1, dtype=np.int64)
     position[order] = np.arange(order.size)
-    unit, unit_density = merge_units(costs.compute_seconds[order], costs.memory_seconds[order])
     compute = float(whole.costs.compute_seconds.sum())
     memory = float(whole.costs.memory_seconds.sum())
     return Plan(
         order=order,
         position=position,
-        unit=unit,
-        density=unit_density,
         prompt_tokens=costs.prompt_tokens,
         output_tokens=costs.output_tokens,
         computed_tokens=costs.computed_tokens,
@@ -184,8 +202,7 @@ def plan_tree(
         total_compute_seconds=float(costs.compute_seconds.sum()),
         total_memory_seconds=memory,
         trie=trie,
-        tree=tree,
-        annotations=done.annotations,
+        sorted_tree=done,
     )
 
 

@@ -195,17 +195,23 @@ class PrefixTree:
 
 
 def path_sum(parent: Ints, values: NDArray[Number]) -> NDArray[Number]:
-    """(nodes,) sums of ``values`` from the root (node 0) to each node; any order of nodes.
+    """(nodes,) sums of ``values`` from the root (node 0) to each node; any order of nodes."""
+    return path_sums(parent, (values,))[0]
+
+
+def path_sums(parent: Ints, several: Sequence[NDArray[Number]]) -> list[NDArray[Number]]:
+    """`path_sum` of ``several`` arrays (nodes,) at once.
 
     Pointer jumping: log2(height) passes, however deep the tree is.
     """
-    total = values.copy()
-    total[:1] = 0
+    totals = [values.copy() for values in several]
+    for total in totals:
+        total[:1] = 0
     ancestor = parent
     while ancestor.any():
-        total = total + total[ancestor]
+        totals = [total + total[ancestor] for total in totals]
         ancestor = ancestor[ancestor]
-    return total + values[:1]
+    return [total + values[:1] for total, values in zip(totals, several, strict=True)]
 
 
 def preorder(parent: Ints, size: Ints, rank: NDArray[np.number]) -> Ints:

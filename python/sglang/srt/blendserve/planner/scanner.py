@@ -36,6 +36,8 @@ class DualScanner:
         if (self._position >= 0).sum() != order.size:
             raise ValueError("the order names a request twice")
         self._waiting = np.ones(order.size, dtype=np.bool_)
+        # Single entries are read all the time: from a memoryview at a third of an array's cost.
+        self._place_of, self._waits = self._position.data, self._waiting.data
         self._count = order.size
         self._front = 0
         self._back = order.size - 1
@@ -46,10 +48,10 @@ class DualScanner:
 
     def __contains__(self, request: int) -> bool:
         """Whether ``request`` is still to be handed out."""
-        if not 0 <= request < self._position.size:
+        if not 0 <= request < len(self._place_of):
             return False
-        position = self._position[request]
-        return bool(position >= 0 and self._waiting[position])
+        position = self._place_of[request]
+        return position >= 0 and bool(self._waits[position])
 
     def peek(self, side: Side) -> int | None:
         """The next request at ``side``; None when all are handed out."""
@@ -72,7 +74,7 @@ class DualScanner:
         """
         if request not in self:
             raise KeyError(f"request {request} is not waiting in this plan")
-        self._waiting[self._position[request]] = False
+        self._waits[self._place_of[request]] = False
         self._count -= 1
 
     def put_back(self, request: int) -> None:
@@ -126,7 +128,7 @@ class DualScanner:
 
     def waits_at(self, position: int) -> bool:
         """Whether the request at ``position`` still waits; False for -1."""
-        return position >= 0 and bool(self._waiting[position])
+        return position >= 0 and bool(self._waits[position])
 
     def waiting_span(self, positions: Ints) -> tuple[int, int] | None:
         """The first and the last of ascending ``positions`` that still wait; None if none does.
@@ -149,10 +151,10 @@ class DualScanner:
     def _cursor(self, side: Side) -> int:
         """Position of the next waiting request at ``side``; there must be one."""
         if side is Side.COMPUTE:
-            while not self._waiting[self._front]:
+            while not self._waits[self._front]:
                 self._front += 1
             return self._front
-        while not self._waiting[self._back]:
+        while not self._waits[self._back]:
             self._back -= 1
         return self._back
 

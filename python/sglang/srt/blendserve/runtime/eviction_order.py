@@ -87,6 +87,19 @@ class EvictionOrder:
         self._number.pop(node, None)
         self._fresh[node] = None
 
+    def comes_next(self, above: TreeNode, evicted: TreeNode) -> bool:
+        """Whether ``above``, whose last child was just ``evicted``, is a leaf of the same age.
+
+        Without a look at what became a leaf before: behind a prompt that has ended, the few tokens
+        of its output are a leaf, the many of the prompt itself become one when these are gone.
+        """
+        return above in self._fresh and not self._recency(evicted) < self._recency(above)
+
+    def assess(self, node: TreeNode, use: Use, upcoming: UpcomingUse | None) -> None:
+        """Give the leaf ``node``, of which ``use`` is known, its place in the order now."""
+        del self._fresh[node]
+        self._push(node, use, 0 if upcoming is None else upcoming.returns)
+
     def discard(self, node: TreeNode) -> None:
         """``node`` is no evictable leaf (any more)."""
         self._number.pop(node, None)

@@ -42,8 +42,12 @@ logger = logging.getLogger(__name__)
 _NEARLY_FULL = 16
 """The cache is nearly full when no more than this fraction of its slots is free."""
 
-_AHEAD = 3
-"""Leaves that are evicted ahead of need in one step."""
+_FEW = 64
+"""Slots are evicted ahead of need when no more than this fraction of them is free."""
+
+_AHEAD_STEPS, _AHEAD = 2, 4
+"""Every so many steps, so many leaves at most are evicted ahead of need. Not in each step: giving
+slots back copies the list of the free ones, however few they are."""
 
 _LEAST_CUT = 64
 """Tokens that are evicted from a needed leaf at least, so that it is not split token by token."""
@@ -96,7 +100,7 @@ class BlendRadixCache(RadixCache):
         self.pool: RequestPool | None = None
         self._followed: tuple[Any, Any] = (None, None)
         self._order = EvictionOrder(lambda node: self.eviction_strategy.get_priority(node))
-        self._checked_at = 0
+        self._checked_at = self._steps = 0
         self.evicted_tokens = 0
         """Tokens evicted since the start."""
         self.evicted_needed_tokens = 0
@@ -166,15 +170,28 @@ class BlendRadixCache(RadixCache):
         if grouped:
             allocator.free_group_begin()  # one change of the free list instead of one per node
         evicted = leaves = 0
+
+        def use_of(leaf: TreeNode) -> Use:
+            return self._use(leaf, upcoming)
+
+        above: TreeNode | None = None
         while evicted < tokens and leaves != most:
-            found = self._order.pop(
-                lambda leaf: self._use(leaf, upcoming), upcoming, unneeded=most is not None
-            )
-            if found is None:
-                break
-            node, use = found
+            if above is not None:
+                node, use = above, use_of(above)
+                if use.next_use is not None:
+                    self._order.assess(node, use, upcoming)
+                    above = None
+                    continue
+            else:
+                found = self._order.pop(use_of, upcoming, unneeded=most is not None)
+                if found is None:
+                    break
+                node, use = found
             self._cut(node, use, upcoming, tokens - evicted)
+            above = node.parent
             size = self._remove(node)
+            if not self._order.comes_next(above, node):
+                above = None
             evicted += size
             leaves += 1
             self.evicted_needed_tokens += size if use.next_use is not None else 0
@@ -187,8 +204,11 @@ class BlendRadixCache(RadixCache):
 
         So the work of a large prefill's evictions is spread over the steps before it.
         """
+        self._steps += 1
+        if self._steps % _AHEAD_STEPS:
+            return
         free = self.token_to_kv_pool_allocator.available_size()
-        short = self.token_to_kv_pool_allocator.size // _NEARLY_FULL - free
+        short = self.token_to_kv_pool_allocator.size // _FEW - free
         if short > 0 and not self.disable:
             self._evict(short, most=_AHEAD)
 
