@@ -67,21 +67,36 @@ def test_every_request_ends_once_whatever_its_length(
     assert engine.most_used <= SLOTS
 
 
-@settings(deadline=None, max_examples=30)
-@given(requests=requests)
-def test_known_lengths_are_never_retracted(requests: list[tuple[list[int], int, int]]) -> None:
-    """Where nothing is shared. A shared prefix is counted for the request that computed it only;
-    when that one ends first, what it was thought to give back is still held by the others."""
+@settings(deadline=None, max_examples=150)
+@given(
+    requests=requests,
+    shared=st.integers(0, 120),
+    prefixes=st.integers(1, 3),
+    chunk=st.sampled_from([16, 64, 400]),
+    pace=st.sampled_from(["ratio", "fixed"]),
+)
+def test_known_lengths_are_never_retracted(
+    requests: list[tuple[list[int], int, int]], shared: int, prefixes: int, chunk: int, pace: str
+) -> None:
+    """Whoever computed a shared prefix, it is in use until the last one in flight that begins
+    with it has ended."""
     engine = engine_for(
         [
-            ([10 + number, *prompt], tokens, tokens)
+            (
+                [*range(1000 * (number % prefixes), 1000 * (number % prefixes) + shared), *prompt],
+                tokens,
+                tokens,
+            )
             for number, (prompt, tokens, _) in enumerate(requests)
-        ]
+        ],
+        chunk=chunk,
+        pace=pace,
     )
     for request in engine.pool.waiting():
         request.known_length = True
     engine.run()
     assert engine.retractions == 0
+    assert engine.most_used <= SLOTS
 
 
 def test_a_pool_that_never_runs_empty_forgets_what_has_ended(

@@ -42,10 +42,11 @@ class PeakAdmission:
         held = np.asarray(kv_tokens, dtype=np.float64)
         remaining = np.asarray(remaining_tokens, dtype=np.float64)
         self._parts = remaining.shape[1] if remaining.ndim == 2 else 1
-        self._kv: Floats = held
+        self._kv: Floats = held.copy()
         self._remaining: Floats = remaining.reshape(held.size, self._parts)
         self._joined: list[tuple[float, Floats]] = []
         self._slack = 0.0
+        self._kept = 0.0
         self._sum = float(held.sum())
         self._sort()
 
@@ -74,7 +75,7 @@ class PeakAdmission:
     def peak(self) -> float:
         """Largest number of KV tokens the set is predicted to hold at once."""
         self._settle()
-        return self._highest
+        return self._highest + self._kept
 
     def peak_with(self, kv_tokens: float, remaining_tokens: ArrayLike) -> float:
         """The peak if a request of ``kv_tokens`` that runs for ``remaining_tokens`` joined.
@@ -82,7 +83,8 @@ class PeakAdmission:
         ``remaining_tokens``: one number, or (q,) equally likely ones, ascending.
         """
         self._settle()
-        return max(self._peak_parts(kv_tokens, self._ascending(remaining_tokens)), self.peak)
+        beside = self._peak_parts(kv_tokens, self._ascending(remaining_tokens)) + self._kept
+        return max(beside, self.peak)
 
     def fits(self, kv_tokens: float, remaining_tokens: ArrayLike, limit: float) -> bool:
         """Whether the peak stays under ``limit`` while a request that joined would be there.
@@ -91,6 +93,7 @@ class PeakAdmission:
         joined count with all they will ever hold, at once, unless that decides.
         """
         ends = self._ascending(remaining_tokens)
+        limit -= self._kept
         room = limit - self._slack
         if self._highest + kv_tokens + float(ends[-1]) < room - _ROUNDING:
             return True  # even if all peaks met
@@ -107,6 +110,16 @@ class PeakAdmission:
         self._joined.append((float(kv_tokens), ends))
         self._slack += kv_tokens + float(ends[-1])
         self._sum += kv_tokens
+
+    def share(self, member: int, kv_tokens: float) -> None:
+        """``kv_tokens`` that ``member`` would free when it ends are held by others, too, now.
+
+        ``member``: its number, in the order of joining. The tokens stay whatever ends.
+        """
+        self._settle()
+        self._kv[member] -= kv_tokens
+        self._kept += kv_tokens
+        self._sort()
 
     def _settle(self) -> None:
         """Put the requests that have joined in their places."""

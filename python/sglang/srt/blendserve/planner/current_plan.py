@@ -214,6 +214,11 @@ class CurrentPlan:
         if self.outlook is not None and request < self.requests:
             self.outlook.started(request)
 
+    def not_started(self, request: int) -> None:
+        """``request`` was given back before it had generated anything."""
+        if self.outlook is not None and request < self.requests:
+            self.outlook.started(request, -1)
+
     def finished(self, request: int, output_tokens: int) -> None:
         """``request`` has ended by itself: a length seen."""
         if self.made is not None and request < self.requests:

@@ -37,6 +37,7 @@ class InFlightColumns:
         self._fixed: Floats = np.zeros((2, 0))  # prompt and held tokens
         self._joined = {request.index: request for request in running}
         self._left: set[int] = set()
+        self._changed: set[int] = set()
 
     def join(self, request: PoolRequest) -> None:
         """``request`` goes in flight; its ``held_tokens`` may be set until the next `read`."""
@@ -47,10 +48,16 @@ class InFlightColumns:
         if self._joined.pop(request.index, None) is None:
             self._left.add(request.index)
 
+    def change(self, request: PoolRequest) -> None:
+        """The ``held_tokens`` of ``request``, which is in flight, are others now."""
+        self._changed.add(request.index)
+
     def read(self) -> InFlight:
         """The columns as of now."""
         if self._left:
             self._drop()
+        if self._changed:
+            self._look_again()
         if self._joined:
             self._append()
         requests = self._requests
@@ -63,6 +70,13 @@ class InFlightColumns:
         self._requests = [r for r, stays in zip(self._requests, keep, strict=True) if stays]
         self._index, self._fixed = self._index[keep], self._fixed[:, keep]
         self._left = set()
+
+    def _look_again(self) -> None:
+        self._fixed = self._fixed.copy()
+        for at, request in enumerate(self._requests):
+            if request.index in self._changed:
+                self._fixed[1, at] = request.held_tokens
+        self._changed = set()
 
     def _append(self) -> None:
         joined = [*self._joined.values()]

@@ -55,9 +55,9 @@ class Outlook:
         other._started, other._finished = self._started.copy(), self._finished.copy()
         return other
 
-    def started(self, request: int) -> None:
-        """``request`` was handed to the engine."""
-        self._started[self._kind[request]] += 1
+    def started(self, request: int, count: int = 1) -> None:
+        """``request`` was handed to the engine (``count`` -1: and given back untouched)."""
+        self._started[self._kind[request]] += count
 
     def finished(self, request: int) -> None:
         """``request`` has ended by itself."""
@@ -90,6 +90,12 @@ class Outlook:
             mixed = np.log(learned[unsure]) * weight + np.log(wide.clip(1.0)) * (1 - weight)
             learned[unsure] = np.exp(mixed)
         return learned
+
+    def doubt(self, requests: ArrayLike) -> Floats:
+        """(m,) how little is known of the kinds of ``requests`` (m,), from 0 to 1."""
+        index = np.asarray(requests, dtype=np.int64)
+        unsure = 1 - self._belief[self._kind[index]]
+        return np.asarray(np.where(self._exact[index], 0.0, unsure))
 
     def fresh(self, request: int) -> Floats:
         """(q,) equally likely lengths of a request that has not begun, at the last `renew`."""

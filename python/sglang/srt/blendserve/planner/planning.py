@@ -103,6 +103,17 @@ class Ancestors:
         leaf_parent[tree.leaf_requests] = tree.parent[tree.leaf_nodes]
         return cls(leaf_parent.tolist(), tree.parent.tolist(), tree.depth.tolist())
 
+    def above(self, request: int) -> list[tuple[int, int]]:
+        """All nodes above ``request``, deepest first, each with its segment's length, tokens."""
+        if request >= len(self.leaf_parent):
+            return []
+        node, nodes = self.leaf_parent[request], []
+        while node:
+            parent = self.parent[node]
+            nodes.append((node, self.depth[node] - self.depth[parent]))
+            node = parent
+        return nodes
+
     def beyond(self, request: int, tokens: int) -> list[int]:
         """Nodes of shared prefixes of ``request`` that reach beyond its first ``tokens``."""
         if request >= len(self.leaf_parent):

@@ -25,6 +25,7 @@ from sglang.srt.blendserve.planner.planning import Planned, Planner
 from sglang.srt.blendserve.planner.pool_request import PoolRequest, Tokens
 from sglang.srt.blendserve.planner.roster import Roster
 from sglang.srt.blendserve.planner.scanner import DualScanner, Side
+from sglang.srt.blendserve.planner.shared_prefixes import SharedPrefixes
 from sglang.srt.blendserve.planner.upcoming import UpcomingUse
 
 __all__ = ["SAMPLE", "PoolRequest", "RequestPool", "Tokens"]
@@ -58,6 +59,8 @@ class RequestPool:
         self._roster = Roster()
         self._current = CurrentPlan(self._roster, self._planner, background, None)
         self._plans_before = 0
+        self.prefixes = SharedPrefixes(self._roster.held_otherwise)
+        """Which shared prefixes are in use."""
 
     # --- what there is --------------------------------------------------------------------
 
@@ -165,15 +168,23 @@ class RequestPool:
         ``idle_seconds``: how long the engine, having nothing else to do, can wait for a plan that
         is being made in the background. To be called once in each scheduling pass.
         """
-        return self._current.renew_if_due(quiet=quiet, idle_seconds=idle_seconds)
+        renewed = self._current.renew_if_due(quiet=quiet, idle_seconds=idle_seconds)
+        self._follow_tree()
+        return renewed
 
     def make_plan(self) -> None:
         """Plan everything that waits, with the lengths as they are predicted now."""
         self._current.renew()
+        self._follow_tree()
 
     def replan(self) -> None:
         """Order what still waits anew for the lengths as they are predicted now."""
         self._current.renew_order()
+
+    def _follow_tree(self) -> None:
+        made = self._current.made
+        if made is not None:
+            self.prefixes.follow(made.ancestors, self._roster.running.values())
 
     # --- handing out ------------------------------------------------------------------------
 
@@ -206,9 +217,13 @@ class RequestPool:
         self._roster.start(request)
         if not request.generated:
             self._current.started(request.index)
+        self.prefixes.enter(request)
 
     def put_back(self, request: PoolRequest, *, first: bool = True) -> None:
         """The engine returns ``request`` (refused or retracted); it keeps its turn."""
+        self.prefixes.leave(request)
+        if not request.generated:
+            self._current.not_started(request.index)
         self._roster.put_back(request, first=first)
         self._current.returns_changed = True
 
@@ -222,7 +237,9 @@ class RequestPool:
         """``request`` has left the engine (ended, aborted or failed)."""
         if request.rid not in self:
             return
-        if request.index not in self._roster.running:
+        if request.index in self._roster.running:
+            self.prefixes.leave(request)
+        else:
             self._leave(request)
         self._roster.remove(request)
         request.payload = None
@@ -243,4 +260,5 @@ class RequestPool:
         self._plans_before = self.plans_made
         prior = self._current.prior()
         self._roster = Roster()
+        self.prefixes = SharedPrefixes(self._roster.held_otherwise)
         self._current = CurrentPlan(self._roster, self._planner, self._background, prior)

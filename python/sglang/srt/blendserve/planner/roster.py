@@ -78,6 +78,10 @@ class Roster:
         self.running[request.index] = request
         self._columns.join(request)
 
+    def held_otherwise(self, request: PoolRequest) -> None:
+        """The ``held_tokens`` of ``request``, which is in flight, are others now."""
+        self._columns.change(request)
+
     def in_flight(self) -> InFlight:
         """Those that run, as columns."""
         return self._columns.read()

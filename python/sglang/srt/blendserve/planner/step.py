@@ -19,6 +19,7 @@ from sglang.srt.blendserve.planner.pacing import (
     compute_scarcity,
 )
 from sglang.srt.blendserve.planner.pool_request import PoolRequest
+from sglang.srt.blendserve.planner.safety_margin import SafetyMargin
 from sglang.srt.blendserve.planner.scanner import Side, memory_partition
 from sglang.srt.blendserve.planner.step_state import EngineState, Selection
 
@@ -77,15 +78,24 @@ class Step:
     def admission(self) -> PeakAdmission:
         """The memory that all in flight are predicted to need."""
         running = self.in_flight
-        return self.policy.admission(running.held_tokens + running.generated, self.remaining)
+        held = running.held_tokens + running.generated
+        return self.policy.admission(held, self._until_the_end())
 
     @cached_property
     def limit(self) -> float:
         """KV tokens that the predicted peak may reach."""
         running = self.in_flight
-        held = float((running.held_tokens + running.generated).sum())
+        # What is not computed yet of a prompt holds no slots yet.
+        held = float((running.held_tokens + running.generated).sum()) - self.state.chunk_tokens
         others = self.state.used_slots - held + self.state.online_growth
         return self.pool.kv_slots - max(others, 0.0)
+
+    @cached_property
+    def margin(self) -> SafetyMargin:
+        """How far the memory in use may exceed the predicted peak."""
+        outlook, indices = self.pool.outlook, self.in_flight.indices
+        doubt = np.zeros(0) if outlook is None else outlook.doubt(indices)
+        return SafetyMargin(self.remaining, doubt)
 
     @cached_property
     def computing(self) -> set[int]:
@@ -110,6 +120,29 @@ class Step:
             waiting.compute + compute, waiting.memory + float(cost.kv_read_seconds(reads))
         )
 
+    def _until_the_end(self) -> Floats:
+        """(m, q) steps until the requests in flight end: besides those of their output tokens,
+        what is left of a partly computed prompt takes some."""
+        delay = self._delay(self.state.chunk_tokens)
+        if self.state.chunk is None or not delay:
+            return self.remaining
+        steps = self.remaining.copy()
+        steps[self.in_flight.requests.index(self.state.chunk)] += delay
+        return steps
+
+    def _delay(self, tokens: int) -> int:
+        """Steps before the one that computes the last of ``tokens``, at least."""
+        return max(-(-tokens // self.policy.max_tokens) - 1, 0)
+
+    def _must_not_be_late(self) -> bool:
+        """Whether a prompt that is computed more slowly than it could be lets memory run short.
+
+        Each step that it takes puts off its end, when others have grown further. That decides
+        only where lengths are known.
+        """
+        known = bool((self.remaining[:, 0] == self.remaining[:, -1]).all())
+        return known and self.admission.peak + self.state.running > self.limit
+
     def fill(self) -> None:
         """Choose requests until a budget or the memory is used up."""
         state = self.state
@@ -120,6 +153,8 @@ class Step:
             # A prompt that has begun goes on, however little the pace allows: it holds memory.
             self.spent = min(state.chunk_tokens, max(side_budget, self.policy.min_tokens))
             if self.spent < state.chunk_tokens:
+                if self._must_not_be_late():
+                    self.spent = min(state.chunk_tokens, self.policy.max_tokens)
                 self._done()
                 return
         if self.policy.steps % _SHARE_STEPS == 0:
@@ -212,12 +247,41 @@ class Step:
     ) -> bool:
         uncached = self._uncached(request, cached)
         remaining = self._predicted_remaining(request)
-        if not self.admission.fits(uncached, remaining, limit):
+        until_end = remaining + self._delay(uncached)
+        limit = min(limit, self.limit - self.margin.up_to(float(until_end[-1])))
+        if not self._fits(request, self._needs(request, uncached), until_end, limit):
             return False
         if self.policy.whole_prompts and self.spent and self.spent + uncached > budget:
             return False
         self._start(request, side, uncached, remaining, budget)
         return True
+
+    def _fits(self, request: PoolRequest, needs: int, until_end: Floats, limit: float) -> bool:
+        """Whether the predicted peak stays under ``limit`` if ``request`` joins."""
+        if not self.admission.fits(needs, until_end, limit):
+            return False
+        alone = self.pool.prefixes.alone(request)
+        tokens = sum(tokens for _, tokens in alone)
+        if not alone or self.admission.fits(needs + tokens, until_end, limit):
+            return True
+        # What the others would have given back at their end stays until this one has ended, too.
+        for other, tokens in alone:
+            self.admission.share(self._member(other), tokens)
+        fits = self.admission.fits(needs, until_end, limit)
+        for other, tokens in alone:
+            self.admission.share(self._member(other), -tokens)
+        return fits
+
+    def _needs(self, request: PoolRequest, uncached: int) -> int:
+        """KV slots that ``request`` takes besides what others in flight hold already."""
+        return self.pool.prefixes.needs(request, uncached)
+
+    def _member(self, request: PoolRequest) -> int:
+        """Number of a request in flight in `admission`."""
+        before = self.in_flight.requests
+        if request in before:
+            return before.index(request)
+        return len(before) + self.selection.requests.index(request)
 
     def _uncached(self, request: PoolRequest, cached: int) -> int:
         """Tokens to compute before ``request`` decodes (again, after a retraction)."""
@@ -227,10 +291,16 @@ class Step:
     def _start(
         self, request: PoolRequest, side: Side, uncached: int, remaining: Floats, budget: int
     ) -> None:
-        self.admission.add(uncached, remaining)  # first: it is read off what was in flight before
+        # First: it is read off what was in flight before.
+        needs = self._needs(request, uncached)
+        for other, tokens in self.pool.prefixes.alone(request):
+            self.admission.share(self._member(other), tokens)
+        self.admission.add(needs, remaining + self._delay(uncached))
+        assert self.pool.outlook is not None
+        self.margin.add(remaining, float(self.pool.outlook.doubt([request.index])[0]))
         self.pool.start(request)
         request.side = side
-        request.held_tokens = uncached - request.generated
+        request.held_tokens = needs - request.generated
         request.expected_tokens = request.generated + float(remaining.mean())
         if not request.generated:
             self.computing.update(self.pool.shared_above(request, 0))
