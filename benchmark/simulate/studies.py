@@ -22,9 +22,11 @@ ENGINES = ("overlap", "sequential")
 MAIN = 400_000
 """Requests of the main study, as many as the paper's."""
 SMALLER = 200_000
-"""Of studies that compare a policy with itself, and of the full simulation."""
-GRID = 100_000
-"""Of the grid, where the paper has 40,000."""
+"""Of data parallel replicas and of the step-by-step picture."""
+SWEEP = 100_000
+"""Of the sweeps and the grid, where the paper has 40,000."""
+FULL = 50_000
+"""Of the runs through SGLang's scheduler, which takes some minutes for each."""
 
 PEER_CHUNKS = {
     "dfs": (256, 512, 1024, 2048, 8192),
@@ -64,7 +66,7 @@ def full() -> list[Cell]:
     for workload in TRACES:
         for policy in ("dfs", "fcfs", "blendserve"):
             chunks = PEER_CHUNKS.get(policy, (0,))
-            fast = [Cell(policy, workload, SMALLER, chunk=chunk) for chunk in chunks]
+            fast = [Cell(policy, workload, FULL, chunk=chunk) for chunk in chunks]
             rates = {
                 row["cell"]["chunk"]: row["result"]["tokens_per_second"]
                 for row in found
@@ -73,7 +75,7 @@ def full() -> list[Cell]:
             cells += fast
             if len(rates) == len(fast):
                 best = max(rates, key=lambda chunk: rates[chunk])
-                cells.append(Cell(policy, workload, SMALLER, chunk=best, simulation="full"))
+                cells.append(Cell(policy, workload, FULL, chunk=best, simulation="full"))
     return cells
 
 
@@ -89,7 +91,7 @@ def convergence() -> list[Cell]:
 def scale() -> list[Cell]:
     """That a replica stands for the whole."""
     return [
-        Cell(policy, "trace1", 100_000, chunk=chunk, scale=scale)
+        Cell(policy, "trace1", SWEEP, chunk=chunk, scale=scale)
         for scale in (4, 8, 16)
         for policy, chunk in _BESIDE
     ]
@@ -112,7 +114,7 @@ ABLATIONS: dict[str, dict[str, object]] = {
 def ablations() -> list[Cell]:
     """Each part of the policy switched off alone, on a compute- and a memory-bound trace."""
     return [
-        Cell("blendserve", workload, SMALLER, options=dict(options))
+        Cell("blendserve", workload, SWEEP, options=dict(options))
         for workload in ("trace1", "trace4")
         for options in ABLATIONS.values()
     ]
@@ -129,22 +131,23 @@ LENGTHS: dict[str, dict[str, object]] = {
 def lengths() -> list[Cell]:
     """What knowing output lengths is worth, and what wrong ones cost."""
     return [
-        Cell("blendserve", workload, SMALLER, options=dict(options))
+        Cell("blendserve", workload, SWEEP, options=dict(options))
         for workload in ("trace1", "trace4")
         for options in LENGTHS.values()
     ]
 
 
 VARIED = {
-    "reasoning": "density=1.0,sharing=0.05,compute=burstgpt,memory=reasoning",
-    "ShareGPT": "density=1.0,sharing=0.05,compute=azure_code,memory=sharegpt",
+    "ShareGPT chats with videos": "density=0.9,sharing=0.05,compute=sharegpt,memory=video",
+    "BurstGPT with reasoning": "density=1.0,sharing=0.05,compute=burstgpt,memory=reasoning",
+    "ShareGPT with reasoning": "density=1.2,sharing=0.2,compute=sharegpt,memory=reasoning",
 }
 
 
 def variance() -> list[Cell]:
-    """Traces whose output lengths vary much: ShareGPT and reasoning."""
+    """Workloads whose output lengths vary much."""
     return [
-        Cell(policy, workload, 100_000, chunk=chunk)
+        Cell(policy, workload, SWEEP, chunk=chunk)
         for workload in VARIED.values()
         for policy, chunk in _BESIDE
     ]
@@ -153,7 +156,7 @@ def variance() -> list[Cell]:
 def pool() -> list[Cell]:
     """Tight and ample KV caches."""
     return [
-        Cell(policy, "trace2", SMALLER, chunk=chunk, kv_slots=slots)
+        Cell(policy, "trace2", SWEEP, chunk=chunk, kv_slots=slots)
         for slots in (200_000, None, 800_000)
         for policy, chunk in _BESIDE
     ]
@@ -175,7 +178,7 @@ MODELS = (
 def models() -> list[Cell]:
     """Other models and devices, on the same requests."""
     return [
-        Cell(policy, "trace1", SMALLER, chunk=chunk, model=model, device=device, tp=tp)
+        Cell(policy, "trace1", SWEEP, chunk=chunk, model=model, device=device, tp=tp)
         for model, device, tp in MODELS
         for policy, chunk in _BESIDE
     ]
@@ -193,7 +196,7 @@ def mix(density: int, sharing: int) -> str:
 def grid() -> list[Cell]:
     """The paper's 65 mixes of density and sharing."""
     return [
-        Cell(policy, mix(density, sharing), GRID, chunk=chunk)
+        Cell(policy, mix(density, sharing), SWEEP, chunk=chunk)
         for sharing in SHARINGS
         for density in DENSITIES
         for policy, chunk in _BESIDE
@@ -206,7 +209,9 @@ REPLICAS = (1, 2, 4, 8)
 def ranks() -> list[Cell]:
     """Data parallel replicas: the pool divided as SGLang does, and as the paper does."""
     return [
-        Cell("blendserve", "trace1", MAIN, replicas=count, division=division if count > 1 else "")
+        Cell(
+            "blendserve", "trace1", SMALLER, replicas=count, division=division if count > 1 else ""
+        )
         for count in REPLICAS
         for division in (DIVISIONS if count > 1 else DIVISIONS[:1])
     ]

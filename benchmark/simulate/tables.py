@@ -107,7 +107,7 @@ def _full() -> str:
         for policy in ("dfs", "fcfs", "blendserve"):
             for real in rows("full", workload=workload, policy=policy, simulation="full"):
                 chunk = real["cell"]["chunk"]
-                wanted = {"workload": workload, "policy": policy, "chunk": chunk}
+                wanted = {n: real["cell"][n] for n in ("workload", "policy", "chunk", "requests")}
                 model = best(rows("full", simulation="fast", **wanted))
                 if model is not None:
                     pairs[policy] = (real, model)
