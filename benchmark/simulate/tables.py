@@ -106,7 +106,6 @@ def _full() -> str:
         pairs: dict[str, tuple[Row, Row]] = {}
         for policy in ("dfs", "fcfs", "blendserve"):
             for real in rows("full", workload=workload, policy=policy, simulation="full"):
-                chunk = real["cell"]["chunk"]
                 wanted = {n: real["cell"][n] for n in ("workload", "policy", "chunk", "requests")}
                 model = best(rows("full", simulation="fast", **wanted))
                 if model is not None:
