@@ -132,6 +132,8 @@ class PeakAdmission:
         self._sort()
 
     def _ascending(self, remaining_tokens: ArrayLike) -> Floats:
+        if isinstance(remaining_tokens, np.ndarray) and remaining_tokens.shape == (self._parts,):
+            return remaining_tokens  # as nearly always
         ends = np.atleast_1d(np.asarray(remaining_tokens, dtype=np.float64))
         return ends if ends.size == self._parts else np.full(self._parts, float(ends.mean()))
 

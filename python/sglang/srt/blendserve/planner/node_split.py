@@ -43,6 +43,7 @@ from sglang.srt.blendserve.planner.annotations import (
 from sglang.srt.blendserve.planner.cost_model import CostModel, density
 from sglang.srt.blendserve.planner.layer_sort import layer_sort
 from sglang.srt.blendserve.planner.prefix_tree import PrefixTree, preorder
+from sglang.srt.blendserve.planner.radix_sort import stable_argsort
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -144,7 +145,7 @@ def _errors(sorted_tree: SortedTree) -> tuple[float, Floats]:
     with np.errstate(divide="ignore"):
         value = np.log(costs.density[requests])
     value = np.clip(value, -_LOG_DENSITY_LIMIT, _LOG_DENSITY_LIMIT)
-    ideal = np.argsort(-value, kind="stable")
+    ideal = stable_argsort(-value)
     ends = np.cumsum(work[ideal])
     middle = np.cumsum(work) - work / 2
     # The same sums in the same order when the scan is sorted, so errors are exactly 0 then.
@@ -208,7 +209,7 @@ def _best_by_parent(
     high: Ints,
 ) -> tuple[Ints, Ints, Floats]:
     """Of the runs of each parent the one with the most gain: first node, last node, gain."""
-    work, value, squares, error = sums[:, high] - sums[:, low]
+    work, value, squares, error = (row.take(high) - row.take(low) for row in sums)
     spread = np.maximum(squares - value**2 / np.maximum(work, np.finfo(float).tiny), 0)
     gain = error - spread
     good = (gain > work * _LEAST_SHIFT**2) & (moved_before[high] == moved_before[low])

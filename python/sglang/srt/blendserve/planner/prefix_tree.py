@@ -16,6 +16,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from sglang.srt.blendserve.planner.radix_sort import sort_by_group, stable_argsort
 from sglang.srt.blendserve.planner.trie_build import TrieShape, build_trie
 
 Ints = NDArray[np.int64]
@@ -220,7 +221,7 @@ def preorder(parent: Ints, size: Ints, rank: NDArray[np.number]) -> Ints:
     ``size``: nodes of each subtree. Node 0 is the root and its own parent; other nodes may stand
     in any order.
     """
-    siblings = np.lexsort((rank[1:], parent[1:])) + 1
+    siblings = sort_by_group(stable_argsort(rank[1:]) + 1, parent)
     sizes, parents = size[siblings], parent[siblings]
     before = np.cumsum(sizes) - sizes
     first = np.flatnonzero(np.append(True, np.diff(parents) != 0)[: siblings.size])

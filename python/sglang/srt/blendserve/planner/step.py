@@ -301,7 +301,7 @@ class Step:
         self.pool.start(request)
         request.side = side
         request.held_tokens = needs - request.generated
-        request.expected_tokens = request.generated + float(remaining.mean())
+        request.expected_tokens = request.generated + float(remaining.sum()) / remaining.size
         if not request.generated:
             self.computing.update(self.pool.shared_above(request, 0))
         self.selection.requests.append(request)

@@ -26,6 +26,7 @@ class PrefixCacheModel:
         leaf = np.zeros(tree.requests, dtype=np.int64)
         leaf[tree.leaf_requests] = tree.leaf_nodes
         self._leaf: list[int] = leaf.tolist()
+        self._paths: dict[int, list[int]] = {}
         self._waiting: list[int] = (tree.leaf_end - tree.leaf_start).tolist()
         self._cached = np.zeros(tree.nodes, dtype=np.bool_).tolist()
         self._users = [0] * tree.nodes
@@ -53,10 +54,14 @@ class PrefixCacheModel:
 
     def path(self, request: int) -> list[int]:
         """The shared nodes above a request, deepest first."""
-        path, node = [], self._parent[self._leaf[request]]
-        while node:
-            path.append(node)
-            node = self._parent[node]
+        above = self._parent[self._leaf[request]]
+        path = self._paths.get(above)
+        if path is None:
+            path, node = [], above
+            while node:
+                path.append(node)
+                node = self._parent[node]
+            self._paths[above] = path
         return path
 
     def hit(self, request: int) -> int:
