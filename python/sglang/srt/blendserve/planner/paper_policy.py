@@ -114,12 +114,12 @@ class _PaperStep(Step):
                 cached = self._cached(request)
                 if self._shares_unfinished_prefix(request, cached):
                     waiting += 1
-                elif not (self._room(budget) and self._fits(request, side, memory, cached)):
+                elif not (self._room(budget) and self._fits_part(request, side, memory, cached)):
                     return
                 else:
                     self._begin(request, side, cached, budget)
 
-    def _fits(self, request: PoolRequest, side: Side, memory: float, cached: int) -> bool:
+    def _fits_part(self, request: PoolRequest, side: Side, memory: float, cached: int) -> bool:
         uncached = self._uncached(request, cached)
         average = float(self._predicted_remaining(request).mean()) / 2
         here = self.admission.kv_tokens + uncached
