@@ -47,6 +47,7 @@ class PeakAdmission:
         self._joined: list[tuple[float, Floats]] = []
         self._slack = 0.0
         self._kept = 0.0
+        self._changed = False  # since the parts were put in order
         self._sum = float(held.sum())
         self._sort()
 
@@ -93,6 +94,8 @@ class PeakAdmission:
         joined count with all they will ever hold, at once, unless that decides.
         """
         ends = self._ascending(remaining_tokens)
+        if self._changed:
+            self._settle()
         limit -= self._kept
         room = limit - self._slack
         if self._highest + kv_tokens + float(ends[-1]) < room - _ROUNDING:
@@ -116,19 +119,25 @@ class PeakAdmission:
 
         ``member``: its number, in the order of joining. The tokens stay whatever ends.
         """
-        self._settle()
-        self._kv[member] -= kv_tokens
+        before = self._kv.size
+        if member < before:
+            self._kv[member] -= kv_tokens
+        else:
+            held, ends = self._joined[member - before]
+            self._joined[member - before] = held - kv_tokens, ends
         self._kept += kv_tokens
-        self._sort()
+        self._changed = True
 
     def _settle(self) -> None:
         """Put the requests that have joined in their places."""
-        if not self._joined:
+        if self._joined:
+            self._kv = np.concatenate((self._kv, [kv for kv, _ in self._joined]))
+            self._remaining = np.concatenate((self._remaining, [ends for _, ends in self._joined]))
+            self._joined = []
+            self._slack = 0.0
+        elif not self._changed:
             return
-        self._kv = np.concatenate((self._kv, [kv for kv, _ in self._joined]))
-        self._remaining = np.concatenate((self._remaining, [ends for _, ends in self._joined]))
-        self._joined = []
-        self._slack = 0.0
+        self._changed = False
         self._sort()
 
     def _ascending(self, remaining_tokens: ArrayLike) -> Floats:

@@ -97,6 +97,11 @@ class Outlook:
         unsure = 1 - self._belief[self._kind[index]]
         return np.asarray(np.where(self._exact[index], 0.0, unsure))
 
+    def doubt_of(self, request: int) -> float:
+        """The same of one request."""
+        unsure = 1 - float(self._belief[self._kind[request]])
+        return 0.0 if self._exact[request] else unsure
+
     def fresh(self, request: int) -> Floats:
         """(q,) equally likely lengths of a request that has not begun, at the last `renew`."""
         row: Floats = self._fresh[request]

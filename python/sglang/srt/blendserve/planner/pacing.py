@@ -14,6 +14,7 @@ is kept full; the paper leaves it out.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -46,6 +47,21 @@ class RemainingWork(NamedTuple):
 
     compute: float
     memory: float
+
+
+class RestOnDemand:
+    """A rest that is added up when a pace looks at it."""
+
+    def __init__(self, find: Callable[[], RemainingWork]) -> None:
+        self._find = find
+
+    @property
+    def compute(self) -> float:
+        return self._find().compute
+
+    @property
+    def memory(self) -> float:
+        return self._find().memory
 
 
 class PrefillBudget(NamedTuple):

@@ -7,7 +7,7 @@ requests meanwhile.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,6 +95,8 @@ class Ancestors:
     leaf_parent: list[int]
     parent: list[int]
     depth: list[int]
+    paths: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
+    """What `above` has found, by the lowest node."""
 
     @classmethod
     def of(cls, tree: PrefixTree) -> Ancestors:
@@ -107,12 +109,16 @@ class Ancestors:
         """All nodes above ``request``, deepest first, each with its segment's length, tokens."""
         if request >= len(self.leaf_parent):
             return []
-        node, nodes = self.leaf_parent[request], []
-        while node:
-            parent = self.parent[node]
-            nodes.append((node, self.depth[node] - self.depth[parent]))
-            node = parent
-        return nodes
+        lowest = self.leaf_parent[request]
+        found = self.paths.get(lowest)
+        if found is None:
+            node, found = lowest, []
+            while node:
+                parent = self.parent[node]
+                found.append((node, self.depth[node] - self.depth[parent]))
+                node = parent
+            self.paths[lowest] = found
+        return found
 
     def beyond(self, request: int, tokens: int) -> list[int]:
         """Nodes of shared prefixes of ``request`` that reach beyond its first ``tokens``."""

@@ -15,6 +15,7 @@ from sglang.srt.blendserve.planner.outlook import LEVELS
 from sglang.srt.blendserve.planner.pacing import (
     PrefillBudget,
     RemainingWork,
+    RestOnDemand,
     StepLoad,
     compute_scarcity,
 )
@@ -140,6 +141,11 @@ class Step:
         Each step that it takes puts off its end, when others have grown further. That decides
         only where lengths are known.
         """
+        outlook, running = self.pool.outlook, self.in_flight
+        if outlook is not None and running.requests:
+            first = outlook.remaining(running.indices[:1], running.generated[:1])[0]
+            if first[0] != first[-1]:
+                return False  # mostly so, and found out without a look at all of them
         known = bool((self.remaining[:, 0] == self.remaining[:, -1]).all())
         return known and self.admission.peak + self.state.running > self.limit
 
@@ -147,7 +153,7 @@ class Step:
         """Choose requests until a budget or the memory is used up."""
         state = self.state
         load = StepLoad(state.running, state.kv_tokens)
-        budget = self.policy.save(self.policy.pace.budget(load, _RestOf(self)))
+        budget = self.policy.save(self.policy.pace.budget(load, RestOnDemand(lambda: self.rest)))
         if state.chunk is not None:
             side_budget = _of(budget, state.chunk.side)
             # A prompt that has begun goes on, however little the pace allows: it holds memory.
@@ -297,7 +303,7 @@ class Step:
             self.admission.share(self._member(other), tokens)
         self.admission.add(needs, remaining + self._delay(uncached))
         assert self.pool.outlook is not None
-        self.margin.add(remaining, float(self.pool.outlook.doubt([request.index])[0]))
+        self.margin.add(remaining, self.pool.outlook.doubt_of(request.index))
         self.pool.start(request)
         request.side = side
         request.held_tokens = needs - request.generated
@@ -329,21 +335,6 @@ class Step:
     def _done(self) -> None:
         self.selection.prefill_tokens = self.spent
         self.policy.spend(self.spent)
-
-
-class _RestOf:
-    """The rest of the work before a step, added up only for a pace that looks at it."""
-
-    def __init__(self, step: Step) -> None:
-        self._step = step
-
-    @property
-    def compute(self) -> float:
-        return self._step.rest.compute
-
-    @property
-    def memory(self) -> float:
-        return self._step.rest.memory
 
 
 def _of(budget: PrefillBudget, side: Side) -> int:

@@ -170,23 +170,16 @@ class BlendRadixCache(RadixCache):
         if grouped:
             allocator.free_group_begin()  # one change of the free list instead of one per node
         evicted = leaves = 0
-
-        def use_of(leaf: TreeNode) -> Use:
-            return self._use(leaf, upcoming)
-
         above: TreeNode | None = None
         while evicted < tokens and leaves != most:
-            if above is not None:
-                node, use = above, use_of(above)
-                if use.next_use is not None:
-                    self._order.assess(node, use, upcoming)
-                    above = None
-                    continue
-            else:
-                found = self._order.pop(use_of, upcoming, unneeded=most is not None)
-                if found is None:
-                    break
-                node, use = found
+            found = None if above is None else self._unneeded(above, upcoming)
+            if found is None:
+                found = self._order.pop(
+                    lambda leaf: self._use(leaf, upcoming), upcoming, unneeded=most is not None
+                )
+            if found is None:
+                break
+            node, use = found
             self._cut(node, use, upcoming, tokens - evicted)
             above = node.parent
             size = self._remove(node)
@@ -231,6 +224,16 @@ class BlendRadixCache(RadixCache):
         shared = min(used.shared, end) // self.page_size * self.page_size
         next_use = upcoming.next_use(used.node) if shared == end else None
         return Use(end, shared, used.node, next_use)
+
+    def _unneeded(
+        self, leaf: TreeNode, upcoming: UpcomingUse | None
+    ) -> tuple[TreeNode, Use] | None:
+        """``leaf`` with its use if nobody needs all of it; else it takes its place in the order."""
+        use = self._use(leaf, upcoming)
+        if use.next_use is None:
+            return leaf, use
+        self._order.assess(leaf, use, upcoming)
+        return None
 
     def _cut(self, leaf: TreeNode, use: Use, upcoming: UpcomingUse | None, tokens: int) -> None:
         """Cut off the beginning of ``leaf`` that should stay.
