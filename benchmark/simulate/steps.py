@@ -14,7 +14,7 @@ import json
 import numpy as np
 from cells import RESULTS, rounded
 from numpy.typing import NDArray
-from studies import SMALLER
+from studies import SWEEP
 
 from sglang.srt.blendserve.simulator.fast import FastEngine
 from sglang.srt.blendserve.simulator.fast_run import FastRun
@@ -22,7 +22,7 @@ from sglang.srt.blendserve.simulator.machine import Machine
 from sglang.srt.blendserve.simulator.recipe import Recipe
 from sglang.srt.blendserve.simulator.step_cost import StepTime, StepWork
 
-WORKLOAD, REQUESTS = "trace1", SMALLER
+WORKLOAD, REQUESTS = "trace1", SWEEP
 RUNS = {"dfs": 2048, "blendserve": 0}
 """Policies, and the chunk of a peer, tokens."""
 SPANS = 400

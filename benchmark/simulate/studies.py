@@ -22,10 +22,10 @@ ENGINES = ("overlap", "sequential")
 MAIN = 400_000
 """Requests of the main study, as many as the paper's."""
 SMALLER = 200_000
-"""Of data parallel replicas and of the step-by-step picture."""
+"""Of data parallel replicas, which divide them."""
 SWEEP = 100_000
 """Of the sweeps and the grid, where the paper has 40,000."""
-FULL = 50_000
+FULL = 25_000
 """Of the runs through SGLang's scheduler, which takes some minutes for each."""
 
 PEER_CHUNKS = {
@@ -107,6 +107,7 @@ ABLATIONS: dict[str, dict[str, object]] = {
     "admission: reserve all": {"reserve_all": True},
     "eviction: least recently used": {"lru_eviction": True},
     "estimator: mean of all": {"told": "mean"},
+    "the paper's scanner: partition, fixed budgets": {"pace": "paper"},
 }
 """Each part of the policy switched off alone."""
 
@@ -210,7 +211,7 @@ def ranks() -> list[Cell]:
     """Data parallel replicas: the pool divided as SGLang does, and as the paper does."""
     return [
         Cell(
-            "blendserve", "trace1", SMALLER, replicas=count, division=division if count > 1 else ""
+            "blendserve", "trace4", SMALLER, replicas=count, division=division if count > 1 else ""
         )
         for count in REPLICAS
         for division in (DIVISIONS if count > 1 else DIVISIONS[:1])
@@ -239,14 +240,20 @@ def main() -> None:
     )
     parser.add_argument("study", nargs="+", choices=[*STUDIES, "all"])
     parser.add_argument("--only", nargs="+", metavar="POLICY", help="cells of these policies")
+    parser.add_argument("--workload", help="cells of this workload")
     parser.add_argument("--again", metavar="POLICY", help="forget this policy's results first")
     parser.add_argument("--minutes", type=float, help="begin no cell after so long")
     args = parser.parse_args()
     for name in STUDIES if "all" in args.study else args.study:
         if args.again:
             forget(name, args.again)
-        cells = STUDIES[name]()
-        run(name, [c for c in cells if not args.only or c.policy in args.only], args.minutes)
+        cells = [
+            cell
+            for cell in STUDIES[name]()
+            if (not args.only or cell.policy in args.only)
+            and (not args.workload or cell.workload == args.workload)
+        ]
+        run(name, cells, args.minutes)
 
 
 if __name__ == "__main__":

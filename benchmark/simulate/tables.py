@@ -14,6 +14,10 @@ from typing import Any
 
 from cells import load
 
+from sglang.srt.blendserve.simulator.machine import Machine
+from sglang.srt.blendserve.simulator.recipe import Recipe
+from sglang.srt.blendserve.simulator.step_cost import bound, sequential_bound
+
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "results.md"
 TRACES = ("trace1", "trace2", "trace3", "trace4")
 ENGINE_CHUNK = 2048
@@ -92,11 +96,22 @@ def _traces(engine: str) -> str:
     for name, against in others.items():
         pairs = zip(ours, against, strict=True)
         body.append([f"blendserve over {name}", *(ratio(o, a, 3) for o, a in pairs)])
+    if engine == "sequential":
+        most = [_sequential_share(w) for w in TRACES]
+        body.append(["the most that such an engine can reach", *(f"{m:.3f}" for m in most)])
     body.append(["blendserve: sharing", *(figure(r, "prefix_sharing", ".4f") for r in ours)])
     body.append(["optimal sharing", *(figure(r, "prefix_sharing_optimum", ".4f") for r in ours)])
     body.append(["blendserve: retractions", *(figure(r, "retractions", "d") for r in ours)])
     body.append(["blendserve: tokens/s", *(figure(r, "tokens_per_second", ".0f") for r in ours)])
     return table(["share of the bound (chunk)", *TRACES], body)
+
+
+def _sequential_share(trace: str) -> float:
+    """The share of the bound that no policy can exceed without overlap."""
+    machine = Machine.build("Llama-3.1-8B", "A100-80G", "sequential", scale=8)
+    replica = Recipe.parse(trace).workload(400_000, 0).replica(machine.scale)
+    least = bound(replica, machine.steps, machine.kv_slots).seconds
+    return least / sequential_bound(replica, machine.steps)
 
 
 def _full() -> str:

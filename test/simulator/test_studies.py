@@ -1,0 +1,66 @@
+"""The studies of benchmark/simulate: their cells, and how they divide requests over replicas.
+
+Run: pytest test/simulator/test_studies.py
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sglang.srt.blendserve.simulator.fast_run import BlendOptions
+from sglang.srt.blendserve.simulator.machine import Machine
+from sglang.srt.blendserve.simulator.recipe import Recipe
+from sglang.srt.blendserve.simulator.workload import Workload
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmark" / "simulate"))
+
+import cells
+import studies
+from division import DIVISIONS, SUB_TREES, divided, shares
+
+
+@pytest.mark.parametrize("study", studies.STUDIES)
+def test_cells_are_told_apart_and_can_be_built(study: str) -> None:
+    made = studies.STUDIES[study]()
+    assert made
+    assert len({cell.key() for cell in made}) == len(made)
+    for cell in made:
+        BlendOptions(**cell.options)
+        Recipe.parse(cell.workload)
+        Machine.build(cell.model, cell.device, cell.engine, ranks=cell.tp, scale=cell.scale)
+
+
+def test_a_cell_runs_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cells, "RESULTS", tmp_path)
+    wanted = [cells.Cell("fcfs", requests=200, chunk=chunk) for chunk in (256, 512)]
+    cells.run("small", wanted[:1])
+    first = (tmp_path / "small.jsonl").read_text()
+    cells.run("small", wanted)
+    both = (tmp_path / "small.jsonl").read_text()
+    assert both.startswith(first)
+    assert [row["cell"]["chunk"] for row in cells.load("small").values()] == [256, 512]
+    cells.forget("small", "dfs")
+    assert (tmp_path / "small.jsonl").read_text() == both
+    cells.forget("small", "fcfs")
+    assert cells.load("small") == {}
+
+
+@pytest.mark.parametrize("division", DIVISIONS)
+def test_every_request_goes_to_one_replica(
+    division: str, mixed: Workload, machine: Machine
+) -> None:
+    parts = shares(mixed, machine, 3, division)
+    assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(mixed.size))
+    result = divided(mixed, machine, "blendserve", 3, division)
+    assert result["seconds"] == max(result["seconds_of_each"])
+    assert sum(result["requests_of_each"]) == mixed.size
+
+
+def test_sub_trees_keep_more_sharing_than_turns(mixed: Workload, machine: Machine) -> None:
+    kept = {d: sum(mixed.take(p).shared_tokens for p in shares(mixed, machine, 4, d))
+            for d in DIVISIONS}  # fmt: skip
+    assert kept[SUB_TREES] > min(kept.values())
