@@ -112,7 +112,7 @@ class _PaperStep(Step):
             for index in ahead:
                 request = self.pool.request(index)
                 cached = self._cached(request)
-                if self._shares_unfinished_prefix(request, cached):
+                if self._shares_unfinished_prefix(request):
                     waiting += 1
                 elif not (self._room(budget) and self._fits_part(request, side, memory, cached)):
                     return

@@ -65,8 +65,11 @@ class SafetyMargin:
 
 def _count(sums: list[float], row: list[float], doubt: float, horizon: float) -> None:
     """Add one request's variance and doubtful deviation to ``sums``."""
-    cut = [min(tokens, horizon) for tokens in row]
+    cut = [tokens if tokens < horizon else horizon for tokens in row]
     mean = sum(cut) / len(cut)
-    variance = sum((tokens - mean) ** 2 for tokens in cut) / len(cut)
+    variance = 0.0
+    for tokens in cut:
+        variance += (tokens - mean) ** 2
+    variance /= len(cut)
     sums[0] += (1 - doubt) * variance
     sums[1] += doubt * math.sqrt(variance)

@@ -80,7 +80,11 @@ class SharedPrefixes:
 
     def _used(self, request: PoolRequest) -> int:
         """How much of the beginning of ``request`` others use already, tokens."""
-        return sum(tokens for node, tokens in self._path(request) if node in self._users)
+        used = 0
+        for node, tokens in self._path(request):
+            if node in self._users:
+                used += tokens
+        return used
 
     def _path(self, request: PoolRequest) -> list[tuple[int, int]]:
         """Shared nodes above ``request``, deepest first, and the length of their segments."""

@@ -199,16 +199,15 @@ class Step:
             if request is None:
                 break
             limit = memory_limit if request.side is Side.MEMORY else self.limit
-            if not self._admit(request, request.side, limit, budget, self._cached(request)):
+            if not self._admit(request, request.side, limit, budget):
                 return
         while self._room(budget):
             request = self.pool.next_sample()
             if request is None:
                 return
-            cached = self._cached(request)
-            if self._shares_unfinished_prefix(request, cached):
+            if self._shares_unfinished_prefix(request):
                 return
-            if not self._admit(request, Side.MEMORY, memory_limit, budget, cached):
+            if not self._admit(request, Side.MEMORY, memory_limit, budget):
                 return
 
     def _take(self, side: Side, budget: int, limit: float) -> None:
@@ -226,10 +225,9 @@ class Step:
                 if not self._room(budget):
                     return
                 request = self.pool.request(index)
-                cached = self._cached(request)
-                if self._shares_unfinished_prefix(request, cached):
+                if self._shares_unfinished_prefix(request):
                     waiting += 1
-                elif not self._admit(request, side, limit, budget, cached):
+                elif not self._admit(request, side, limit, budget):
                     refused += 1
                     if refused > self.policy.backfill:
                         return
@@ -242,17 +240,17 @@ class Step:
     def _cached(self, request: PoolRequest) -> int:
         return self.state.cached_tokens(request)
 
-    def _shares_unfinished_prefix(self, request: PoolRequest, cached: int) -> bool:
-        if not self.computing:
+    def _shares_unfinished_prefix(self, request: PoolRequest) -> bool:
+        if not self.computing or self.computing.isdisjoint(self.pool.shared_above(request, 0)):
             return False
-        above = self.pool.shared_above(request, cached + _WORTH_WAITING - 1)
+        above = self.pool.shared_above(request, self._cached(request) + _WORTH_WAITING - 1)
         return not self.computing.isdisjoint(above)
 
-    def _admit(
-        self, request: PoolRequest, side: Side, limit: float, budget: int, cached: int
-    ) -> bool:
-        uncached = self._uncached(request, cached)
+    def _admit(self, request: PoolRequest, side: Side, limit: float, budget: int) -> bool:
         remaining = self._predicted_remaining(request)
+        if self._never_fits(request, remaining, limit):
+            return False
+        uncached = self._uncached(request, self._cached(request))
         until_end = remaining + self._delay(uncached)
         limit = min(limit, self.limit - self.margin.up_to(float(until_end[-1])))
         if not self._fits(request, self._needs(request, uncached), until_end, limit):
@@ -261,6 +259,13 @@ class Step:
             return False
         self._start(request, side, uncached, remaining, budget)
         return True
+
+    def _never_fits(self, request: PoolRequest, remaining: Floats, limit: float) -> bool:
+        """Whether ``request`` does not fit however much of it is cached, which takes a look-up."""
+        if self._delay(request.prompt.size + request.generated):
+            return False
+        limit = min(limit, self.limit - self.margin.up_to(float(remaining[-1])))
+        return not self.admission.fits(self._needs(request, 1), remaining, limit)
 
     def _fits(self, request: PoolRequest, needs: int, until_end: Floats, limit: float) -> bool:
         """Whether the predicted peak stays under ``limit`` if ``request`` joins."""
