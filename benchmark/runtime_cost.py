@@ -51,6 +51,7 @@ from sglang.srt.blendserve.planner.model_spec import ModelSpec
 from sglang.srt.blendserve.planner.policies import make_step_policy
 from sglang.srt.blendserve.planner.request_pool import RequestPool
 from sglang.srt.blendserve.runtime.intake import Intake
+from sglang.srt.blendserve.runtime.online import OnlineRequests
 from sglang.srt.blendserve.runtime.radix_cache import BlendRadixCache
 from sglang.srt.blendserve.runtime.row_file import RowFile
 from sglang.srt.blendserve.runtime.scheduler import BlendScheduler
@@ -146,7 +147,7 @@ class Engine(BlendScheduler):
         self.new_token_ratio_tracker = argparse.Namespace(current=0.5)
         self.running = argparse.Namespace(reqs=[], batch_is_full=False)
         self.forward_ct = self.retractions = 0
-        self.online_share, self._quiet_steps = 1.0, 1 << 30  # no online request near
+        self.online = OnlineRequests(1.0)
         self.recorder = StepRecorder(self, [RowFile(trace, StepRecord)])
         self.watch = Stopwatch()
         if isinstance(self.tree_cache, BlendRadixCache):

@@ -45,7 +45,7 @@ _NEARLY_FULL = 16
 _FEW = 64
 """Slots are evicted ahead of need when no more than this fraction of them is free."""
 
-_AHEAD_STEPS, _AHEAD = 2, 4
+_AHEAD_STEPS, _AHEAD = 2, 3
 """Every so many steps, so many leaves at most are evicted ahead of need. Not in each step: giving
 slots back copies the list of the free ones, however few they are."""
 
