@@ -247,30 +247,32 @@ class Step:
         return not self.computing.isdisjoint(above)
 
     def _admit(self, request: PoolRequest, side: Side, limit: float, budget: int) -> bool:
-        remaining = self._predicted_remaining(request)
-        if self._never_fits(request, remaining, limit):
-            return False
+        remaining = until_end = self._predicted_remaining(request)
+        least = self._needs(request, 1)
+        short = not self._delay(request.prompt.size + request.generated)
+        if short:  # a look-up is saved where it does not fit however much of it is cached
+            limit = min(limit, self.limit - self.margin.up_to(float(remaining[-1])))
+            if not self.admission.fits(least, remaining, limit):
+                return False
         uncached = self._uncached(request, self._cached(request))
-        until_end = remaining + self._delay(uncached)
-        limit = min(limit, self.limit - self.margin.up_to(float(until_end[-1])))
-        if not self._fits(request, self._needs(request, uncached), until_end, limit):
+        if not short:
+            until_end = remaining + self._delay(uncached)
+            limit = min(limit, self.limit - self.margin.up_to(float(until_end[-1])))
+        needs = max(uncached, least)
+        tried = short and needs == least
+        if not (tried or self.admission.fits(needs, until_end, limit)):
+            return False
+        if not self._fits_beside(request, needs, until_end, limit):
             return False
         if self.policy.whole_prompts and self.spent and self.spent + uncached > budget:
             return False
         self._start(request, side, uncached, remaining, budget)
         return True
 
-    def _never_fits(self, request: PoolRequest, remaining: Floats, limit: float) -> bool:
-        """Whether ``request`` does not fit however much of it is cached, which takes a look-up."""
-        if self._delay(request.prompt.size + request.generated):
-            return False
-        limit = min(limit, self.limit - self.margin.up_to(float(remaining[-1])))
-        return not self.admission.fits(self._needs(request, 1), remaining, limit)
-
-    def _fits(self, request: PoolRequest, needs: int, until_end: Floats, limit: float) -> bool:
-        """Whether the predicted peak stays under ``limit`` if ``request`` joins."""
-        if not self.admission.fits(needs, until_end, limit):
-            return False
+    def _fits_beside(
+        self, request: PoolRequest, needs: int, until_end: Floats, limit: float
+    ) -> bool:
+        """Whether ``request``, which fits, does so if prefixes that one other held alone stay."""
         alone = self.pool.prefixes.alone(request)
         tokens = sum(tokens for _, tokens in alone)
         if not alone or self.admission.fits(needs + tokens, until_end, limit):
