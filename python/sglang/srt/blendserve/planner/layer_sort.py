@@ -17,5 +17,10 @@ def layer_sort(tree: PrefixTree, density: Floats) -> tuple[PrefixTree, Ints]:
     The shape stays, so depth-first order keeps all of its sharing. Siblings of equal density
     keep their order, which makes the result a function of the prompts alone. Also returns the
     (nodes,) order of the nodes, as `PrefixTree.reordered` does.
+
+    Densities are compared to seven digits: they are sums, and sums of the same numbers in another
+    order differ in the last of sixteen.
     """
-    return tree.reordered(-density)
+    with np.errstate(over="ignore"):
+        compared = density.astype(np.float32).astype(np.float64)
+    return tree.reordered(-compared)
