@@ -22,7 +22,7 @@ from cells import RESULTS
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from studies import DENSITIES, SHARINGS, TRACES, mix
-from tables import best, peers, rows
+from tables import best, peers, rows, sequential_share
 
 IMAGES = Path(__file__).resolve().parents[2] / "docs" / "images"
 
@@ -60,6 +60,10 @@ def _bars(axis: Axes, engine: str, names: list[str]) -> None:
         spots = np.arange(len(TRACES)) + (place - (len(names) - 1) / 2) * width
         axis.bar(spots, shares, width * 0.9, color=colour, label=name)
     axis.axhline(1, color=DARK, linewidth=0.8, linestyle="--")
+    if engine == "sequential":
+        for place, workload in enumerate(TRACES):
+            most = sequential_share(workload)
+            axis.hlines(most, place - 0.42, place + 0.42, color=ORANGE, linewidth=1)
     axis.set_xticks(range(len(TRACES)), TRACES)
     axis.set_ylim(0, 1.05)
     axis.set_ylabel("share of the bound")
@@ -101,7 +105,7 @@ def steps() -> Figure:
     runs = document["policies"]
     longest = max(run["seconds"] for run in runs.values())
     figure, axes = plt.subplots(len(runs), 1, figsize=(8, 4.4), sharex=True)
-    for axis, (policy, run) in zip(axes, runs.items(), strict=True):
+    for axis, (policy, run) in zip(axes, sorted(runs.items(), reverse=True), strict=True):
         hours = (np.arange(document["spans"]) + 0.5) / document["spans"] * run["seconds"] / 3600
         axis.plot(hours, run["compute_busy"], color=ORANGE, linewidth=1, label="compute busy")
         axis.plot(hours, run["memory_busy"], color=BLUE, linewidth=1, label="memory busy")

@@ -195,11 +195,12 @@ def mix(density: int, sharing: int) -> str:
 
 
 def grid() -> list[Cell]:
-    """The paper's 65 mixes of density and sharing."""
+    """The paper's 65 mixes of density and sharing, a coarse grid first."""
+    coarse_first = [*DENSITIES[::4], *DENSITIES[2::4], *DENSITIES[1::2]]
     return [
         Cell(policy, mix(density, sharing), SWEEP, chunk=chunk)
+        for density in coarse_first
         for sharing in SHARINGS
-        for density in DENSITIES
         for policy, chunk in _BESIDE
     ]
 

@@ -97,7 +97,7 @@ def _traces(engine: str) -> str:
         pairs = zip(ours, against, strict=True)
         body.append([f"blendserve over {name}", *(ratio(o, a, 3) for o, a in pairs)])
     if engine == "sequential":
-        most = [_sequential_share(w) for w in TRACES]
+        most = [sequential_share(w) for w in TRACES]
         body.append(["the most that such an engine can reach", *(f"{m:.3f}" for m in most)])
     body.append(["blendserve: sharing", *(figure(r, "prefix_sharing", ".4f") for r in ours)])
     body.append(["optimal sharing", *(figure(r, "prefix_sharing_optimum", ".4f") for r in ours)])
@@ -106,7 +106,7 @@ def _traces(engine: str) -> str:
     return table(["share of the bound (chunk)", *TRACES], body)
 
 
-def _sequential_share(trace: str) -> float:
+def sequential_share(trace: str) -> float:
     """The share of the bound that no policy can exceed without overlap."""
     machine = Machine.build("Llama-3.1-8B", "A100-80G", "sequential", scale=8)
     replica = Recipe.parse(trace).workload(400_000, 0).replica(machine.scale)
