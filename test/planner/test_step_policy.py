@@ -67,7 +67,7 @@ def test_every_request_ends_once_whatever_its_length(
     assert engine.most_used <= SLOTS
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 @given(
     requests=requests,
     shared=st.integers(0, 120),

@@ -102,6 +102,10 @@ class Outlook:
         unsure = 1 - float(self._belief[self._kind[request]])
         return 0.0 if self._exact[request] else unsure
 
+    def cap(self, requests: ArrayLike) -> Floats:
+        """(m,) output tokens that ``requests`` (m,) cannot exceed; infinite where none are set."""
+        return np.asarray(self._cap[np.asarray(requests, dtype=np.int64)])
+
     def fresh(self, request: int) -> Floats:
         """(q,) equally likely lengths of a request that has not begun, at the last `renew`."""
         row: Floats = self._fresh[request]

@@ -33,7 +33,7 @@ class SharedPrefixes:
         self._users = {}
         for request in running:
             if ancestors.above(request.index):
-                self._hold(request, self.needs(request, 0) - request.generated)
+                self._hold(request, self.holds(request))
                 self.enter(request)
 
     def needs(self, request: PoolRequest, uncached: int) -> int:
@@ -42,8 +42,15 @@ class SharedPrefixes:
         ``uncached``: those of its tokens that are to be computed. Besides these it locks what is
         cached and nobody uses.
         """
-        tokens = request.prompt.size + request.generated
-        return max(uncached, tokens - self._used(request))
+        return max(uncached, self.holds(request) + request.generated)
+
+    def holds(self, request: PoolRequest) -> int:
+        """What ``request`` would be alone with of its prompt if it started.
+
+        What it computes besides, since the one who computes the same is not ready, is given up
+        when both are.
+        """
+        return request.prompt.size - self._used(request)
 
     def alone(self, request: PoolRequest) -> list[tuple[PoolRequest, int]]:
         """Who would no longer be alone with how many tokens of prefix if ``request`` started."""

@@ -8,10 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from sglang.srt.blendserve.planner.admission import PeakAdmission
 from sglang.srt.blendserve.planner.cost_model import density
-from sglang.srt.blendserve.planner.in_flight import InFlight
-from sglang.srt.blendserve.planner.outlook import LEVELS
 from sglang.srt.blendserve.planner.pacing import (
     PrefillBudget,
     RemainingWork,
@@ -20,12 +17,11 @@ from sglang.srt.blendserve.planner.pacing import (
     compute_scarcity,
 )
 from sglang.srt.blendserve.planner.pool_request import PoolRequest
-from sglang.srt.blendserve.planner.safety_margin import SafetyMargin
 from sglang.srt.blendserve.planner.scanner import Side, memory_partition
-from sglang.srt.blendserve.planner.step_state import EngineState, Selection
+from sglang.srt.blendserve.planner.step_memory import StepMemory
 
 if TYPE_CHECKING:
-    from sglang.srt.blendserve.planner.step_policy import StepPolicy
+    pass
 
 Floats = NDArray[np.float64]
 
@@ -50,53 +46,12 @@ _WORTH_WAITING = 16
 """Prompt tokens whose computation is saved by starting a request some steps later."""
 
 
-class Step:
+class Step(StepMemory):
     """One call of `StepPolicy.select`.
 
     What takes a look at all requests in flight is found out when it is first asked for: when the
     engine can run no more requests, or the pace allows no prefill, most steps ask for none of it.
     """
-
-    def __init__(self, policy: StepPolicy, state: EngineState) -> None:
-        self.policy, self.pool, self.state = policy, policy.pool, state
-        self.selection = Selection()
-        self.spent = 0
-
-    @cached_property
-    def in_flight(self) -> InFlight:
-        """The requests in flight before the step; to be read before one is started."""
-        return self.pool.in_flight()
-
-    @cached_property
-    def remaining(self) -> Floats:
-        """(m, q) equally likely remaining lengths of the requests in flight."""
-        outlook, running = self.pool.outlook, self.in_flight
-        if outlook is None or not running.requests:
-            return np.zeros((0, LEVELS.size))
-        return outlook.remaining(running.indices, running.generated)
-
-    @cached_property
-    def admission(self) -> PeakAdmission:
-        """The memory that all in flight are predicted to need."""
-        running = self.in_flight
-        held = running.held_tokens + running.generated
-        return self.policy.admission(held, self._until_the_end())
-
-    @cached_property
-    def limit(self) -> float:
-        """KV tokens that the predicted peak may reach."""
-        running = self.in_flight
-        # What is not computed yet of a prompt holds no slots yet.
-        held = float((running.held_tokens + running.generated).sum()) - self.state.chunk_tokens
-        others = self.state.used_slots - held + self.state.online_growth
-        return self.pool.kv_slots - max(others, 0.0)
-
-    @cached_property
-    def margin(self) -> SafetyMargin:
-        """How far the memory in use may exceed the predicted peak."""
-        outlook, indices = self.pool.outlook, self.in_flight.indices
-        doubt = np.zeros(0) if outlook is None else outlook.doubt(indices)
-        return SafetyMargin(self.remaining, doubt)
 
     @cached_property
     def computing(self) -> set[int]:
@@ -120,34 +75,6 @@ class Step:
         return RemainingWork(
             waiting.compute + compute, waiting.memory + float(cost.kv_read_seconds(reads))
         )
-
-    def _until_the_end(self) -> Floats:
-        """(m, q) steps until the requests in flight end: besides those of their output tokens,
-        what is left of a partly computed prompt takes some."""
-        delay = self._delay(self.state.chunk_tokens)
-        if self.state.chunk is None or not delay:
-            return self.remaining
-        steps = self.remaining.copy()
-        steps[self.in_flight.requests.index(self.state.chunk)] += delay
-        return steps
-
-    def _delay(self, tokens: int) -> int:
-        """Steps before the one that computes the last of ``tokens``, at least."""
-        return max(-(-tokens // self.policy.max_tokens) - 1, 0)
-
-    def _must_not_be_late(self) -> bool:
-        """Whether a prompt that is computed more slowly than it could be lets memory run short.
-
-        Each step that it takes puts off its end, when others have grown further. That decides
-        only where lengths are known.
-        """
-        outlook, running = self.pool.outlook, self.in_flight
-        if outlook is not None and running.requests:
-            first = outlook.remaining(running.indices[:1], running.generated[:1])[0]
-            if first[0] != first[-1]:
-                return False  # mostly so, and found out without a look at all of them
-        known = bool((self.remaining[:, 0] == self.remaining[:, -1]).all())
-        return known and self.admission.peak + self.state.running > self.limit
 
     def fill(self) -> None:
         """Choose requests until a budget or the memory is used up."""
@@ -251,13 +178,13 @@ class Step:
         least = self._needs(request, 1)
         short = not self._delay(request.prompt.size + request.generated)
         if short:  # a look-up is saved where it does not fit however much of it is cached
-            limit = min(limit, self.limit - self.margin.up_to(float(remaining[-1])))
+            limit = self._safe(limit, request, float(remaining[-1]))
             if not self.admission.fits(least, remaining, limit):
                 return False
         uncached = self._uncached(request, self._cached(request))
         if not short:
             until_end = remaining + self._delay(uncached)
-            limit = min(limit, self.limit - self.margin.up_to(float(until_end[-1])))
+            limit = self._safe(limit, request, float(until_end[-1]))
         needs = max(uncached, least)
         tried = short and needs == least
         if not (tried or self.admission.fits(needs, until_end, limit)):
@@ -268,33 +195,6 @@ class Step:
             return False
         self._start(request, side, uncached, remaining, budget)
         return True
-
-    def _fits_beside(
-        self, request: PoolRequest, needs: int, until_end: Floats, limit: float
-    ) -> bool:
-        """Whether ``request``, which fits, does so if prefixes that one other held alone stay."""
-        alone = self.pool.prefixes.alone(request)
-        tokens = sum(tokens for _, tokens in alone)
-        if not alone or self.admission.fits(needs + tokens, until_end, limit):
-            return True
-        # What the others would have given back at their end stays until this one has ended, too.
-        for other, tokens in alone:
-            self.admission.share(self._member(other), tokens)
-        fits = self.admission.fits(needs, until_end, limit)
-        for other, tokens in alone:
-            self.admission.share(self._member(other), -tokens)
-        return fits
-
-    def _needs(self, request: PoolRequest, uncached: int) -> int:
-        """KV slots that ``request`` takes besides what others in flight hold already."""
-        return self.pool.prefixes.needs(request, uncached)
-
-    def _member(self, request: PoolRequest) -> int:
-        """Number of a request in flight in `admission`."""
-        before = self.in_flight.requests
-        if request in before:
-            return before.index(request)
-        return len(before) + self.selection.requests.index(request)
 
     def _uncached(self, request: PoolRequest, cached: int) -> int:
         """Tokens to compute before ``request`` decodes (again, after a retraction)."""
@@ -309,11 +209,10 @@ class Step:
         for other, tokens in self.pool.prefixes.alone(request):
             self.admission.share(self._member(other), tokens)
         self.admission.add(needs, remaining + self._delay(uncached))
-        assert self.pool.outlook is not None
-        self.margin.add(remaining, self.pool.outlook.doubt_of(request.index))
+        self.margin.add(remaining, *self._doubt(request))
+        request.held_tokens = self.pool.prefixes.holds(request)
         self.pool.start(request)
         request.side = side
-        request.held_tokens = needs - request.generated
         request.expected_tokens = request.generated + float(remaining.sum()) / remaining.size
         if not request.generated:
             self.computing.update(self.pool.shared_above(request, 0))
