@@ -73,31 +73,35 @@ def load(study: str) -> dict[str, dict[str, Any]]:
     }
 
 
-def forget(study: str, policy: str) -> None:
-    """Delete the results of ``policy``."""
-    left = [row for row in load(study).values() if row["cell"]["policy"] != policy]
-    if left:
+def forget(policy: str) -> None:
+    """Delete the results of ``policy`` in all studies."""
+    for path in RESULTS.glob("*.jsonl"):
+        left = [row for row in load(path.stem).values() if row["cell"]["policy"] != policy]
         lines = [json.dumps(row, sort_keys=True) + "\n" for row in left]
-        (RESULTS / f"{study}.jsonl").write_text("".join(lines), encoding="utf-8")
-    else:
-        (RESULTS / f"{study}.jsonl").unlink(missing_ok=True)
+        path.write_text("".join(lines), encoding="utf-8")
 
 
 def run(study: str, cells: Iterable[Cell], minutes: float | None = None) -> None:
-    """Run the cells that are not in the study's file yet; begin none after ``minutes``."""
+    """Run the cells that are not in the study's file yet; begin none after ``minutes``.
+
+    A cell that another study has run is taken from there.
+    """
     RESULTS.mkdir(exist_ok=True)
     begun = time.monotonic()
     done = load(study)
+    known = {key: row for path in RESULTS.glob("*.jsonl") for key, row in load(path.stem).items()}
     left = [cell for cell in cells if cell.key() not in done]
     for number, cell in enumerate(left):
-        if minutes is not None and time.monotonic() - begun > 60 * minutes:
-            print(f"{study}: {len(left) - number} cells are left", flush=True)
-            return
-        result = play(cell)
-        row = {"cell": asdict(cell), "result": result}
+        row = known.get(cell.key())
+        if row is None:
+            if minutes is not None and time.monotonic() - begun > 60 * minutes:
+                print(f"{study}: {len(left) - number} cells are left", flush=True)
+                return
+            row = {"cell": asdict(cell), "result": play(cell)}
         with (RESULTS / f"{study}.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(row, sort_keys=True) + "\n")
         what = [cell.workload, cell.engine, cell.policy, cell.chunk, cell.division, cell.options]
+        result = row["result"]
         print(
             f"{study} {number + 1}/{len(left)}: {' '.join(str(part) for part in what if part)}: "
             f"{result['tokens_per_second']:.0f} tokens/s, "

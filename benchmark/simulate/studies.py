@@ -21,12 +21,13 @@ ENGINES = ("overlap", "sequential")
 
 MAIN = 400_000
 """Requests of the main study, as many as the paper's."""
-SMALLER = 200_000
-"""Of data parallel replicas, which divide them."""
 SWEEP = 100_000
-"""Of the sweeps and the grid, where the paper has 40,000."""
+"""Of the sweeps, and of the grid, where the paper has 40,000."""
 FULL = 25_000
 """Of the runs through SGLang's scheduler, which takes some minutes for each."""
+
+TIGHT = 100_000
+"""KV slots of some of these, a quarter of what fits, to put the memory under pressure."""
 
 PEER_CHUNKS = {
     "dfs": (256, 512, 1024, 2048, 8192),
@@ -76,7 +77,17 @@ def full() -> list[Cell]:
             if len(rates) == len(fast):
                 best = max(rates, key=lambda chunk: rates[chunk])
                 cells.append(Cell(policy, workload, FULL, chunk=best, simulation="full"))
-    return cells
+    return [*cells, *tight()]
+
+
+def tight() -> list[Cell]:
+    """The same with a KV cache that is filled many times over, as by many more requests."""
+    return [
+        Cell(policy, workload, FULL, chunk=chunk, kv_slots=TIGHT, simulation=simulation)
+        for workload in ("trace4", "trace1")
+        for policy, chunk in (("blendserve", 0), ("dfs", 512))
+        for simulation in ("fast", "full")
+    ]
 
 
 def convergence() -> list[Cell]:
@@ -211,9 +222,7 @@ REPLICAS = (1, 2, 4, 8)
 def ranks() -> list[Cell]:
     """Data parallel replicas: the pool divided as SGLang does, and as the paper does."""
     return [
-        Cell(
-            "blendserve", "trace4", SMALLER, replicas=count, division=division if count > 1 else ""
-        )
+        Cell("blendserve", "trace4", SWEEP, replicas=count, division=division if count > 1 else "")
         for count in REPLICAS
         for division in (DIVISIONS if count > 1 else DIVISIONS[:1])
     ]
@@ -242,12 +251,12 @@ def main() -> None:
     parser.add_argument("study", nargs="+", choices=[*STUDIES, "all"])
     parser.add_argument("--only", nargs="+", metavar="POLICY", help="cells of these policies")
     parser.add_argument("--workload", help="cells of this workload")
-    parser.add_argument("--again", metavar="POLICY", help="forget this policy's results first")
+    parser.add_argument("--again", metavar="POLICY", help="forget all results of it first")
     parser.add_argument("--minutes", type=float, help="begin no cell after so long")
     args = parser.parse_args()
+    if args.again:
+        forget(args.again)
     for name in STUDIES if "all" in args.study else args.study:
-        if args.again:
-            forget(name, args.again)
         cells = [
             cell
             for cell in STUDIES[name]()

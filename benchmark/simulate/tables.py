@@ -117,19 +117,22 @@ def sequential_share(trace: str) -> float:
 def _full() -> str:
     """The two simulations beside each other."""
     body, ratios = [], []
-    for workload in TRACES:
-        pairs: dict[str, tuple[Row, Row]] = {}
-        for policy in ("dfs", "fcfs", "blendserve"):
-            for real in rows("full", workload=workload, policy=policy, simulation="full"):
-                wanted = {n: real["cell"][n] for n in ("workload", "policy", "chunk", "requests")}
-                model = best(rows("full", simulation="fast", **wanted))
-                if model is not None:
-                    pairs[policy] = (real, model)
-        for policy, (real, model) in pairs.items():
-            name = f"{workload}, {policy} {real['cell']['chunk'] or ''}".strip()
-            apart = rate(model) / rate(real) - 1
+    found: dict[tuple[str, int | None], dict[str, tuple[Row, Row]]] = {}
+    for real in rows("full", simulation="full"):
+        cell = real["cell"]
+        same = ("workload", "policy", "chunk", "requests", "kv_slots")
+        model = best(rows("full", simulation="fast", **{name: cell[name] for name in same}))
+        if model is not None:
+            place = found.setdefault((cell["workload"], cell["kv_slots"]), {})
+            place[cell["policy"]] = (real, model)
+    order = sorted(found, key=lambda key: (key[1] or 0, key[0]))
+    for workload, slots in order:
+        pairs = found[workload, slots]
+        where = f"{workload}, {slots:,} slots" if slots else workload
+        for policy, (real, model) in sorted(pairs.items(), reverse=True):
+            name = f"{where}, {policy} {real['cell']['chunk'] or ''}".strip()
             cells = [f"{rate(r):.0f}" for r in (real, model)]
-            cells += [f"{100 * apart:+.1f} %"]
+            cells += [f"{100 * (rate(model) / rate(real) - 1):+.1f} %"]
             cells += [figure(r, "prefix_sharing", ".4f") for r in (real, model)]
             cells += [figure(r, "retractions", "d") for r in (real, model)]
             body.append([name, *cells, figure(real, "scheduler_seconds", ".0f")])
@@ -137,9 +140,8 @@ def _full() -> str:
             if policy in pairs and "blendserve" in pairs:
                 both = [rate(pairs["blendserve"][k]) / rate(pairs[policy][k]) for k in (0, 1)]
                 change = f"{100 * (both[1] / both[0] - 1):+.1f} %"
-                ratios.append(
-                    [f"{workload}, blendserve over {policy}", *(f"{b:.3f}" for b in both), change]
-                )
+                name = f"{where}, blendserve over {policy}"
+                ratios.append([name, *(f"{b:.3f}" for b in both), change])
     head = ["tokens/s; prefix sharing; retractions", "SGLang", "model", "apart", "SGLang", "model",
             "SGLang", "model", "SGLang took, s"]  # fmt: skip
     return table(head, body) + "\n\n" + table(["ratio", "SGLang", "model", "apart"], ratios)

@@ -43,9 +43,9 @@ def test_a_cell_runs_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     both = (tmp_path / "small.jsonl").read_text()
     assert both.startswith(first)
     assert [row["cell"]["chunk"] for row in cells.load("small").values()] == [256, 512]
-    cells.forget("small", "dfs")
+    cells.forget("dfs")
     assert (tmp_path / "small.jsonl").read_text() == both
-    cells.forget("small", "fcfs")
+    cells.forget("fcfs")
     assert cells.load("small") == {}
 
 
