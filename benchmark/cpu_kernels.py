@@ -128,17 +128,15 @@ class Worker:
 
     def profile(self, case: str, steps: int) -> dict[str, float]:
         """Return the milliseconds of a step by part, from hooks around the model's modules."""
-        spent = dict.fromkeys([*PARTS.values(), "model, the rest", "batch and sampling"], 0.0)
+        spent = dict.fromkeys(PARTS.values(), 0.0)
         handles = [h for m in self.runner.model.modules() for h in _hooks(m, spent)]
-        handles += _around(self.runner.model, spent, "model, the rest")
         total = sum(self.measure(case, steps)) * 1e3 / steps
         for handle in handles:
             handle.remove()
         count = steps + 1  # the hooks saw the uncounted step too
         spent = {part: seconds * 1e3 / count for part, seconds in spent.items()}
-        spent["model, the rest"] -= sum(spent[part] for part in PARTS.values())
-        spent["batch and sampling"] = total - sum(spent.values())
-        return spent
+        rest = total - sum(spent.values())
+        return {**spent, "the rest (Python, sampling)": rest, "all of it": total}
 
 
 def _hooks(module: Any, spent: dict[str, float]) -> list[Any]:
@@ -158,11 +156,14 @@ def _around(module: Any, spent: dict[str, float], part: str) -> list[Any]:
 
 
 def serve(pipe: Connection, model: str, variant: str, dtype: str) -> None:
-    """Answer the parent's calls until it sends None."""
+    """Answer the parent's calls until it ends."""
     worker = Worker(model, variant, dtype)
     pipe.send(worker.threads)
-    while (call := pipe.recv()) is not None:
-        method, *arguments = call
+    while True:
+        try:
+            method, *arguments = pipe.recv()
+        except EOFError:
+            return
         pipe.send(getattr(worker, method)(*arguments))
 
 
@@ -208,7 +209,7 @@ def main() -> None:
             for variant, pipe in pipes.items():
                 print(f"\n{case}, {variant}: milliseconds of a step")
                 for part, ms in ask(pipe, "profile", case, 20).items():
-                    print(f"  {part:26}{ms:8.2f}")
+                    print(f"  {part:28}{ms:8.2f}")
         return
 
     times: dict[str, dict[str, list[float]]] = {c: {v: [] for v in pipes} for c in args.cases}
