@@ -32,6 +32,9 @@ how many on they are many: a retraction then costs little of the work in flight.
 ALIKE = 0.35
 """Share of the errors that requests of an unknown kind have in common."""
 
+BIAS = 0.1
+"""Error of the mean of lengths that are not known, as a share: it does not cancel among many."""
+
 _AFFORDABLE = 5
 """How many times the memory must hold a request at its cap for unknown kinds to count with it."""
 
@@ -76,8 +79,11 @@ class SafetyMargin:
         deviation = cut.std(axis=1)
         bounded = np.isfinite(self._worst)
         common = np.where(bounded, self._doubt, ALIKE * self._doubt)
-        excess = np.where(bounded, np.minimum(self._worst, horizon) - cut.mean(axis=1), deviation)
-        sums = [float(((1 - common) * deviation**2).sum()), float((common * excess).sum())]
+        mean = cut.mean(axis=1)
+        excess = np.where(bounded, np.minimum(self._worst, horizon) - mean, deviation)
+        bias = np.where(deviation > 0, BIAS * mean, 0.0)
+        independent = float(((1 - common) * deviation**2).sum())
+        sums = [independent, float((common * excess + bias).sum())]
         for joined in self._joined:
             _count(sums, *joined, horizon)
         return sums
@@ -97,3 +103,5 @@ def _count(
     common = doubt if bounded else ALIKE * doubt
     sums[0] += (1 - common) * variance
     sums[1] += common * (min(worst, horizon) - mean if bounded else math.sqrt(variance))
+    if variance:
+        sums[1] += BIAS * mean
