@@ -97,6 +97,22 @@ def test_a_returned_request_keeps_its_prefix() -> None:
     assert cached(small, number_of(scan[2])) == PREFIX
 
 
+def test_what_a_request_given_back_needs_is_needed_again() -> None:
+    """It was chosen, its prefix was found to be needed by nobody, and then it was refused."""
+    small = SmallCache(1000)
+    scan = planned(small, 3)
+    run_through(small, scan[0], scan[2], scan[4])
+    evict(small, 3 * 2)  # the tails
+    small.pool.start(scan[1])
+    small.pool.start(scan[3])
+    evict(small, 1)  # looks at all prefixes and takes the oldest of the two nobody waits for
+    assert cached(small, number_of(scan[1])) < PREFIX
+    small.pool.put_back(scan[3])
+    evict(small, PREFIX)
+    assert cached(small, number_of(scan[3])) == PREFIX
+    assert cached(small, number_of(scan[5])) < PREFIX
+
+
 def hits(kind: type[RadixCache]) -> tuple[int, int]:
     """Hit tokens and requests of a mixed scan in a cache that is too small.
 

@@ -99,7 +99,7 @@ def test_nothing_is_left_behind(ours: dict[str, Any]) -> None:
 def test_short_memory_loses_nothing(ours: dict[str, Any], stock: dict[str, Any]) -> None:
     """Outputs that fill the cache several times over, of lengths that nobody is told."""
     assert ours["hungry"]["ids"] == stock["hungry"]["ids"]
-    assert ours["state"][0]["retractions"] >= ours["hungry"]["retractions"] > 0
+    assert ours["hungry"]["retractions"] <= 5  # 38 before there was a safety margin
 
 
 def test_retraction_at_any_time_loses_nothing(

@@ -219,7 +219,7 @@ class Arrivals:
         if self._fed and not waiting:
             self._most = min(2 * self._most, self._all)
         self._fed = True
-        for rid, prompt, limit in islice(self._left, self._most - waiting):
+        for rid, prompt, limit in islice(self._left, max(self._most - waiting, 0)):
             self._scheduler.process_input_requests([_arrival(rid, prompt, int(limit))])
 
 
