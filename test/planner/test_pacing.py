@@ -8,12 +8,15 @@ from sglang.srt.blendserve.planner.cost_model import CostModel
 from sglang.srt.blendserve.planner.device_spec import DeviceSpec
 from sglang.srt.blendserve.planner.model_spec import ModelSpec
 from sglang.srt.blendserve.planner.pacing import (
+    BalancePace,
     FixedPace,
+    Pace,
     RatioPace,
     RemainingWork,
     StepLoad,
     beside_online,
 )
+from sglang.srt.blendserve.planner.spread_pace import SpreadPace
 
 COST = CostModel(ModelSpec.named("Llama-3.1-8B"), DeviceSpec.named("A100-80G"))
 PACE = RatioPace(COST, kv_slots=400_000, max_tokens=8192)
@@ -41,17 +44,18 @@ def test_nothing_running_or_nothing_to_read_means_full_speed() -> None:
     assert PACE.budget(StepLoad(3, 10), RemainingWork(1.0, 0.0)).compute_side == PACE.max_tokens
 
 
+@pytest.mark.parametrize("pace", [PACE, BalancePace(COST, 8192), SpreadPace(COST, 8192)])
 @given(
     running=st.integers(0, 5000),
     kv=st.floats(0, 1e7),
-    compute=st.floats(0, 1e9),
-    memory=st.floats(0, 1e9),
+    compute=st.floats(0, allow_nan=False),
+    memory=st.floats(0, allow_nan=False),
 )
 def test_the_budget_stays_within_bounds(
-    running: int, kv: float, compute: float, memory: float
+    pace: Pace, running: int, kv: float, compute: float, memory: float
 ) -> None:
-    budget = PACE.budget(StepLoad(running, kv), RemainingWork(compute, memory))
-    assert 0 <= budget.compute_side <= budget.memory_side <= PACE.max_tokens
+    budget = pace.budget(StepLoad(running, kv), RemainingWork(compute, memory))
+    assert 0 <= budget.compute_side <= budget.memory_side <= 8192
     if running == 0:
         assert budget.compute_side > 0
 

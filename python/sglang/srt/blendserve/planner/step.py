@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +18,6 @@ from sglang.srt.blendserve.planner.pacing import (
 from sglang.srt.blendserve.planner.pool_request import PoolRequest
 from sglang.srt.blendserve.planner.scanner import Side, memory_partition
 from sglang.srt.blendserve.planner.step_memory import StepMemory
-
-if TYPE_CHECKING:
-    pass
 
 Floats = NDArray[np.float64]
 
