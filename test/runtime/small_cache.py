@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -140,6 +141,36 @@ class SmallCache:
         self.cache.dec_lock_ref(flight.node)
         self.flights.remove(flight)
         self.pool.finish(request, len(output))
+
+    def end_at_once(self, request: PoolRequest) -> bool:
+        """Run ``request`` to its end in one step: its first output token is its last.
+
+        Through `cache_finished_req`, with nothing of it cached before. False if it does not fit.
+        """
+        tokens = request.prompt.tolist()
+        match = self._match(tokens, request.namespace)
+        cached = len(match.device_indices)
+        self.cache.inc_lock_ref(match.last_device_node)
+        own = self._alloc(-(-len(tokens) // self.page_size) * self.page_size - cached)
+        if own is None:
+            self.cache.dec_lock_ref(match.last_device_node)
+            return False
+        self.hit_tokens += cached
+        self.pool.start(request)
+        row = torch.cat((match.device_indices, own))[: len(tokens)]
+        self.cache.req_to_token_pool = SimpleNamespace(req_to_token=row[None])
+        req = SimpleNamespace(
+            req_pool_idx=0,
+            origin_input_ids=array("q", tokens),
+            output_ids=array("q", [9]),
+            extra_key=request.namespace or None,
+            cache_protected_len=cached,
+            last_node=match.last_device_node,
+            blendserve=request,
+        )
+        self.cache.cache_finished_req(req, kv_len_to_handle=len(tokens))
+        self.pool.finish(request, 1)
+        return True
 
     def retract(self, flight: Flight) -> None:
         """Take the memory of ``flight`` back; it keeps its turn."""

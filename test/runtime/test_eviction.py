@@ -153,3 +153,18 @@ def test_in_a_full_cache_an_ended_request_leaves_only_what_is_waited_for() -> No
     assert cached(small, 1) == PREFIX
     assert small.cache.total_size() == PREFIX  # neither its own last token nor its output
     small.check_memory()
+
+
+@pytest.mark.parametrize("page_size", [1, 16])
+def test_in_a_full_cache_requests_of_one_token_leave_the_prefix_that_others_wait_for(
+    page_size: int,
+) -> None:
+    """They end in the step that computes their prompt, before anything of it is in the tree."""
+    pages = -(-(PREFIX + 1) // page_size)
+    small = SmallCache(pages * page_size, page_size=page_size)
+    scan = planned(small, 2)
+    for request in scan:
+        assert small.end_at_once(request)
+        small.check_memory()
+    assert small.hit_tokens == 2 * (PREFIX // page_size * page_size)
+    assert small.cache.total_size() == 0  # nobody waits for anything any more

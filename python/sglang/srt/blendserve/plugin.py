@@ -46,8 +46,8 @@ def register() -> None:
 
     from sglang.srt.blendserve.batch import hooks as batch_api
     from sglang.srt.blendserve.runtime import pdmux
+    from sglang.srt.blendserve.runtime.cache_factory import create_cache
     from sglang.srt.blendserve.runtime.cpu_attention import register_cpu_attention
-    from sglang.srt.blendserve.runtime.radix_cache import create_cache
     from sglang.srt.blendserve.runtime.scheduler import BlendScheduler
 
     args = "sglang.srt.server_args.ServerArgs"

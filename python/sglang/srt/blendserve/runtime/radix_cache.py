@@ -14,17 +14,14 @@ Which tokens are cached never changes a result, only how much is computed again.
 
 from __future__ import annotations
 
-import logging
 import time
 from array import array
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sglang.srt.environ import envs
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams, EvictResult
 from sglang.srt.mem_cache.radix_cache import RadixCache, RadixKey, TreeNode
-from sglang.srt.mem_cache.registry import TreeCacheBuildContext, default_radix_cache_factory
 
 from sglang.srt.blendserve.planner.upcoming import ROOT, Place, UpcomingUse
 from sglang.srt.blendserve.runtime.cache_annotations import check_integrity
@@ -36,8 +33,6 @@ if TYPE_CHECKING:
     from sglang.srt.mem_cache.cache_init_params import CacheInitParams
 
     from sglang.srt.blendserve.planner.request_pool import PoolRequest, RequestPool
-
-logger = logging.getLogger(__name__)
 
 _NEARLY_FULL = 16
 """The cache is nearly full when no more than this fraction of its slots is free."""
@@ -51,33 +46,6 @@ slots back copies the list of the free ones, however few they are."""
 
 _LEAST_CUT = 64
 """Tokens that are evicted from a needed leaf at least, so that it is not split token by token."""
-
-
-def create_cache(context: TreeCacheBuildContext) -> Any:
-    """The factory behind ``--radix-cache-backend blendserve``.
-
-    Models whose cache is not a plain radix tree (sliding windows, state spaces) and SGLang's
-    other caches keep the one that SGLang chooses, without annotations.
-    """
-    args = context.server_args
-    other = (
-        (context.is_hybrid_swa, "sliding-window attention"),
-        (context.is_hybrid_ssm, "state-space layers"),
-        (context.enable_hierarchical_cache, "--enable-hierarchical-cache"),
-        (context.disable_radix_cache, "--disable-radix-cache"),
-        (args.enable_lmcache, "--enable-lmcache"),
-        (args.enable_flexkv, "--enable-flexkv"),
-        (envs.SGLANG_EXPERIMENTAL_CPP_RADIX_TREE.get(), "SGLANG_EXPERIMENTAL_CPP_RADIX_TREE"),
-        (envs.SGLANG_ENABLE_UNIFIED_RADIX_TREE.get(), "SGLANG_ENABLE_UNIFIED_RADIX_TREE"),
-    )
-    for chosen, reason in other:
-        if chosen:
-            logger.warning(
-                "The prefix cache for %s is SGLang's own; it evicts without regard to the plan.",
-                reason,
-            )
-            return default_radix_cache_factory(context)
-    return BlendRadixCache(context.params)
 
 
 @dataclass(slots=True)
@@ -278,6 +246,16 @@ class BlendRadixCache(RadixCache):
     ) -> None:
         """As upstream; but cache no more of ``req`` than is worth its room."""
         keep = self.worth_keeping(offline_request(req)) if is_insert else None
+        if keep is not None:
+            # A request that ends with its first token has nothing in the tree yet: what others
+            # wait for goes there now, and the rest is freed.
+            keep = min(keep, kv_len_to_handle) // self.page_size * self.page_size
+            if keep > req.cache_protected_len:
+                slots = self.req_to_token_pool.req_to_token[req.req_pool_idx]
+                behind = slots[keep:kv_len_to_handle]
+                self.token_to_kv_pool_allocator.free_segment(behind, start_pos=keep)
+                super().cache_finished_req(req, kv_len_to_handle=keep)
+                return
         super().cache_finished_req(
             req, is_insert=is_insert and keep is None, kv_len_to_handle=kv_len_to_handle
         )
