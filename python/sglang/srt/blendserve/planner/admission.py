@@ -23,6 +23,9 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sglang.srt.blendserve.planner.compiled import INTEGERS, NUMBER, VECTOR, compiled
+
+Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 _ROUNDING = 1.0
@@ -57,12 +60,9 @@ class PeakAdmission:
         negative = -self._remaining.reshape(-1)
         longest_first = negative.argsort(kind="stable")
         # Ascending negative numbers, so that a place is found without negating the array again.
-        self._negative: Floats = negative[longest_first]
-        each = self._kv if parts == 1 else np.repeat(self._kv / parts, parts)
-        self._held: Floats = each[longest_first].cumsum()
-        ranks = np.arange(1, negative.size + 1) / parts
-        self._peaks: Floats = self._held - ranks * self._negative
-        self._highest = float(self._peaks.max(initial=0.0))
+        self._negative, self._held, self._peaks, self._highest = _in_order(
+            negative, longest_first, self._kv, parts
+        )
 
     def __len__(self) -> int:
         return self._kv.size + len(self._joined)
@@ -151,23 +151,50 @@ class PeakAdmission:
 
         Once it is above ``limit`` it is not followed further.
         """
-        negative, parts = self._negative, self._parts
-        places = negative.searchsorted(-ends, side="right")
-        highest, above = 0.0, negative.size
-        for part in range(parts):  # in the order in which the parts end
-            # Until this part ends, parts - part of the request are there.
-            share = (parts - part) / parts
-            place, end = int(places[part]), float(ends[part])
-            before = float(self._held[place - 1]) if place else 0.0
-            own = before + place / parts * end + share * (kv_tokens + end)
-            beside = 0.0
-            if place < above:
-                beside = (
-                    float((self._peaks[place:above] - share * negative[place:above]).max())
-                    + share * kv_tokens
-                )
-            highest = max(highest, own, beside)
-            if highest > limit:
-                break
-            above = place
-        return highest
+        return _peak(self._negative, self._held, self._peaks, kv_tokens, ends, limit)
+
+
+@compiled(f"Tuple(({VECTOR}, {VECTOR}, {VECTOR}, {NUMBER}))", VECTOR, INTEGERS, VECTOR, "int64")
+def _in_order(
+    negative: Floats, order: Ints, kv: Floats, parts: int
+) -> tuple[Floats, Floats, Floats, float]:
+    """Remaining lengths (negative), held tokens and peaks of all parts in ``order``, the highest.
+
+    ``negative``: (m * parts,); ``kv``: (m,) tokens of whole requests.
+    """
+    n = negative.size
+    sorted_, held, peaks = np.empty(n), np.empty(n), np.empty(n)
+    total = highest = 0.0
+    for place in range(n):
+        at = order[place]
+        total += kv[at // parts] / parts
+        sorted_[place] = negative[at]
+        held[place] = total
+        peaks[place] = total - (place + 1) / parts * negative[at]
+        highest = max(highest, peaks[place])
+    return sorted_, held, peaks, highest
+
+
+@compiled(NUMBER, VECTOR, VECTOR, VECTOR, NUMBER, VECTOR, NUMBER)
+def _peak(
+    negative: Floats, held: Floats, peaks: Floats, kv_tokens: float, ends: Floats, limit: float
+) -> float:
+    """See `PeakAdmission._peak_parts`."""
+    parts = ends.size
+    highest, above = 0.0, negative.size
+    for part in range(parts):  # in the order in which the parts end
+        # Until this part ends, parts - part of the request are there.
+        share = (parts - part) / parts
+        end = ends[part]
+        place = np.searchsorted(negative[:above], -end, side="right")
+        before = held[place - 1] if place else 0.0
+        highest = max(highest, before + place / parts * end + share * (kv_tokens + end))
+        beside = 0.0
+        for at in range(place, above):
+            beside = max(beside, peaks[at] - share * negative[at])
+        if place < above:
+            highest = max(highest, beside + share * kv_tokens)
+        if highest > limit:
+            break
+        above = place
+    return highest

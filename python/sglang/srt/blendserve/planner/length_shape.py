@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sglang.srt.blendserve.planner.compiled import INTEGERS, TABLE, VECTOR, compiled
+
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
@@ -125,34 +127,30 @@ class LengthShape:
 
     def quantile_total(self, classes: Ints, unit: Floats, lived: Floats, levels: Floats) -> Floats:
         """(m, q) quantiles at ``levels`` (q,) of d, given d > lived; others as `expected_total`."""
-        with np.errstate(divide="ignore"):
-            place = np.log2(lived / unit)
-        place *= _PER_OCTAVE
-        place += BINS // 2
-        np.minimum(np.maximum(place, 0.0, out=place), BINS - 1e-6, out=place)
-        low = place.astype(np.int64)
-        first = classes * (BINS + 1)
-        at = first + low
-        base = 2.0 * classes
-        ended = self.ended.take(at) - base
-        ended += (place - low) * (self.ended.take(at + 1) - base - ended)
-        wanted = (base + 1)[:, None] - (1 - ended)[:, None] * (1 - levels)
-        # The bin that each ends in; a class's own bins are a row of `ended`.
-        at = self.ended.searchsorted(wanted)
-        np.maximum(at, (first + 1)[:, None], out=at)
-        np.minimum(at, (first + BINS)[:, None], out=at)
-        after = self.ended.take(at)
-        at -= 1
-        before = self.ended.take(at)
-        after -= before
-        wanted -= before
-        wanted /= np.maximum(after, 1e-12, out=after)
-        part = np.minimum(np.maximum(wanted, 0, out=wanted), 1, out=wanted)
-        at -= first[:, None]
-        part *= _WIDTHS.take(at)
-        part += _EDGES.take(at)
-        part *= unit[:, None]
-        return np.maximum(part, lived[:, None], out=part)
+        return _quantiles(self.ended, classes, unit, lived, levels)
+
+
+@compiled(TABLE, VECTOR, INTEGERS, VECTOR, VECTOR, VECTOR)
+def _quantiles(ended: Floats, classes: Ints, unit: Floats, lived: Floats, levels: Floats) -> Floats:
+    """See `LengthShape.quantile_total`."""
+    found = np.empty((lived.size, levels.size))
+    for request in range(lived.size):
+        multiple = lived[request] / unit[request]
+        place = math.log2(multiple) * _PER_OCTAVE + BINS // 2 if multiple > 0 else 0.0
+        place = min(max(place, 0.0), BINS - 1e-6)
+        low = int(place)
+        curve = ended[classes[request] * (BINS + 1) :][: BINS + 1]
+        base = 2.0 * classes[request]
+        by_now = curve[low] - base
+        by_now += (place - low) * (curve[low + 1] - base - by_now)
+        for level in range(levels.size):
+            wanted = base + 1 - (1 - by_now) * (1 - levels[level])
+            after = min(max(np.searchsorted(curve, wanted), 1), BINS)
+            before = curve[after - 1]
+            part = (wanted - before) / max(curve[after] - before, 1e-12)
+            x = _EDGES[after - 1] + min(max(part, 0.0), 1.0) * _WIDTHS[after - 1]
+            found[request, level] = max(x * unit[request], lived[request])
+    return found
 
 
 def _count(multiple: Floats, classes: Ints, number: int, weights: Floats | None = None) -> Floats:

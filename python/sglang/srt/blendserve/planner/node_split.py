@@ -21,8 +21,8 @@ The paper leaves some room, and this is how it is filled:
   pool here and goes to the cuts with the highest gain per token recomputed.
 - *Rounds.* Every cut shifts the places of the others, so a round takes the best quarter of
   the runs and spends half of the budget, then the tree is sorted anew. Each request moves at most
-  once. Sort and split repeat until the densities do not rise, no affordable cut helps, or
-  `_ROUNDS` is reached.
+  once. Sort and split repeat until a round brings little, no affordable cut helps, or `_ROUNDS`
+  is reached.
 """
 
 from __future__ import annotations
@@ -52,8 +52,9 @@ Bools = NDArray[np.bool_]
 _ROUNDS = 16
 _LEAST_SHIFT = float(np.log(1.1))
 """A run is cut only if it stands off its place by 10 % of density or more (root mean square)."""
-_LEAST_PROGRESS = 0.01
-"""A round that takes away a smaller part of the summed squared error is undone and is the last."""
+_LEAST_PROGRESS = 0.02
+"""A round that takes away a smaller part of the summed squared error of the first sort is the last;
+one that takes away none is undone."""
 _LOG_DENSITY_LIMIT = 14.0
 """Log densities are cut off at about one to a million either way; 0 and infinity occur."""
 
@@ -108,6 +109,7 @@ def split_tree(
     budget = int((1 - keep_sharing) * (tree.prompt_tokens - tree.unique_tokens))
     moved = np.zeros(tree.requests, dtype=np.bool_)
     error, prefix_errors = _errors(sorted_tree)
+    least = _LEAST_PROGRESS * error
     for _ in range(_ROUNDS):
         cuts = _choose(sorted_tree, prefix_errors, moved, budget)
         if not cuts.first.size:
@@ -116,12 +118,14 @@ def split_tree(
         parts = _move(tree, cuts)
         candidate = sort_tree(parts, output_tokens, cost, kv_reads, same=sorted_tree.costs)
         new_error, prefix_errors = _errors(candidate)
-        if new_error > (1 - _LEAST_PROGRESS) * error:
+        if new_error >= error:
             break
         budget -= candidate.tree.unique_tokens - tree.unique_tokens
         leaves, _ = _ranges(tree.leaf_start[cuts.first], tree.leaf_end[cuts.last])
         moved[tree.leaf_requests[leaves]] = True
-        sorted_tree, error = candidate, new_error
+        sorted_tree, progress, error = candidate, error - new_error, new_error
+        if progress < least:
+            break
     return sorted_tree
 
 

@@ -42,10 +42,14 @@ class Outlook:
         kinds = np.where(capped, np.round(2 * np.log2(np.maximum(max_tokens, 1))), -1)
         kinds = np.where(known, -2, kinds)
         names, self._kind = np.unique(kinds, return_inverse=True)
-        self._exact = names[self._kind] == -2
+        # As lists, too: one request at a time is looked up faster there.
+        self._kinds: list[int] = self._kind.tolist()
+        self._exact_kind = names == -2
+        self._exact = self._exact_kind[self._kind]
         self._started = np.zeros(names.size)
         self._finished = np.zeros(names.size)
         self._belief = np.zeros(names.size)
+        self._doubts: list[float] = np.where(self._exact_kind, 0.0, 1.0).tolist()
         self._fresh: Floats = np.zeros((0, LEVELS.size))
 
     def copy(self, lengths: LengthEstimator) -> Outlook:
@@ -68,6 +72,7 @@ class Outlook:
         estimate = self.lengths.estimate(running, generated)
         share = self._finished / np.maximum(self._started, 1)
         self._belief = np.minimum(share / _BELIEVED, 1.0)
+        self._doubts = np.where(self._exact_kind, 0.0, 1 - self._belief).tolist()
         none = np.zeros(estimate.size)
         self._fresh = self.remaining(np.arange(estimate.size), none)
         unsure = ~self._exact & (self._belief[self._kind] < 1)
@@ -99,8 +104,7 @@ class Outlook:
 
     def doubt_of(self, request: int) -> float:
         """The same of one request."""
-        unsure = 1 - float(self._belief[self._kind[request]])
-        return 0.0 if self._exact[request] else unsure
+        return self._doubts[self._kinds[request]]
 
     def cap(self, requests: ArrayLike) -> Floats:
         """(m,) output tokens that ``requests`` (m,) cannot exceed; infinite where none are set."""

@@ -129,5 +129,6 @@ class _PaperStep(Step):
     def _begin(self, request: PoolRequest, side: Side, cached: int, budget: int) -> None:
         uncached = self._uncached(request, cached)
         remaining = self._predicted_remaining(request)
+        beside = self.pool.prefixes.beside(request)
         self.held[side] += uncached
-        self._start(request, side, uncached, remaining, budget)
+        self._start(request, side, uncached, beside, remaining, budget)

@@ -23,6 +23,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from sglang.srt.blendserve.planner.compiled import NUMBER, TABLE, VECTOR, compiled
+
 Floats = NDArray[np.float64]
 
 DEVIATIONS, MORE_DEVIATIONS, MANY = 1.0, 2.0, 32
@@ -54,54 +56,59 @@ class SafetyMargin:
         """``remaining``: (m, q) equally likely remaining tokens of each, ascending. ``doubt``:
         (m,) how little is known of its kind, from 0 to 1. ``worst``: (m,) see `worst_case`."""
         self._remaining, self._doubt, self._worst = remaining, doubt, worst
-        self._joined: list[tuple[list[float], float, float]] = []
-        self._sums: dict[int, list[float]] = {}
+        self._joined: list[tuple[Floats, float, float]] = []
+        self._sums: dict[int, tuple[float, float]] = {}
 
     def add(self, remaining: Floats, doubt: float, worst: float) -> None:
         """Count a request that joins; (q,) ``remaining`` tokens."""
-        joined = (remaining.tolist(), doubt, worst)
-        self._joined.append(joined)
-        for octave, sums in self._sums.items():
-            _count(sums, *joined, 2.0**octave)
+        self._joined.append((remaining, doubt, worst))
+        for octave in self._sums:
+            self._count(octave, remaining, doubt, worst)
 
     def up_to(self, horizon: float) -> float:
         """KV tokens to keep free for what may go wrong within the next ``horizon`` steps."""
         octave = math.ceil(math.log2(min(max(horizon, 1.0), 2.0**62)))
-        sums = self._sums.get(octave)
-        if sums is None:
-            sums = self._sums[octave] = self._sum_up(2.0**octave)
+        if octave not in self._sums:
+            self._sums[octave] = _sum_up(self._remaining, self._doubt, self._worst, 2.0**octave)
+            for joined in self._joined:
+                self._count(octave, *joined)
+        variance, common = self._sums[octave]
         few = 1 - min((len(self._joined) + self._doubt.size) / MANY, 1.0)
         deviations = DEVIATIONS + MORE_DEVIATIONS * few
-        return math.sqrt(max((deviations**2) * sums[0] + sums[1] * sums[1], 0.0))
+        return math.sqrt(max((deviations**2) * variance + common * common, 0.0))
 
-    def _sum_up(self, horizon: float) -> list[float]:
-        cut = np.minimum(self._remaining, horizon)
-        deviation = cut.std(axis=1)
-        bounded = np.isfinite(self._worst)
-        common = np.where(bounded, self._doubt, ALIKE * self._doubt)
-        mean = cut.mean(axis=1)
-        excess = np.where(bounded, np.minimum(self._worst, horizon) - mean, deviation)
-        bias = np.where(deviation > 0, BIAS * mean, 0.0)
-        independent = float(((1 - common) * deviation**2).sum())
-        sums = [independent, float((common * excess + bias).sum())]
-        for joined in self._joined:
-            _count(sums, *joined, horizon)
-        return sums
+    def _count(self, octave: int, remaining: Floats, doubt: float, worst: float) -> None:
+        variance, common = self._sums[octave]
+        more_variance, more_common = _one(remaining, doubt, worst, 2.0**octave)
+        self._sums[octave] = variance + more_variance, common + more_common
 
 
-def _count(
-    sums: list[float], remaining: list[float], doubt: float, worst: float, horizon: float
-) -> None:
-    """Add one request's independent variance and common deviation to ``sums``."""
-    cut = [tokens if tokens < horizon else horizon for tokens in remaining]
-    mean = sum(cut) / len(cut)
+@compiled("UniTuple(float64, 2)", VECTOR, NUMBER, NUMBER, NUMBER)
+def _one(remaining: Floats, doubt: float, worst: float, horizon: float) -> tuple[float, float]:
+    """One request's independent variance and common deviation up to ``horizon``."""
+    parts = remaining.size
+    mean = 0.0
+    for part in range(parts):
+        mean += min(remaining[part], horizon)
+    mean /= parts
     variance = 0.0
-    for tokens in cut:
-        variance += (tokens - mean) ** 2
-    variance /= len(cut)
+    for part in range(parts):
+        variance += (min(remaining[part], horizon) - mean) ** 2
+    variance /= parts
     bounded = worst < math.inf
     common = doubt if bounded else ALIKE * doubt
-    sums[0] += (1 - common) * variance
-    sums[1] += common * (min(worst, horizon) - mean if bounded else math.sqrt(variance))
-    if variance:
-        sums[1] += BIAS * mean
+    deviation = common * (min(worst, horizon) - mean if bounded else math.sqrt(variance))
+    if variance > 0:
+        deviation += BIAS * mean
+    return (1 - common) * variance, deviation
+
+
+@compiled("UniTuple(float64, 2)", TABLE, VECTOR, VECTOR, NUMBER)
+def _sum_up(remaining: Floats, doubt: Floats, worst: Floats, horizon: float) -> tuple[float, float]:
+    """The sums over m requests."""
+    variance = common = 0.0
+    for request in range(doubt.size):
+        more = _one(remaining[request], doubt[request], worst[request], horizon)
+        variance += more[0]
+        common += more[1]
+    return variance, common

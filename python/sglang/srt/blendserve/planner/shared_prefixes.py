@@ -8,9 +8,30 @@ What several use is freed by none of them: it is in use whatever ends, until one
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 from sglang.srt.blendserve.planner.planning import Ancestors
 from sglang.srt.blendserve.planner.pool_request import PoolRequest
+
+
+class Beside(NamedTuple):
+    """A request beside those in flight, which share some of its prefixes."""
+
+    held: int
+    """Tokens of its prompt that it would be alone with.
+
+    What it computes besides, since the one who computes the same is not ready, is given up when
+    both are."""
+    alone: list[tuple[PoolRequest, int]]
+    """Who would no longer be alone with how many tokens of prefix."""
+
+    def needs(self, uncached: int, generated: int) -> int:
+        """KV slots that cannot be had for others once it starts and can be until then.
+
+        ``uncached``: those of its tokens that are to be computed. Besides these it locks what is
+        cached and nobody uses. ``generated``: its output tokens so far.
+        """
+        return max(uncached, self.held + generated)
 
 
 class SharedPrefixes:
@@ -33,38 +54,25 @@ class SharedPrefixes:
         self._users = {}
         for request in running:
             if ancestors.above(request.index):
-                self._hold(request, self.holds(request))
+                self._hold(request, self.beside(request).held)
                 self.enter(request)
 
-    def needs(self, request: PoolRequest, uncached: int) -> int:
-        """KV slots that cannot be had for others once ``request`` starts and can be until then.
-
-        ``uncached``: those of its tokens that are to be computed. Besides these it locks what is
-        cached and nobody uses.
-        """
-        return max(uncached, self.holds(request) + request.generated)
-
-    def holds(self, request: PoolRequest) -> int:
-        """What ``request`` would be alone with of its prompt if it started.
-
-        What it computes besides, since the one who computes the same is not ready, is given up
-        when both are.
-        """
-        return request.prompt.size - self._used(request)
-
-    def alone(self, request: PoolRequest) -> list[tuple[PoolRequest, int]]:
-        """Who would no longer be alone with how many tokens of prefix if ``request`` started."""
-        found = []
+    def beside(self, request: PoolRequest) -> Beside:
+        """What ``request``, which is not in flight, would share if it started now."""
+        used, alone = 0, []
         for node, tokens in self._path(request):
             users = self._users.get(node)
-            if users is not None and len(users) == 1:
+            if users is None:
+                continue
+            used += tokens
+            if len(users) == 1:
                 (other,) = users.values()
-                found.append((other, tokens))
-        return found
+                alone.append((other, tokens))
+        return Beside(request.prompt.size - used, alone)
 
     def enter(self, request: PoolRequest) -> None:
         """``request`` starts."""
-        for other, tokens in self.alone(request):
+        for other, tokens in self.beside(request).alone:
             self._hold(other, other.held_tokens - tokens)
         for node, _ in self._path(request):
             self._users.setdefault(node, {})[request.rid] = request
@@ -84,14 +92,6 @@ class SharedPrefixes:
     def _hold(self, request: PoolRequest, tokens: int) -> None:
         request.held_tokens = tokens
         self._changed(request)
-
-    def _used(self, request: PoolRequest) -> int:
-        """How much of the beginning of ``request`` others use already, tokens."""
-        used = 0
-        for node, tokens in self._path(request):
-            if node in self._users:
-                used += tokens
-        return used
 
     def _path(self, request: PoolRequest) -> list[tuple[int, int]]:
         """Shared nodes above ``request``, deepest first, and the length of their segments."""

@@ -17,6 +17,7 @@ from sglang.srt.blendserve.planner.pacing import (
 )
 from sglang.srt.blendserve.planner.pool_request import PoolRequest
 from sglang.srt.blendserve.planner.scanner import Side, memory_partition
+from sglang.srt.blendserve.planner.shared_prefixes import Beside
 from sglang.srt.blendserve.planner.step_memory import StepMemory
 
 Floats = NDArray[np.float64]
@@ -171,7 +172,8 @@ class Step(StepMemory):
 
     def _admit(self, request: PoolRequest, side: Side, limit: float, budget: int) -> bool:
         remaining = until_end = self._predicted_remaining(request)
-        least = self._needs(request, 1)
+        beside = self.pool.prefixes.beside(request)
+        least = beside.needs(1, request.generated)
         short = not self._delay(request.prompt.size + request.generated)
         if short:  # a look-up is saved where it does not fit however much of it is cached
             limit = self._safe(limit, request, float(remaining[-1]))
@@ -185,11 +187,11 @@ class Step(StepMemory):
         tried = short and needs == least
         if not (tried or self.admission.fits(needs, until_end, limit)):
             return False
-        if not self._fits_beside(request, needs, until_end, limit):
+        if not self._fits_beside(beside.alone, needs, until_end, limit):
             return False
         if self.policy.whole_prompts and self.spent and self.spent + uncached > budget:
             return False
-        self._start(request, side, uncached, remaining, budget)
+        self._start(request, side, uncached, beside, remaining, budget)
         return True
 
     def _uncached(self, request: PoolRequest, cached: int) -> int:
@@ -198,15 +200,20 @@ class Step(StepMemory):
         return max(request.prompt.size + request.generated - cached, 1)
 
     def _start(
-        self, request: PoolRequest, side: Side, uncached: int, remaining: Floats, budget: int
+        self,
+        request: PoolRequest,
+        side: Side,
+        uncached: int,
+        beside: Beside,
+        remaining: Floats,
+        budget: int,
     ) -> None:
-        # First: it is read off what was in flight before.
-        needs = self._needs(request, uncached)
-        for other, tokens in self.pool.prefixes.alone(request):
+        for other, tokens in beside.alone:
             self.admission.share(self._member(other), tokens)
+        needs = beside.needs(uncached, request.generated)
         self.admission.add(needs, remaining + self._delay(uncached))
         self.margin.add(remaining, *self._doubt(request))
-        request.held_tokens = self.pool.prefixes.holds(request)
+        request.held_tokens = beside.held
         self.pool.start(request)
         request.side = side
         request.expected_tokens = request.generated + float(remaining.sum()) / remaining.size
@@ -232,7 +239,8 @@ class Step(StepMemory):
             side = request.side if request.index not in self.pool.scanner else Side.MEMORY
             uncached = self._uncached(request, self._cached(request))
             remaining = self._predicted_remaining(request)
-            self._start(request, side, uncached, remaining, self.policy.max_tokens)
+            beside = self.pool.prefixes.beside(request)
+            self._start(request, side, uncached, beside, remaining, self.policy.max_tokens)
 
     def _done(self) -> None:
         self.selection.prefill_tokens = self.spent

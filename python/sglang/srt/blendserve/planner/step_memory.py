@@ -97,10 +97,10 @@ class StepMemory:
         return known and self.admission.peak + self.state.running > self.limit
 
     def _fits_beside(
-        self, request: PoolRequest, needs: int, until_end: Floats, limit: float
+        self, alone: list[tuple[PoolRequest, int]], needs: int, until_end: Floats, limit: float
     ) -> bool:
-        """Whether ``request``, which fits, does so if prefixes that one other held alone stay."""
-        alone = self.pool.prefixes.alone(request)
+        """Whether a request that fits does so if the prefixes that one other was ``alone`` with
+        stay."""
         tokens = sum(tokens for _, tokens in alone)
         if not alone or self.admission.fits(needs + tokens, until_end, limit):
             return True
@@ -131,10 +131,6 @@ class StepMemory:
         lived = np.array([float(request.generated)])
         worst = worst_case(outlook.cap([request.index]), lived, self.pool.kv_slots)
         return doubt, float(worst[0])
-
-    def _needs(self, request: PoolRequest, uncached: int) -> int:
-        """KV slots that ``request`` takes besides what others in flight hold already."""
-        return self.pool.prefixes.needs(request, uncached)
 
     def _member(self, request: PoolRequest) -> int:
         """Number of a request in flight in `admission`."""
