@@ -28,7 +28,7 @@ class Intake:
         self._pool = pool
         self._passes_since_arrival = 0
         self._arrived = 0
-        self._froze = False  # not if somebody else has frozen what was there before
+        self._froze: bool | None = None
 
     @property
     def quiet(self) -> bool:
@@ -67,14 +67,17 @@ class Intake:
         if self._arrived % _FREEZE_ARRIVALS == 0:
             # Every full collection would visit every object of every request: more than a second
             # for 100,000 of them. Reference counts free them all the same.
-            self._froze = self._froze or gc.get_freeze_count() == 0
+            if self._froze is None:
+                # Not if somebody else has frozen what was there before. Counting walks through
+                # all that is frozen, so it is done once.
+                self._froze = gc.get_freeze_count() == 0
             gc.freeze()
 
     def rest(self) -> None:
         """Nothing is in the engine: let the garbage collector see everything again."""
         if self._froze:
             gc.unfreeze()
-            self._froze = False
+        self._froze = None
 
     def to_abort(self, order: AbortReq) -> list[PoolRequest]:
         """The waiting requests that ``order`` names: one, those of a job, or all."""
