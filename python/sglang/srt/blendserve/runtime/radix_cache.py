@@ -86,17 +86,17 @@ class BlendRadixCache(RadixCache):
 
         As `match_prefix` finds them, but nothing is split, copied or marked as used.
         """
-        key = RadixKey(tokens, extra_key)
-        node, depth, end = self.root_node, 0, len(tokens) // self.page_size * self.page_size
+        key, page = RadixKey(tokens, extra_key), self.page_size
+        node, depth, end = self.root_node, 0, len(tokens) // page * page
         while depth < end:
-            rest = key[depth:end] if depth else key
-            child = node.children.get(rest.child_key(self.page_size))
+            child = node.children.get(key[depth : depth + page].child_key(page))
             if child is None:
                 break
-            matched = child.key.match(rest, page_size=self.page_size)
-            depth += matched
-            if matched < len(child.key):
+            whole = child.key.raw_token_ids()
+            if tokens[depth : depth + len(whole)] != whole:
+                depth += child.key.match(key[depth:end], page_size=page)
                 break
+            depth += len(whole)
             node = child
         return min(depth, end)
 
