@@ -33,7 +33,8 @@ class PoolRequest:
     index: int = -1
     """Place in the pool's arrays."""
     side: Side = Side.COMPUTE
-    """The end it was taken from; kept through retraction."""
+    """The end it was taken from, or the memory-bound one once it has far outlived its expected
+    length; kept through retraction."""
     generated: int = 0
     """Output tokens so far."""
     held_tokens: int = 0

@@ -36,6 +36,9 @@ and the ratio of the remaining work from and over which it becomes so."""
 _SHARE_STEPS = 16
 """Steps for which the partition of the memory is kept."""
 
+_OUTLIVED = 2.0
+"""Times its expected length after which a request was underestimated."""
+
 _LOOK_AHEAD = 64
 """Requests from each end among which one that need not wait for a prefix is looked for."""
 
@@ -90,6 +93,7 @@ class Step(StepMemory):
         if self.policy.steps % _SHARE_STEPS == 0:
             share = max(self._compute_side_share(), _LEAST_SHARE) + self._scarce_compute_share()
             self.policy.share = min(share, _MOST_SHARE)
+            self._move_underestimated()
         self.policy.steps += 1
         if self._room(budget.memory_side):
             memory_limit = self.policy.fill * self.limit - self.policy.share * self.pool.kv_slots
@@ -98,6 +102,16 @@ class Step(StepMemory):
             self._take(Side.COMPUTE, budget.compute_side, self.limit)
         self._keep_going()
         self._done()
+
+    def _move_underestimated(self) -> None:
+        """Let requests that run far longer than expected belong to the memory-bound end.
+
+        It is that end's share of the memory that they take up, and in which they must fit when
+        they come back after a retraction (paper section 5.3).
+        """
+        for request in self.pool.running:
+            if request.generated > _OUTLIVED * request.expected_tokens:
+                request.side = Side.MEMORY
 
     def _compute_side_share(self) -> float:
         plan, scanner = self.pool.plan, self.pool.scanner
