@@ -22,7 +22,7 @@ from sglang.srt.blendserve.simulator.calibration import Calibration
 from sglang.srt.blendserve.simulator.fast_run import OURS, BlendOptions, FastRun
 from sglang.srt.blendserve.simulator.full_run import FullRun
 from sglang.srt.blendserve.simulator.machine import Machine
-from sglang.srt.blendserve.simulator.recipe import Recipe
+from sglang.srt.blendserve.simulator.recipe import Recipe, reference_cost
 from sglang.srt.blendserve.simulator.workload import Workload
 
 RESULTS = Path(__file__).parent / "results"
@@ -138,7 +138,7 @@ def play(cell: Cell) -> dict[str, Any]:
         played = _fast(cell, workload, machine).run(cell.policy, chunks=chunks, options=options)
         result = played.as_dict()
     result.pop("chunks_tried", None)
-    result["density"] = workload.density(machine.cost)
+    result["density"] = workload.density(reference_cost())
     return {name: rounded(value) for name, value in result.items()}
 
 

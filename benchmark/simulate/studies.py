@@ -23,11 +23,14 @@ MAIN = 400_000
 """Requests of the main study, as many as the paper's."""
 SWEEP = 100_000
 """Of the sweeps, and of the grid, where the paper has 40,000."""
-FULL = 25_000
-"""Of the runs through SGLang's scheduler, which takes some minutes for each."""
+FULL, LARGE = 100_000, 200_000
+"""Of the runs through SGLang's scheduler, which takes some minutes for each; of some of them."""
 
-TIGHT = 100_000
-"""KV slots of some of these, a quarter of what fits, to put the memory under pressure."""
+TIGHT, TIGHT_SLOTS = 25_000, 100_000
+"""Of such runs with a quarter of the KV slots that fit, to put the memory under pressure."""
+
+SEEDS, SEEDED = (1, 2), 200_000
+"""Other seeds of the main study, and their requests."""
 
 PEER_CHUNKS = {
     "dfs": (256, 512, 1024, 2048, 8192),
@@ -77,14 +80,25 @@ def full() -> list[Cell]:
             if len(rates) == len(fast):
                 best = max(rates, key=lambda chunk: rates[chunk])
                 cells.append(Cell(policy, workload, FULL, chunk=best, simulation="full"))
-    return [*cells, *tight()]
+    return [*cells, *large(), *tight()]
+
+
+def large() -> list[Cell]:
+    """Twice as many requests, on a compute- and a memory-bound trace."""
+    return [
+        Cell(policy, workload, LARGE, chunk=chunk, simulation=simulation)
+        for workload in ("trace1", "trace4")
+        for policy, chunk in (("blendserve", 0), ("dfs", 512))
+        for simulation in ("fast", "full")
+    ]
 
 
 def tight() -> list[Cell]:
     """The same with a KV cache that is filled many times over, as by many more requests."""
     return [
-        Cell(policy, workload, FULL, chunk=chunk, kv_slots=TIGHT, simulation=simulation)
+        Cell(policy, workload, TIGHT, seed, chunk, kv_slots=TIGHT_SLOTS, simulation=simulation)
         for workload in ("trace4", "trace1")
+        for seed in (0, *SEEDS)
         for policy, chunk in (("blendserve", 0), ("dfs", 512))
         for simulation in ("fast", "full")
     ]
@@ -222,9 +236,19 @@ REPLICAS = (1, 2, 4, 8)
 def ranks() -> list[Cell]:
     """Data parallel replicas: the pool divided as SGLang does, and as the paper does."""
     return [
-        Cell("blendserve", "trace4", SWEEP, replicas=count, division=division if count > 1 else "")
+        Cell("blendserve", "trace4", MAIN, replicas=count, division=division if count > 1 else "")
         for count in REPLICAS
         for division in (DIVISIONS if count > 1 else DIVISIONS[:1])
+    ]
+
+
+def seeds() -> list[Cell]:
+    """The main study's traces with other requests of the same kinds."""
+    return [
+        Cell(policy, workload, SEEDED, seed, chunk)
+        for seed in (0, *SEEDS)
+        for workload in TRACES
+        for policy, chunk in _BESIDE
     ]
 
 
@@ -240,6 +264,7 @@ STUDIES: dict[str, Callable[[], list[Cell]]] = {
     "ranks": ranks,
     "convergence": convergence,
     "scale": scale,
+    "seeds": seeds,
 }
 
 
