@@ -43,7 +43,7 @@ class PeakAdmission:
         (m, q): equally likely ones.
         """
         held = np.asarray(kv_tokens, dtype=np.float64)
-        remaining = np.asarray(remaining_tokens, dtype=np.float64)
+        remaining = np.ascontiguousarray(remaining_tokens, dtype=np.float64)
         self._parts = remaining.shape[1] if remaining.ndim == 2 else 1
         self._kv: Floats = held.copy()
         self._remaining: Floats = remaining.reshape(held.size, self._parts)
@@ -141,9 +141,7 @@ class PeakAdmission:
         self._sort()
 
     def _ascending(self, remaining_tokens: ArrayLike) -> Floats:
-        if isinstance(remaining_tokens, np.ndarray) and remaining_tokens.shape == (self._parts,):
-            return remaining_tokens  # as nearly always
-        ends = np.atleast_1d(np.asarray(remaining_tokens, dtype=np.float64))
+        ends: Floats = np.ascontiguousarray(remaining_tokens, dtype=np.float64)  # at least (1,)
         return ends if ends.size == self._parts else np.full(self._parts, float(ends.mean()))
 
     def _peak_parts(self, kv_tokens: float, ends: Floats, limit: float = math.inf) -> float:

@@ -127,7 +127,13 @@ class LengthShape:
 
     def quantile_total(self, classes: Ints, unit: Floats, lived: Floats, levels: Floats) -> Floats:
         """(m, q) quantiles at ``levels`` (q,) of d, given d > lived; others as `expected_total`."""
-        return _quantiles(self.ended, classes, unit, lived, levels)
+        return _quantiles(
+            self.ended,
+            np.ascontiguousarray(classes),
+            np.ascontiguousarray(unit),
+            np.ascontiguousarray(lived),
+            np.ascontiguousarray(levels),
+        )
 
 
 @compiled(TABLE, VECTOR, INTEGERS, VECTOR, VECTOR, VECTOR)

@@ -34,8 +34,18 @@ how many on they are many: a retraction then costs little of the work in flight.
 ALIKE = 0.35
 """Share of the errors that requests of an unknown kind have in common."""
 
-BIAS = 0.1
-"""Error of the mean of lengths that are not known, as a share: it does not cancel among many."""
+BIAS, MORE_BIAS = 0.1, 0.4
+"""Error of the mean of lengths that are not known, as a share: it does not cancel among many. And
+what is added where compute is the scarcer resource: memory that stays empty then costs little, but
+one that outputs fill beyond expectation stops the prompts, on which the end of the run depends."""
+
+_SCARCE_FROM, _SCARCE_WIDTH = 0.6, 0.3
+"""Ratio of the remaining compute to the memory traffic (`pacing.compute_scarcity`) from which that
+is added, and the range over which it grows."""
+
+_FLOW_FROM, _FLOW_WIDTH = 0.4, 0.3
+"""The same for the share of prompts among the tokens of a step: where few are computed, decodes are
+what keeps compute busy, and they need the memory."""
 
 _AFFORDABLE = 5
 """How many times the memory must hold a request at its cap for unknown kinds to count with it."""
@@ -49,13 +59,29 @@ def worst_case(cap: Floats, lived: Floats, slots: int) -> Floats:
     return np.where(_AFFORDABLE * cap <= slots, np.maximum(cap - lived, 1.0), np.inf)
 
 
+def likely_bias(scarcity: float, prefill_share: float) -> float:
+    """The error of mean lengths to allow for, where compute is scarce to this degree.
+
+    ``prefill_share``: of the tokens of a step, those of prompts: it is their flow that is kept up.
+    """
+    scarce = min(max((scarcity - _SCARCE_FROM) / _SCARCE_WIDTH, 0.0), 1.0)
+    flow = min(max((prefill_share - _FLOW_FROM) / _FLOW_WIDTH, 0.0), 1.0)
+    return BIAS + MORE_BIAS * scarce * flow
+
+
 class SafetyMargin:
     """Deviations of what m requests in flight still write, up to any horizon."""
 
-    def __init__(self, remaining: Floats, doubt: Floats, worst: Floats) -> None:
+    def __init__(
+        self, remaining: Floats, doubt: Floats, worst: Floats, share: float = BIAS
+    ) -> None:
         """``remaining``: (m, q) equally likely remaining tokens of each, ascending. ``doubt``:
-        (m,) how little is known of its kind, from 0 to 1. ``worst``: (m,) see `worst_case`."""
-        self._remaining, self._doubt, self._worst = remaining, doubt, worst
+        (m,) how little is known of its kind, from 0 to 1. ``worst``: (m,) see `worst_case`.
+        ``share``: see `likely_bias`."""
+        self._bias = share
+        self._remaining = np.ascontiguousarray(remaining, dtype=np.float64)
+        self._doubt = np.ascontiguousarray(doubt, dtype=np.float64)
+        self._worst = np.ascontiguousarray(worst, dtype=np.float64)
         self._joined: list[tuple[Floats, float, float]] = []
         self._sums: dict[int, tuple[float, float]] = {}
 
@@ -69,7 +95,9 @@ class SafetyMargin:
         """KV tokens to keep free for what may go wrong within the next ``horizon`` steps."""
         octave = math.ceil(math.log2(min(max(horizon, 1.0), 2.0**62)))
         if octave not in self._sums:
-            self._sums[octave] = _sum_up(self._remaining, self._doubt, self._worst, 2.0**octave)
+            self._sums[octave] = _sum_up(
+                self._remaining, self._doubt, self._worst, self._bias, 2.0**octave
+            )
             for joined in self._joined:
                 self._count(octave, *joined)
         variance, common = self._sums[octave]
@@ -79,12 +107,14 @@ class SafetyMargin:
 
     def _count(self, octave: int, remaining: Floats, doubt: float, worst: float) -> None:
         variance, common = self._sums[octave]
-        more_variance, more_common = _one(remaining, doubt, worst, 2.0**octave)
+        more_variance, more_common = _one(remaining, doubt, worst, self._bias, 2.0**octave)
         self._sums[octave] = variance + more_variance, common + more_common
 
 
-@compiled("UniTuple(float64, 2)", VECTOR, NUMBER, NUMBER, NUMBER)
-def _one(remaining: Floats, doubt: float, worst: float, horizon: float) -> tuple[float, float]:
+@compiled("UniTuple(float64, 2)", VECTOR, NUMBER, NUMBER, NUMBER, NUMBER)
+def _one(
+    remaining: Floats, doubt: float, worst: float, bias: float, horizon: float
+) -> tuple[float, float]:
     """One request's independent variance and common deviation up to ``horizon``."""
     parts = remaining.size
     mean = 0.0
@@ -99,16 +129,18 @@ def _one(remaining: Floats, doubt: float, worst: float, horizon: float) -> tuple
     common = doubt if bounded else ALIKE * doubt
     deviation = common * (min(worst, horizon) - mean if bounded else math.sqrt(variance))
     if variance > 0:
-        deviation += BIAS * mean
+        deviation += bias * mean
     return (1 - common) * variance, deviation
 
 
-@compiled("UniTuple(float64, 2)", TABLE, VECTOR, VECTOR, NUMBER)
-def _sum_up(remaining: Floats, doubt: Floats, worst: Floats, horizon: float) -> tuple[float, float]:
+@compiled("UniTuple(float64, 2)", TABLE, VECTOR, VECTOR, NUMBER, NUMBER)
+def _sum_up(
+    remaining: Floats, doubt: Floats, worst: Floats, bias: float, horizon: float
+) -> tuple[float, float]:
     """The sums over m requests."""
     variance = common = 0.0
     for request in range(doubt.size):
-        more = _one(remaining[request], doubt[request], worst[request], horizon)
+        more = _one(remaining[request], doubt[request], worst[request], bias, horizon)
         variance += more[0]
         common += more[1]
     return variance, common

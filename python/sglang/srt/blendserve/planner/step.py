@@ -16,6 +16,7 @@ from sglang.srt.blendserve.planner.pacing import (
     compute_scarcity,
 )
 from sglang.srt.blendserve.planner.pool_request import PoolRequest
+from sglang.srt.blendserve.planner.safety_margin import likely_bias
 from sglang.srt.blendserve.planner.scanner import Side, memory_partition
 from sglang.srt.blendserve.planner.shared_prefixes import Beside
 from sglang.srt.blendserve.planner.step_memory import StepMemory
@@ -91,8 +92,7 @@ class Step(StepMemory):
                 self._done()
                 return
         if self.policy.steps % _SHARE_STEPS == 0:
-            share = max(self._compute_side_share(), _LEAST_SHARE) + self._scarce_compute_share()
-            self.policy.share = min(share, _MOST_SHARE)
+            self._divide_memory()
             self._move_underestimated()
         self.policy.steps += 1
         if self._room(budget.memory_side):
@@ -102,6 +102,16 @@ class Step(StepMemory):
             self._take(Side.COMPUTE, budget.compute_side, self.limit)
         self._keep_going()
         self._done()
+
+    def _divide_memory(self) -> None:
+        """Set what of the memory is kept for the compute-bound end, and for what may go wrong."""
+        cost, slots, running = self.pool.cost, self.pool.kv_slots, self.state.running
+        scarcity = compute_scarcity(cost, slots, running, self.rest)
+        scarce = min(max((scarcity - _SCARCE_FROM) / _SCARCE_WIDTH, 0.0), 1.0)
+        share = max(self._compute_side_share(), _LEAST_SHARE) + _SCARCE_SHARE * scarce
+        self.policy.share = min(share, _MOST_SHARE)
+        prefill = self.policy.budget.compute_side
+        self.policy.bias = likely_bias(scarcity, prefill / max(prefill + running, 1))
 
     def _move_underestimated(self) -> None:
         """Let requests that run far longer than expected belong to the memory-bound end.
@@ -124,11 +134,6 @@ class Step(StepMemory):
         ]
         root = float(density(self.rest.compute, self.rest.memory))
         return memory_partition(root, ends[0], ends[1])
-
-    def _scarce_compute_share(self) -> float:
-        cost, slots = self.pool.cost, self.pool.kv_slots
-        ratio = compute_scarcity(cost, slots, self.state.running, self.rest)
-        return _SCARCE_SHARE * min(max((ratio - _SCARCE_FROM) / _SCARCE_WIDTH, 0.0), 1.0)
 
     def _take_first(self, budget: int, memory_limit: float) -> None:
         """Take what comes before the plan: returned requests, then the sample of lengths."""

@@ -66,7 +66,8 @@ class StepMemory:
         if outlook is None:
             return SafetyMargin(self.remaining, np.zeros(0), np.zeros(0))
         worst = worst_case(outlook.cap(running.indices), running.generated, self.pool.kv_slots)
-        return SafetyMargin(self.remaining, outlook.doubt(running.indices), worst)
+        doubt = outlook.doubt(running.indices)
+        return SafetyMargin(self.remaining, doubt, worst, self.policy.bias)
 
     def _until_the_end(self) -> Floats:
         """(m, q) steps until the requests in flight end: besides those of their output tokens,

@@ -15,6 +15,7 @@ from __future__ import annotations
 from sglang.srt.blendserve.planner.admission import PeakAdmission
 from sglang.srt.blendserve.planner.pacing import Pace, PrefillBudget
 from sglang.srt.blendserve.planner.request_pool import RequestPool, Tokens
+from sglang.srt.blendserve.planner.safety_margin import BIAS
 from sglang.srt.blendserve.planner.step import Step
 from sglang.srt.blendserve.planner.step_state import EngineState, Selection
 
@@ -53,6 +54,9 @@ class StepPolicy:
         self._credit = 0.0
         self.steps = 0
         self.share = 0.0
+        """Of the memory, kept for the compute-bound end."""
+        self.bias = BIAS
+        """Of predicted lengths, allowed for in the safety margin."""
         self.admission: type[PeakAdmission] = PeakAdmission
 
     def select(self, state: EngineState) -> Selection:
