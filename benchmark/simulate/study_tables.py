@@ -55,6 +55,33 @@ def _convergence() -> str:
     return _sweep("convergence", {f"{n:,}": {"requests": n} for n in counts}, "requests")
 
 
+def _seeds() -> str:
+    """One line a trace: the median of the seeds, and the least and the most."""
+    body = []
+    for workload in TRACES:
+        seeds = sorted({row["cell"]["seed"] for row in rows("seeds", workload=workload)})
+        shares: list[float] = []
+        gains: dict[str, list[float]] = {over: [] for over in _OVER}
+        for seed in seeds:
+            wanted = {"workload": workload, "seed": seed}
+            ours = best(rows("seeds", policy="blendserve", **wanted))
+            if ours is None:
+                continue
+            shares.append(float(ours["result"]["share_of_optimum"]))
+            for over in _OVER:
+                policy, chunk = over.split()
+                other = best(rows("seeds", policy=policy, chunk=int(chunk), **wanted))
+                if other is not None:
+                    gains[over].append(rate(ours) / rate(other))
+        columns = [(shares, ".3f"), *((gains[over], ".2f") for over in _OVER)]
+        cells = [
+            f"{np.median(x):{f}} ({min(x):{f}} to {max(x):{f}})" if x else "-" for x, f in columns
+        ]
+        body.append([workload, str(len(shares)), *cells])
+    head = ["trace", "seeds", "share of the bound", *(f"over {name}" for name in _OVER)]
+    return table(head, body)
+
+
 def _options(study: str, variants: dict[str, dict[str, object]], head: str) -> str:
     """One line a variant of our policy, two traces beside each other."""
     traces = ("trace1", "trace4")
@@ -222,4 +249,5 @@ STUDY_TABLES: dict[str, Callable[[], str]] = {
     "ranks": _ranks,
     "ablations": lambda: _options("ablations", ABLATIONS, "switched off"),
     "lengths": lambda: _options("lengths", LENGTHS, "output lengths"),
+    "seeds": _seeds,
 }

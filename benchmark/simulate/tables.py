@@ -117,18 +117,20 @@ def sequential_share(trace: str) -> float:
 def _full() -> str:
     """The two simulations beside each other."""
     body, ratios = [], []
-    found: dict[tuple[str, int | None], dict[str, tuple[Row, Row]]] = {}
+    found: dict[tuple[int, int, str, int], dict[str, tuple[Row, Row]]] = {}
     for real in rows("full", simulation="full"):
         cell = real["cell"]
-        same = ("workload", "policy", "chunk", "requests", "kv_slots")
+        same = ("workload", "policy", "chunk", "requests", "kv_slots", "seed")
         model = best(rows("full", simulation="fast", **{name: cell[name] for name in same}))
         if model is not None:
-            place = found.setdefault((cell["workload"], cell["kv_slots"]), {})
-            place[cell["policy"]] = (real, model)
-    order = sorted(found, key=lambda key: (key[1] or 0, key[0]))
-    for workload, slots in order:
-        pairs = found[workload, slots]
-        where = f"{workload}, {slots:,} slots" if slots else workload
+            slots = cell["kv_slots"] or 0
+            run = (slots, cell["requests"], cell["workload"], cell["seed"])
+            found.setdefault(run, {})[cell["policy"]] = (real, model)
+    for run, pairs in sorted(found.items()):
+        slots, requests, workload, seed = run
+        where = f"{workload}, {requests:,}"
+        if slots:
+            where += f", {slots:,} slots, seed {seed}"
         for policy, (real, model) in sorted(pairs.items(), reverse=True):
             name = f"{where}, {policy} {real['cell']['chunk'] or ''}".strip()
             cells = [f"{rate(r):.0f}" for r in (real, model)]

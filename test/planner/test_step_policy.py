@@ -13,6 +13,7 @@ from sglang.srt.blendserve.planner.device_spec import DeviceSpec
 from sglang.srt.blendserve.planner.model_spec import ModelSpec
 from sglang.srt.blendserve.planner.outlook import LEVELS, Outlook
 from sglang.srt.blendserve.planner.pacing import FixedPace, Pace, RatioPace
+from sglang.srt.blendserve.planner.paper_policy import PaperPolicy
 from sglang.srt.blendserve.planner.request_pool import PoolRequest, RequestPool
 from sglang.srt.blendserve.planner.scanner import Side
 from sglang.srt.blendserve.planner.step_policy import StepPolicy, shared_tokens
@@ -138,6 +139,36 @@ def test_both_ends_are_served_from_the_start() -> None:
     half = engine.started[:60]
     from_memory_end = sum(int(rid[1:]) >= 60 for rid in half)
     assert 10 <= from_memory_end <= 50
+
+
+def test_the_sample_of_lengths_is_on_neither_budget_of_the_paper_s_scanner() -> None:
+    """A budget in debt for it would keep an end from being served for thousands of steps."""
+    rng = np.random.default_rng(1)
+    batch = [(rng.integers(0, 9999, 20).tolist(), 90, int(rng.integers(1, 90))) for _ in range(900)]
+    engine = engine_for(batch, slots=4000, chunk=256)
+    policy = engine.policy = PaperPolicy(engine.pool, max_tokens=256)
+    for _ in range(3):
+        engine.step()
+    assert engine.pool.next_sample() is None
+    # No more than what one prompt exceeds the budget by.
+    assert min(policy.saved.values()) >= -20
+    engine.run()
+    assert sorted(engine.finished) == sorted(engine.true_length)
+
+
+def test_requests_that_run_far_longer_than_expected_count_for_the_memory_bound_end() -> None:
+    engine = engine_for([([7, 8, number], 300, 300) for number in range(30)], slots=6000)
+    for request in engine.pool.waiting():
+        request.known_length = True
+    for _ in range(3):
+        engine.step()
+    late, early = engine.decoding[:2]
+    for request in (late, early):
+        request.side = Side.COMPUTE
+    late.expected_tokens = 2.0
+    for _ in range(20):
+        engine.step()
+    assert (late.side, early.side) == (Side.MEMORY, Side.COMPUTE)
 
 
 def test_nothing_to_plan_for_an_empty_pool() -> None:

@@ -62,8 +62,8 @@ class _PaperStep(Step):
             self.policy.saved[side] = min(self.policy.saved[side] + budget[side], most)
         if self.state.chunk is not None:
             self.spent = min(self.state.chunk_tokens, self.policy.max_tokens)
-        before = self.spent
         self._take_first(self.policy.max_tokens, self.limit)
+        before = self.spent  # what came first, the sample above all, is on neither end's budget
         for side in (Side.MEMORY, Side.COMPUTE):
             allowed = int(self.policy.saved[side])
             if allowed >= self.policy.min_tokens:
