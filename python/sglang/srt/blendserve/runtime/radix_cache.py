@@ -37,12 +37,11 @@ if TYPE_CHECKING:
 _NEARLY_FULL = 16
 """The cache is nearly full when no more than this fraction of its slots is free."""
 
-_FEW = 64
+_FEW = 32
 """Slots are evicted ahead of need when no more than this fraction of them is free."""
 
-_AHEAD_STEPS, _AHEAD = 2, 3
-"""Every so many steps, so many leaves at most are evicted ahead of need. Not in each step: giving
-slots back copies the list of the free ones, however few they are."""
+_AHEAD = 2
+"""Leaves that are evicted ahead of need in a step at most."""
 
 _LEAST_CUT = 64
 """Tokens that are evicted from a needed leaf at least, so that it is not split token by token."""
@@ -68,7 +67,7 @@ class BlendRadixCache(RadixCache):
         self.pool: RequestPool | None = None
         self._followed: tuple[Any, Any] = (None, None)
         self._order = EvictionOrder(lambda node: self.eviction_strategy.get_priority(node))
-        self._checked_at = self._steps = 0
+        self._checked_at = 0
         self.evicted_tokens = 0
         """Tokens evicted since the start."""
         self.evicted_needed_tokens = 0
@@ -165,9 +164,6 @@ class BlendRadixCache(RadixCache):
 
         So the work of a large prefill's evictions is spread over the steps before it.
         """
-        self._steps += 1
-        if self._steps % _AHEAD_STEPS:
-            return
         free = self.token_to_kv_pool_allocator.available_size()
         short = self.token_to_kv_pool_allocator.size // _FEW - free
         if short > 0 and not self.disable:
