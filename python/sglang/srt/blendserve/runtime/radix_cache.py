@@ -88,7 +88,9 @@ class BlendRadixCache(RadixCache):
         key, page = RadixKey(tokens, extra_key), self.page_size
         node, depth, end = self.root_node, 0, len(tokens) // page * page
         while depth < end:
-            child = node.children.get(key[depth : depth + page].child_key(page))
+            # As `RadixKey.child_key` has it, without a key for every node.
+            first = tokens[depth] if page == 1 else tuple(tokens[depth : depth + page])
+            child = node.children.get(first if extra_key is None else (extra_key, first))
             if child is None:
                 break
             whole = child.key.raw_token_ids()
