@@ -85,6 +85,11 @@ def compute_scarcity(cost: CostModel, kv_slots: int, running: int, rest: Rest) -
     return 1.0 if math.isnan(ratio) else ratio
 
 
+def rise(value: float, start: float, width: float) -> float:
+    """0 up to ``start``, 1 from ``start`` + ``width`` on, and a straight line between."""
+    return min(max((value - start) / width, 0.0), 1.0)
+
+
 _LEAST_BESIDE_ONLINE = 32
 """Prompt tokens a step may compute beside online decodes however short these are: fewer would
 hardly be cheaper, and the pool would stand still."""

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sglang.srt.blendserve.planner.compiled import NUMBER, TABLE, VECTOR, compiled
+from sglang.srt.blendserve.planner.pacing import rise
 
 Floats = NDArray[np.float64]
 
@@ -39,7 +40,7 @@ BIAS, MORE_BIAS = 0.1, 0.4
 what is added where compute is the scarcer resource: memory that stays empty then costs little, but
 one that outputs fill beyond expectation stops the prompts, on which the end of the run depends."""
 
-_SCARCE_FROM, _SCARCE_WIDTH = 0.6, 0.3
+_NEARLY_SCARCE_FROM, _NEARLY_SCARCE_WIDTH = 0.6, 0.3
 """Ratio of the remaining compute to the memory traffic (`pacing.compute_scarcity`) from which that
 is added, and the range over which it grows."""
 
@@ -64,9 +65,8 @@ def likely_bias(scarcity: float, prefill_share: float) -> float:
 
     ``prefill_share``: of the tokens of a step, those of prompts: it is their flow that is kept up.
     """
-    scarce = min(max((scarcity - _SCARCE_FROM) / _SCARCE_WIDTH, 0.0), 1.0)
-    flow = min(max((prefill_share - _FLOW_FROM) / _FLOW_WIDTH, 0.0), 1.0)
-    return BIAS + MORE_BIAS * scarce * flow
+    scarce = rise(scarcity, _NEARLY_SCARCE_FROM, _NEARLY_SCARCE_WIDTH)
+    return BIAS + MORE_BIAS * scarce * rise(prefill_share, _FLOW_FROM, _FLOW_WIDTH)
 
 
 class SafetyMargin:

@@ -14,6 +14,7 @@ from sglang.srt.blendserve.planner.pacing import (
     RestOnDemand,
     StepLoad,
     compute_scarcity,
+    rise,
 )
 from sglang.srt.blendserve.planner.pool_request import PoolRequest
 from sglang.srt.blendserve.planner.safety_margin import likely_bias
@@ -107,8 +108,8 @@ class Step(StepMemory):
         """Set what of the memory is kept for the compute-bound end, and for what may go wrong."""
         cost, slots, running = self.pool.cost, self.pool.kv_slots, self.state.running
         scarcity = compute_scarcity(cost, slots, running, self.rest)
-        scarce = min(max((scarcity - _SCARCE_FROM) / _SCARCE_WIDTH, 0.0), 1.0)
-        share = max(self._compute_side_share(), _LEAST_SHARE) + _SCARCE_SHARE * scarce
+        share = max(self._compute_side_share(), _LEAST_SHARE)
+        share += _SCARCE_SHARE * rise(scarcity, _SCARCE_FROM, _SCARCE_WIDTH)
         self.policy.share = min(share, _MOST_SHARE)
         prefill = self.policy.budget.compute_side
         self.policy.bias = likely_bias(scarcity, prefill / max(prefill + running, 1))
