@@ -17,10 +17,9 @@ from sglang.srt.blendserve.simulator.machine import Machine
 from sglang.srt.blendserve.simulator.peers import (
     CHUNKS,
     PEERS,
-    EwmaPolicy,
-    QueuePolicy,
     peer_order,
 )
+from sglang.srt.blendserve.simulator.queue_policy import EwmaPolicy, QueuePolicy
 from sglang.srt.blendserve.simulator.result import Result
 from sglang.srt.blendserve.simulator.step_cost import StepTime, StepWork
 from sglang.srt.blendserve.simulator.workload import Workload

@@ -15,9 +15,7 @@ import os
 import sys
 import tempfile
 import time
-from array import array
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +23,7 @@ import numpy as np
 
 from sglang.srt.blendserve.planner.device_spec import DeviceSpec
 from sglang.srt.blendserve.planner.request_pool import RequestPool
+from sglang.srt.blendserve.simulator.arrivals import END_TOKEN, Arrivals, watch_retractions
 from sglang.srt.blendserve.simulator.calibration import Calibration
 from sglang.srt.blendserve.simulator.fast import Totals
 from sglang.srt.blendserve.simulator.machine import Machine
@@ -33,7 +32,7 @@ from sglang.srt.blendserve.simulator.step_cost import StepCost, StepWork
 if TYPE_CHECKING:
     from sglang.srt.managers.schedule_batch import ScheduleBatch
 
-END_TOKEN, ANY_TOKEN = 2, 5
+_ANY_TOKEN = 5
 _SGLANG_CLIP, _SGLANG_DECAY, _SGLANG_RETRACT = 4096, 600, 20
 _IDLE_STEPS = 10_000
 _REPORT = 200
@@ -70,7 +69,7 @@ class Device:
         totals.steps += 1
         totals.kv_tokens += work.kv_tokens
         tokens = [
-            END_TOKEN if len(r.output_ids) + 1 >= self._lengths[r.rid] else ANY_TOKEN
+            END_TOKEN if len(r.output_ids) + 1 >= self._lengths[r.rid] else _ANY_TOKEN
             for r in batch.reqs
         ]
         return GenerationBatchResult(next_token_ids=torch.tensor(tokens, dtype=torch.int64))
@@ -195,56 +194,6 @@ def plan_in_virtual_time(scheduler: Any, machine: Machine) -> None:
     scheduler.step_feedback = None
 
 
-class Arrivals:
-    """The requests that have not been handed to the scheduler yet, in their order of arrival."""
-
-    def __init__(
-        self,
-        scheduler: Any,
-        rids: Sequence[str],
-        prompts: Sequence[Any],
-        max_tokens: Sequence[int],
-        most_waiting: int,
-    ) -> None:
-        """``most_waiting``: how many wait in SGLang's queue at once; 0: all of them."""
-        self._scheduler = scheduler
-        self._left = zip(rids, prompts, max_tokens, strict=True)
-        self._most = most_waiting or len(rids)
-        self._all = len(rids)
-        self._fed = False
-
-    def feed(self) -> None:
-        """Hand over what is due, as the scheduler's receiver would."""
-        waiting = len(self._scheduler.waiting_queue)
-        if self._fed and not waiting:
-            self._most = min(2 * self._most, self._all)
-        self._fed = True
-        for rid, prompt, limit in islice(self._left, max(self._most - waiting, 0)):
-            self._scheduler.process_input_requests([_arrival(rid, prompt, int(limit))])
-
-
-def _arrival(rid: str, prompt: Any, limit: int) -> Any:
-    from sglang.srt.managers.io_struct import TokenizedGenerateReqInput
-    from sglang.srt.sampling.sampling_params import SamplingParams
-
-    parameters = SamplingParams(max_new_tokens=limit, temperature=0, stop_token_ids=[END_TOKEN])
-    parameters.normalize(None)
-    return TokenizedGenerateReqInput(
-        rid=rid,
-        input_text="",
-        input_ids=array("q", prompt.tolist()),
-        input_embeds=None,
-        token_type_ids=None,
-        mm_inputs=None,
-        sampling_params=parameters,
-        return_logprob=False,
-        logprob_start_len=-1,
-        top_logprobs_num=0,
-        token_ids_logprob=None,
-        stream=False,
-    )
-
-
 def drive(scheduler: Any, arrivals: Arrivals, requests: int) -> float:
     """Run the scheduler's loop until every request has ended; return the seconds it took."""
     ended, idle, reported = 0, 0, 0
@@ -296,9 +245,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     device = Device(machine.steps, lengths)
     with tempfile.TemporaryDirectory() as folder:
         scheduler = make_scheduler(Path(folder), machine, order, device)
-        retractions = count_retractions(scheduler)
         most = _QUEUE if order["policy"] in _IN_ORDER else 0
         arrivals = Arrivals(scheduler, rids, prompts, data["max_tokens"].tolist(), most)
+        retractions = watch_retractions(scheduler, arrivals)
         with torch.no_grad():
             spent = drive(scheduler, arrivals, len(rids))
     totals = device.totals
@@ -306,20 +255,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     fields = {name: getattr(totals, name) for name in Totals.__slots__}
     target.write_text(json.dumps({"totals": fields, "scheduler_seconds": spent}))
     return 0
-
-
-def count_retractions(scheduler: Any) -> list[str]:
-    """Ids of requests that lose their memory, from now on."""
-    retracted: list[str] = []
-    original = scheduler._add_request_to_queue
-
-    def noting(req: Any, is_retracted: bool = False) -> None:
-        if is_retracted:
-            retracted.append(req.rid)
-        original(req, is_retracted)
-
-    scheduler._add_request_to_queue = noting
-    return retracted
 
 
 if __name__ == "__main__":
