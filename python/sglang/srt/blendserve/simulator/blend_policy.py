@@ -30,25 +30,26 @@ class BlendPolicy:
             request = PoolRequest(str(index), prompt, limits[index], told is not None)
             pool.add(request)
             self.requests.append(request)
-        pool.plan_if_due(quiet=True)
         self.policy = make(pool)
 
     def choose(self, engine: FastEngine) -> int:
         """Start what the step policy selects."""
-        self.pool.plan_if_due(quiet=True)
         step, requests = engine.step_number, self.requests
         for index, born in engine.running.items():
             requests[index].generated = step - born
+        self.pool.plan_if_due(quiet=True)
         chunk = requests[engine.starting[0]] if engine.starting else None
+        chunk_tokens = 0 if chunk is None else engine.todo[chunk.index]
         selection = self.policy.select(
             EngineState(
                 running=len(engine.running),
-                kv_tokens=engine.context,
-                used_slots=engine.cache.used,
+                kv_tokens=engine.context + len(engine.running),
+                # The engine takes the slots of a prompt at once, SGLang as it is computed.
+                used_slots=engine.cache.used - chunk_tokens,
                 free_requests=MAX_RUNNING - len(engine.running),
                 cached_tokens=lambda request: engine.cache.hit(request.index),
                 chunk=chunk,
-                chunk_tokens=0 if chunk is None else engine.todo[chunk.index],
+                chunk_tokens=chunk_tokens,
             )
         )
         for place, request in enumerate(selection.requests):

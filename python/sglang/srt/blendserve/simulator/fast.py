@@ -163,6 +163,7 @@ class FastEngine:
             left -= tokens
             if tokens < todo:
                 self.todo[request] = todo - tokens
+                self._share(request, end - todo + tokens)
                 break
             del self.todo[request]
             done += 1
@@ -170,8 +171,15 @@ class FastEngine:
         del self.starting[:done]
         return budget - max(left, 0), scores, sampled
 
+    def _share(self, request: int, computed: int) -> None:
+        """Let others find the first ``computed`` tokens of a prompt, which are in the cache now."""
+        hit = self._hit[request]
+        self._own[request] -= self.cache.insert(request, hit, computed)
+        self._hit[request] = max(hit, self.cache.reach(request, computed))
+
     def _begin_decode(self, request: int, policy: FastPolicy) -> None:
-        self._own[request] -= self.cache.insert(request, self._hit.pop(request))
+        self._share(request, self.prompt[request])
+        del self._hit[request]
         self._joined[request] = self.step_number
         done = self._kept.pop(request, 0) + 1
         self.running[request] = self.step_number - done

@@ -95,11 +95,21 @@ class PrefixCacheModel:
             if self._depth[node] <= hit:
                 self._release(node)
 
-    def insert(self, request: int, hit: int) -> int:
-        """The request's prompt is computed: share its prefix. Returns its own tokens given up."""
+    def reach(self, request: int, tokens: int) -> int:
+        """Depth of the deepest shared node that lies in the first ``tokens`` of the request."""
+        for node in self.path(request):
+            if self._depth[node] <= tokens:
+                return self._depth[node]
+        return 0
+
+    def insert(self, request: int, hit: int, computed: int) -> int:
+        """The request's prompt is computed so far: share that beyond its ``hit``.
+
+        Returns its own tokens given up.
+        """
         given = 0
         for node in self.path(request):
-            if self._depth[node] <= hit:
+            if not hit < self._depth[node] <= computed:
                 continue
             given += self._segment[node]
             if not self._cached[node]:
