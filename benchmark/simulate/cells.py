@@ -38,6 +38,8 @@ class Cell:
     seed: int = 0
     chunk: int = 0
     """Chunk size of a peer, tokens; 0 for policies with a pace of their own."""
+    conservativeness: float = 1.0
+    """SGLang's ``--schedule-conservativeness`` under a peer."""
     model: str = "Llama-3.1-8B"
     device: str = "A100-80G"
     tp: int = 1
@@ -123,21 +125,22 @@ def play(cell: Cell) -> dict[str, Any]:
         calibration=Calibration(interference=cell.interference),
         kv_slots=cell.kv_slots,
     )
-    chunks = (cell.chunk,) if cell.policy not in OURS else ()
+    ours = cell.policy in OURS
+    flags = {} if ours else {"chunks": (cell.chunk,), "conservativeness": (cell.conservativeness,)}
     options = BlendOptions(**cell.options)
     if cell.replicas > 1:
-        result = divided(workload, machine, cell.policy, cell.replicas, cell.division, chunks)
+        result = divided(workload, machine, cell.policy, cell.replicas, cell.division, flags)
     elif cell.simulation == "full":
         if cell.options:
             raise ValueError("the full simulation has no options")
         device = DeviceSpec.named(cell.device)
         calibration = Calibration(interference=cell.interference)
         full = FullRun(workload, machine, cell.model, device, cell.tp, calibration)
-        result = full.run(cell.policy, chunks=chunks).as_dict()
+        result = full.run(cell.policy, **flags).as_dict()
     else:
-        played = _fast(cell, workload, machine).run(cell.policy, chunks=chunks, options=options)
+        played = _fast(cell, workload, machine).run(cell.policy, options=options, **flags)
         result = played.as_dict()
-    result.pop("chunks_tried", None)
+    result.pop("tried", None)
     result["density"] = workload.density(reference_cost())
     return {name: rounded(value) for name, value in result.items()}
 

@@ -8,7 +8,6 @@ known there either: 1 % of the requests are sampled first, as the policy does by
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -32,14 +31,15 @@ def divided(
     policy: str,
     replicas: int,
     division: str,
-    chunks: Sequence[int] = (),
+    flags: dict[str, Any],
 ) -> dict[str, Any]:
     """Play ``policy`` on each of ``replicas`` machines with its part of the requests.
 
-    The run takes as long as the slowest part. Raises ValueError for an unknown division.
+    ``flags``: what `FastRun.run` is to try for a peer. The run takes as long as the slowest part.
+    Raises ValueError for an unknown division.
     """
     parts = shares(workload, machine, replicas, division)
-    results = [FastRun(workload.take(part), machine).run(policy, chunks=chunks) for part in parts]
+    results = [FastRun(workload.take(part), machine).run(policy, **flags) for part in parts]
     prompts = np.array([int(workload.prompt_tokens[part].sum()) for part in parts])
     seconds = [result.seconds for result in results]
     longest = max(seconds)

@@ -60,7 +60,7 @@ def main() -> None:
     for requests, slots in cases():
         machine = Machine.build("Llama-3.1-8B", "A100-80G", "overlap", kv_slots=slots)
         run = FastRun(requests, machine)
-        found = [run.run("fcfs", chunks=(512,)), run.run("blendserve")]
+        found = [run.run("fcfs", chunks=(512,), conservativeness=(1.0,)), run.run("blendserve")]
         cells = [f"{r.retractions} ({r.steps:,} steps, {r.seconds:.1f} s)" for r in found]
         print(f"| {requests.name}; {slots:,} | {' | '.join(cells)} |", flush=True)
 

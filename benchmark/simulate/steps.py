@@ -43,7 +43,7 @@ def main() -> None:
             to.append((*time, work.prefill_tokens, work.decodes, work.kv_tokens))
 
         run.watch = note
-        run.run(policy, chunks=(chunk,))
+        run.run(policy, chunks=(chunk,), conservativeness=(1.0,))
         series[policy] = {"chunk": chunk, **spans(np.array(steps), machine)}
     document = {"workload": WORKLOAD, "requests": REQUESTS, "spans": SPANS, "policies": series}
     RESULTS.mkdir(exist_ok=True)

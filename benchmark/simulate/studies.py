@@ -12,9 +12,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from typing import Any
 
-from cells import Cell, forget, load, run
+from cells import Cell, forget, run
 from division import DIVISIONS
+
+from sglang.srt.blendserve.simulator.peers import CONSERVATIVENESS
 
 TRACES = ("trace1", "trace2", "trace3", "trace4")
 ENGINES = ("overlap", "sequential")
@@ -45,41 +48,53 @@ PEER_CHUNKS = {
 
 _ENGINE_CHUNK = 2048
 """Chunk size of the paper's engine, in whose multiples of 128 its batches lie."""
-_BESIDE = (("blendserve", 0), ("dfs", 512), ("dfs", _ENGINE_CHUNK), ("fcfs", 512))
-"""What the sweeps compare: policies, and chunks of peers."""
+_LOW = 0.1
+"""Conservativeness of the peers in the sweeps; the main study tries it beside SGLang's default of 1
+and finds it the better one for fcfs, and no worse for DFS."""
+
+
+def beside(workload: str, requests: int, **more: Any) -> list[Cell]:
+    """What the sweeps compare."""
+    peers = [("dfs", 512), ("dfs", _ENGINE_CHUNK), ("fcfs", 512)]
+    return [
+        Cell("blendserve", workload, requests, **more),
+        *(Cell(p, workload, requests, chunk=c, conservativeness=_LOW, **more) for p, c in peers),
+    ]
 
 
 def traces() -> list[Cell]:
     """The four traces under every policy, both engines; peers at several chunk sizes."""
-    peers = [(policy, chunk) for policy, chunks in PEER_CHUNKS.items() for chunk in chunks]
-    return [
-        Cell(policy, workload, MAIN, engine=engine, chunk=chunk)
-        for engine in ENGINES
-        for policy, chunk in (("blendserve", 0), ("paper", 0), *peers)
-        for workload in TRACES
+    peers = [
+        (policy, chunk, share)
+        for policy, chunks in PEER_CHUNKS.items()
+        for chunk in chunks
+        for share in CONSERVATIVENESS
     ]
+    return [
+        Cell(policy, workload, MAIN, engine=engine, chunk=chunk, conservativeness=share)
+        for engine in ENGINES
+        for workload in TRACES
+        for policy, chunk, share in (("blendserve", 0, 1.0), *peers)
+    ]
+
+
+def paper() -> list[Cell]:
+    """The paper's own scanner, which takes far longer than all others, on fewer requests."""
+    return [Cell("paper", workload, SWEEP) for workload in TRACES]
 
 
 def full() -> list[Cell]:
     """The four traces through SGLang's scheduler, and the step model beside it.
 
-    Peers take the chunk that is best in the step model, whose cells must be there for that.
+    Peers have the sweeps' chunks, at SGLang's default conservativeness and the low one.
     """
-    found = load("full").values()
-    cells = []
-    for workload in TRACES:
-        for policy in ("dfs", "fcfs", "blendserve"):
-            chunks = PEER_CHUNKS.get(policy, (0,))
-            fast = [Cell(policy, workload, FULL, chunk=chunk) for chunk in chunks]
-            rates = {
-                row["cell"]["chunk"]: row["result"]["tokens_per_second"]
-                for row in found
-                if Cell(**row["cell"]) in fast
-            }
-            cells += fast
-            if len(rates) == len(fast):
-                best = max(rates, key=lambda chunk: rates[chunk])
-                cells.append(Cell(policy, workload, FULL, chunk=best, simulation="full"))
+    flags = [("blendserve", 0, 1.0), ("dfs", 512, 1.0), ("fcfs", 512, 1.0), ("fcfs", 512, _LOW)]
+    cells = [
+        Cell(policy, workload, FULL, chunk=chunk, conservativeness=share, simulation=simulation)
+        for workload in TRACES
+        for policy, chunk, share in flags
+        for simulation in ("fast", "full")
+    ]
     return [*cells, *large(), *tight()]
 
 
@@ -106,20 +121,13 @@ def tight() -> list[Cell]:
 
 def convergence() -> list[Cell]:
     """How many requests it takes until the result stops moving."""
-    return [
-        Cell(policy, "trace1", requests, chunk=chunk)
-        for requests in (50_000, 100_000, 200_000, 400_000, 800_000)
-        for policy, chunk in _BESIDE
-    ]
+    counts = (50_000, 100_000, 200_000, 400_000, 800_000)
+    return [cell for requests in counts for cell in beside("trace1", requests)]
 
 
 def scale() -> list[Cell]:
     """That a replica stands for the whole."""
-    return [
-        Cell(policy, "trace1", SWEEP, chunk=chunk, scale=scale)
-        for scale in (4, 8, 16)
-        for policy, chunk in _BESIDE
-    ]
+    return [cell for scale in (4, 8, 16) for cell in beside("trace1", SWEEP, scale=scale)]
 
 
 ABLATIONS: dict[str, dict[str, object]] = {
@@ -172,20 +180,13 @@ VARIED = {
 
 def variance() -> list[Cell]:
     """Workloads whose output lengths vary much."""
-    return [
-        Cell(policy, workload, SWEEP, chunk=chunk)
-        for workload in VARIED.values()
-        for policy, chunk in _BESIDE
-    ]
+    return [cell for workload in VARIED.values() for cell in beside(workload, SWEEP)]
 
 
 def pool() -> list[Cell]:
     """Tight and ample KV caches."""
-    return [
-        Cell(policy, "trace2", SWEEP, chunk=chunk, kv_slots=slots)
-        for slots in (200_000, None, 800_000)
-        for policy, chunk in _BESIDE
-    ]
+    sizes = (200_000, None, 800_000)
+    return [cell for slots in sizes for cell in beside("trace2", SWEEP, kv_slots=slots)]
 
 
 MODELS = (
@@ -204,9 +205,9 @@ MODELS = (
 def models() -> list[Cell]:
     """Other models and devices, on the same requests."""
     return [
-        Cell(policy, "trace1", SWEEP, chunk=chunk, model=model, device=device, tp=tp)
+        cell
         for model, device, tp in MODELS
-        for policy, chunk in _BESIDE
+        for cell in beside("trace1", MAIN, model=model, device=device, tp=tp)
     ]
 
 
@@ -223,10 +224,10 @@ def grid() -> list[Cell]:
     """The paper's 65 mixes of density and sharing, a coarse grid first."""
     coarse_first = [*DENSITIES[::4], *DENSITIES[2::4], *DENSITIES[1::2]]
     return [
-        Cell(policy, mix(density, sharing), SWEEP, chunk=chunk)
+        cell
         for density in coarse_first
         for sharing in SHARINGS
-        for policy, chunk in _BESIDE
+        for cell in beside(mix(density, sharing), SWEEP)
     ]
 
 
@@ -245,16 +246,17 @@ def ranks() -> list[Cell]:
 def seeds() -> list[Cell]:
     """The main study's traces with other requests of the same kinds."""
     return [
-        Cell(policy, workload, SEEDED, seed, chunk)
+        cell
         for seed in (0, *SEEDS)
         for workload in TRACES
-        for policy, chunk in _BESIDE
+        for cell in beside(workload, SEEDED, seed=seed)
     ]
 
 
 STUDIES: dict[str, Callable[[], list[Cell]]] = {
     "traces": traces,
     "full": full,
+    "paper": paper,
     "grid": grid,
     "variance": variance,
     "ablations": ablations,

@@ -55,7 +55,7 @@ def test_every_request_goes_to_one_replica(
 ) -> None:
     parts = shares(mixed, machine, 3, division)
     assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(mixed.size))
-    result = divided(mixed, machine, "blendserve", 3, division)
+    result = divided(mixed, machine, "blendserve", 3, division, {})
     assert result["seconds"] == max(result["seconds_of_each"])
     assert sum(result["requests_of_each"]) == mixed.size
 

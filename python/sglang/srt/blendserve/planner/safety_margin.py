@@ -8,9 +8,9 @@ small KV cache, one that runs long is felt, so the margin follows the standard d
 of what the requests in flight still write. The errors of requests of a kind of which nothing is
 known yet are not independent: what they have in common adds up in the second sum.
 
-Where the memory holds several requests at their caps, requests of such a kind are even counted with
+Where the memory holds many requests at their caps, requests of such a kind are even counted with
 their caps: that costs little, and learning does not begin with a flood. Where it does not, a cap
-says nothing.
+says nothing, and the memory that it would keep empty costs more than the retractions it spares.
 
 Only what may go wrong while a new request is there is its concern: lengths are looked at up to its
 own, and a request that ends soon is not held up by others whose ends are far off and uncertain.
@@ -48,7 +48,7 @@ _FLOW_FROM, _FLOW_WIDTH = 0.4, 0.3
 """The same for the share of prompts among the tokens of a step: where few are computed, decodes are
 what keeps compute busy, and they need the memory."""
 
-_AFFORDABLE = 5
+_AFFORDABLE = 16
 """How many times the memory must hold a request at its cap for unknown kinds to count with it."""
 
 

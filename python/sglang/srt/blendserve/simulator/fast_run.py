@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 
 from sglang.srt.blendserve.planner.policies import automatic_pace, make_step_policy
 from sglang.srt.blendserve.planner.prefix_tree import PrefixTree
@@ -16,6 +17,7 @@ from sglang.srt.blendserve.simulator.fast import FastEngine, FastPolicy
 from sglang.srt.blendserve.simulator.machine import Machine
 from sglang.srt.blendserve.simulator.peers import (
     CHUNKS,
+    CONSERVATIVENESS,
     PEERS,
     peer_order,
 )
@@ -77,29 +79,36 @@ class FastRun:
         policy: str,
         *,
         chunks: Sequence[int] = CHUNKS,
+        conservativeness: Sequence[float] = CONSERVATIVENESS,
         options: BlendOptions | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> Result:
-        """Play ``policy``; peers with each chunk size, of which the best counts.
+        """Play ``policy``; peers with each setting of their flags, of which the best counts.
 
         ``progress``: called with the number of requests that have ended since the last call.
         """
         if policy in OURS:
             return self._blend(policy, options or self.options, progress)
-        results = [self._peer(policy, chunk, progress) for chunk in chunks]
-        best = max(results, key=lambda r: r.tokens_per_second)
-        best.chunks_tried = {r.chunk: r.tokens_per_second for r in results}
-        return best
+        settings = product(chunks, conservativeness)
+        return Result.best([self._peer(policy, c, share, progress) for c, share in settings])
 
-    def _peer(self, name: str, chunk: int, progress: Callable[[int], None] | None) -> Result:
+    def _peer(
+        self,
+        name: str,
+        chunk: int,
+        conservativeness: float,
+        progress: Callable[[int], None] | None,
+    ) -> Result:
         def make() -> FastPolicy:
             scale = self.machine.scale
             if name == "lpt-ewma":
-                return EwmaPolicy(self.replica, chunk, scale)
+                return EwmaPolicy(self.replica, chunk, scale, conservativeness)
             order = peer_order(name, self.replica, self.tree)
-            return QueuePolicy(order, self.replica, chunk, scale)
+            return QueuePolicy(order, self.replica, chunk, scale, conservativeness)
 
-        return self._play(name, make, chunk, progress, plan_aware=False)
+        result = self._play(name, make, chunk, progress, plan_aware=False)
+        result.conservativeness = conservativeness
+        return result
 
     def _blend(
         self, name: str, options: BlendOptions, progress: Callable[[int], None] | None

@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from sglang.srt.blendserve.simulator.calibration import Calibration
 from sglang.srt.blendserve.simulator.fast import MAX_RUNNING, Totals
 from sglang.srt.blendserve.simulator.fast_run import BLEND_CHUNK
 from sglang.srt.blendserve.simulator.machine import Machine
-from sglang.srt.blendserve.simulator.peers import CHUNKS, peer_order
+from sglang.srt.blendserve.simulator.peers import CHUNKS, CONSERVATIVENESS, peer_order
 from sglang.srt.blendserve.simulator.result import Result
 from sglang.srt.blendserve.simulator.workload import Workload
 
@@ -81,9 +82,10 @@ class FullRun:
         policy: str,
         *,
         chunks: Sequence[int] = CHUNKS,
+        conservativeness: Sequence[float] = CONSERVATIVENESS,
         progress: Callable[[int], None] | None = None,
     ) -> Result:
-        """Play ``policy``; peers with each chunk size, of which the best counts.
+        """Play ``policy``; peers with each setting of their flags, of which the best counts.
 
         ``progress``: called with the number of requests that have ended since the last call.
 
@@ -95,14 +97,16 @@ class FullRun:
                 f"{', '.join(FULL_POLICIES)}"
             )
         if policy in ("paper", "blendserve"):
-            return self._once(policy, self.chunk, progress)
-        results = [self._once(policy, chunk, progress) for chunk in chunks]
-        best = max(results, key=lambda r: r.tokens_per_second)
-        best.chunks_tried = {r.chunk: r.tokens_per_second for r in results}
-        return best
+            return self._once(policy, self.chunk, None, progress)
+        settings = product(chunks, conservativeness)
+        return Result.best([self._once(policy, c, share, progress) for c, share in settings])
 
     def _once(
-        self, policy: str, chunk: int, progress: Callable[[int], None] | None = None
+        self,
+        policy: str,
+        chunk: int,
+        conservativeness: float | None,
+        progress: Callable[[int], None] | None = None,
     ) -> Result:
         ours = policy in ("paper", "blendserve")
         pace = "paper" if policy == "paper" else self.pace
@@ -112,6 +116,7 @@ class FullRun:
             "policy": "blendserve" if ours else _OWN_ORDER.get(policy, policy),
             "pace": pace,
             "chunk": chunk,
+            "conservativeness": conservativeness or 1.0,
             "mixed": ours or self.mixed,
         }
         n = self.replica.size
@@ -150,4 +155,5 @@ class FullRun:
             answer = json.loads(target.read_text())
         totals = Totals(**answer["totals"])
         spent = answer["scheduler_seconds"]
-        return Result.of(policy, self.whole, self.replica, self.machine, totals, spent, chunk)
+        parts = (policy, self.whole, self.replica, self.machine, totals, spent, chunk)
+        return Result.of(*parts, conservativeness)

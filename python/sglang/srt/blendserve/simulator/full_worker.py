@@ -160,6 +160,7 @@ def make_scheduler(folder: Path, machine: Machine, order: dict[str, Any], device
         "max_prefill_tokens": int(order["chunk"]),
         "enable_mixed_chunk": bool(order["mixed"]),
         "schedule_policy": order["policy"],
+        "schedule_conservativeness": float(order["conservativeness"]),
         "random_seed": 0,
     }
     if ours:

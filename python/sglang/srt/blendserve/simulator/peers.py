@@ -16,6 +16,10 @@ PEERS = ("fcfs", "lpm", "dfs-weight", "lof", "random", "dfs", "lpt-ewma", "batch
 CHUNKS = (512, 1024, 2048, 4096, 8192)
 """Chunk sizes that are tried for a peer."""
 
+CONSERVATIVENESS = (1.0, 0.1)
+"""Values of SGLang's ``--schedule-conservativeness`` that are tried: as released, and one under
+which it reserves next to nothing for outputs."""
+
 _PROFILED = 0.01
 
 

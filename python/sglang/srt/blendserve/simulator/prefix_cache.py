@@ -71,6 +71,11 @@ class PrefixCacheModel:
             node = self._parent[node]
         return self._depth[node]
 
+    def idle(self, request: int) -> int:
+        """Cached tokens of the request's prompt that no request in flight uses."""
+        nodes = self.path(request)
+        return sum(self._segment[n] for n in nodes if self._cached[n] and not self._users[n])
+
     def take(self, tokens: int) -> bool:
         """Take slots for requests in flight, evicting what must go; False if there are too few."""
         if tokens > self.slots - self.used:

@@ -4,8 +4,8 @@ SGLang admits a request if its prompt and min(max_tokens, 4096) fit beside what 
 running ones, min(max_tokens - generated, 4096) times a ratio (`PrefillAdder`). The ratio falls
 from 0.7 to 0.1 over 600 steps **that only decode**, not in those that compute prompts too, and
 rises after a retraction (`NewTokenRatioTracker`). Once a request did not fit, none is tried before
-another has ended, and an end in a step that only decodes is seen a step later
-(`Scheduler.update_running_batch`).
+another has ended or a step has computed prompts; an end in a step that only decodes is seen a step
+later (`Scheduler.update_running_batch`).
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ class QueuePolicy:
     ) -> None:
         """``conservativeness``: SGLang's flag of that name, a factor of the ratio at the start."""
         self._queue = deque(order.tolist())
-        self._cap: list[int] = np.minimum(workload.max_tokens, round(_CLIP / scale)).tolist()
+        self._clip = round(_CLIP / scale)
+        self._cap: list[int] = np.minimum(workload.max_tokens, self._clip).tolist()
         self._chunk = chunk
         self._ratio = min(_RATIO * conservativeness, 1.0)
         self._least_ratio = self._ratio * _LEAST_SHARE
@@ -57,7 +58,7 @@ class QueuePolicy:
 
     def choose(self, engine: FastEngine) -> int:
         """Admit from the head of the queue while the rule allows it."""
-        if self._mixed and (self._ended or engine.starting):
+        if self._mixed:
             self._see_ends()
         budget = 0
         if engine.starting or (self._queue and not self._full):
@@ -107,10 +108,13 @@ class QueuePolicy:
         room -= sum(cap[r] for r in engine.starting)
         while self._queue and spent < budget:
             request = self._next()
-            uncached = engine.prompt[request] - engine.cache.hit(request)
-            need = uncached + engine.generated(request) + cap[request]
+            done = engine.generated(request)
+            uncached = engine.prompt[request] + done - engine.cache.hit(request)
+            # One token more: SGLang reserves a page for each request.
+            need = uncached + min(self._limits[request] - done, self._clip) + 1
             waits = len(engine.running) + len(engine.starting)
-            if waits and (need >= room or waits >= MAX_RUNNING):
+            short = need + engine.cache.idle(request) >= room
+            if waits and (short or waits >= MAX_RUNNING):
                 self._full = True
                 break
             used = engine.cache.used
@@ -119,7 +123,7 @@ class QueuePolicy:
                 break
             self._drop()
             spent += engine.todo[request]
-            room -= engine.cache.used - used + cap[request]
+            room -= engine.cache.used - used + cap[request] + 1
 
     def _next(self) -> int:
         return self._queue[0]
@@ -131,8 +135,11 @@ class QueuePolicy:
 class EwmaPolicy(QueuePolicy):
     """Longest output first, by an exponentially weighted mean of what each job has shown."""
 
-    def __init__(self, workload: Workload, chunk: int, scale: float = 1) -> None:
-        super().__init__(np.zeros(0, dtype=np.int64), workload, chunk, scale)
+    def __init__(
+        self, workload: Workload, chunk: int, scale: float = 1, conservativeness: float = 1.0
+    ) -> None:
+        nothing = np.zeros(0, dtype=np.int64)
+        super().__init__(nothing, workload, chunk, scale, conservativeness)
         self._source: list[int] = workload.source.tolist()
         self._mean = [256.0 / scale] * len(workload.sources)
         self._queues = [

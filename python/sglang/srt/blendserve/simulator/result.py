@@ -34,8 +34,10 @@ class Result:
     """Time of the policy on this machine; not part of ``seconds``."""
     chunk: int
     """Largest number of tokens in a step."""
-    chunks_tried: dict[int, float] = field(default_factory=dict)
-    """Tokens per second at each chunk size that was tried."""
+    conservativeness: float | None = None
+    """SGLang's ``--schedule-conservativeness``; None where its admission is not used."""
+    tried: list[dict[str, float]] = field(default_factory=list)
+    """``chunk``, ``conservativeness`` and ``tokens_per_second`` of each setting tried."""
 
     @classmethod
     def of(
@@ -47,6 +49,7 @@ class Result:
         totals: Totals,
         scheduler_seconds: float,
         chunk: int,
+        conservativeness: float | None = None,
     ) -> Result:
         """From what a run added up to. ``whole``: the workload at scale 1."""
         seconds = machine.real_seconds(totals.seconds)
@@ -66,7 +69,22 @@ class Result:
             retractions=totals.retractions,
             scheduler_seconds=scheduler_seconds,
             chunk=chunk,
+            conservativeness=conservativeness,
         )
+
+    @classmethod
+    def best(cls, results: list[Result]) -> Result:
+        """The fastest of a policy's ``results``, which notes what the others were."""
+        best = max(results, key=lambda r: r.tokens_per_second)
+        best.tried = [
+            {
+                "chunk": r.chunk,
+                "conservativeness": r.conservativeness or 0.0,
+                "tokens_per_second": r.tokens_per_second,
+            }
+            for r in results
+        ]
+        return best
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""

@@ -32,7 +32,8 @@ from sglang.srt.blendserve.simulator.fast_run import (
 )
 from sglang.srt.blendserve.simulator.full_run import FullRun
 from sglang.srt.blendserve.simulator.machine import Machine
-from sglang.srt.blendserve.simulator.peers import CHUNKS
+from sglang.srt.blendserve.simulator.peer_flags import PeerFlags
+from sglang.srt.blendserve.simulator.peers import CHUNKS, CONSERVATIVENESS
 from sglang.srt.blendserve.simulator.recipe import Recipe, from_files, reference_cost
 from sglang.srt.blendserve.simulator.result import Result
 from sglang.srt.blendserve.simulator.sources import SourceError
@@ -85,6 +86,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="chunk sizes tried for each peer, of which the best counts (default: %(default)s)",
     )
     parser.add_argument(
+        "--conservativeness",
+        default=",".join(map(str, CONSERVATIVENESS)),
+        help="values of SGLang's --schedule-conservativeness tried for each peer, as the chunks "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
         "--pace",
         choices=("auto", *PACES),
         default="auto",
@@ -127,7 +134,7 @@ def _simulate(args: argparse.Namespace) -> int:
     policies = [name for name in args.policies.split(",") if name]
     if unknown := [name for name in policies if name not in POLICIES]:
         raise ValueError(f"--policies: unknown {unknown[0]!r}; known: {', '.join(POLICIES)}")
-    chunks = [int(chunk) for chunk in args.chunks.split(",")]
+    flags = PeerFlags.parse(args.chunks, args.conservativeness)
     device = _device(args)
     calibration = Calibration() if args.calibration is None else Calibration.load(args.calibration)
     if args.scale is None:
@@ -157,7 +164,7 @@ def _simulate(args: argparse.Namespace) -> int:
         runner = FullRun(workload, machine, args.model, device, args.tp, calibration)
         runner.mixed = not args.separate_prefill
         runner.pace, runner.chunk = args.pace, args.pace_chunk
-    results = [_run(runner, policy, chunks, workload.size) for policy in policies]
+    results = [_run(runner, policy, flags, workload.size) for policy in policies]
     print_table(results)
     if args.json is not None:
         document = {
@@ -190,12 +197,17 @@ def _device(args: argparse.Namespace) -> DeviceSpec:
     return calibrated_device(args.calibration)
 
 
-def _run(runner: FastRun | FullRun, policy: str, chunks: list[int], requests: int) -> Result:
+def _run(runner: FastRun | FullRun, policy: str, flags: PeerFlags, requests: int) -> Result:
     from tqdm import tqdm
 
-    rounds = 1 if policy in OURS else len(chunks)
+    rounds = 1 if policy in OURS else len(flags.chunks) * len(flags.conservativeness)
     with tqdm(total=rounds * requests, desc=policy, unit="req", leave=False, disable=None) as bar:
-        return runner.run(policy, chunks=chunks, progress=bar.update)
+        return runner.run(
+            policy,
+            chunks=flags.chunks,
+            conservativeness=flags.conservativeness,
+            progress=bar.update,
+        )
 
 
 def describe(workload: Workload) -> dict[str, Any]:
@@ -231,12 +243,13 @@ def describe_machine(args: argparse.Namespace, machine: Machine) -> dict[str, An
 def print_table(results: list[Result]) -> None:
     """One line a policy."""
     print(
-        f"{'policy':<12}{'chunk':>6}{'tokens/s':>10}{'seconds':>10}{'optimum':>9}"
+        f"{'policy':<12}{'chunk':>6}{'cons.':>6}{'tokens/s':>10}{'seconds':>10}{'optimum':>9}"
         f"{'sharing':>9}{'compute':>9}{'memory':>8}{'KV':>6}{'retr.':>7}"
     )
     for r in results:
         print(
-            f"{r.policy:<12}{r.chunk:>6}{r.tokens_per_second:>10.0f}{r.seconds:>10.0f}"
+            f"{r.policy:<12}{r.chunk:>6}{r.conservativeness or '-':>6}"
+            f"{r.tokens_per_second:>10.0f}{r.seconds:>10.0f}"
             f"{r.share_of_optimum:>9.3f}{r.prefix_sharing:>9.3f}{r.compute_busy:>9.2f}"
             f"{r.memory_busy:>8.2f}{r.kv_occupancy:>6.2f}{r.retractions:>7}"
         )
