@@ -86,9 +86,9 @@ def paper() -> list[Cell]:
 def full() -> list[Cell]:
     """The four traces through SGLang's scheduler, and the step model beside it.
 
-    Peers have the sweeps' chunks, at SGLang's default conservativeness and the low one.
+    Peers have chunks of 512, DFS at SGLang's default conservativeness and fcfs at the low one.
     """
-    flags = [("blendserve", 0, 1.0), ("dfs", 512, 1.0), ("fcfs", 512, 1.0), ("fcfs", 512, _LOW)]
+    flags = [("blendserve", 0, 1.0), ("dfs", 512, 1.0), ("fcfs", 512, _LOW)]
     cells = [
         Cell(policy, workload, FULL, chunk=chunk, conservativeness=share, simulation=simulation)
         for workload in TRACES
@@ -111,9 +111,8 @@ def large() -> list[Cell]:
 def tight() -> list[Cell]:
     """The same with a KV cache that is filled many times over, as by many more requests."""
     return [
-        Cell(policy, workload, TIGHT, seed, chunk, kv_slots=TIGHT_SLOTS, simulation=simulation)
+        Cell(policy, workload, TIGHT, chunk=chunk, kv_slots=TIGHT_SLOTS, simulation=simulation)
         for workload in ("trace4", "trace1")
-        for seed in (0, *SEEDS)
         for policy, chunk in (("blendserve", 0), ("dfs", 512))
         for simulation in ("fast", "full")
     ]
@@ -180,7 +179,7 @@ VARIED = {
 
 def variance() -> list[Cell]:
     """Workloads whose output lengths vary much."""
-    return [cell for workload in VARIED.values() for cell in beside(workload, SWEEP)]
+    return [cell for workload in VARIED.values() for cell in beside(workload, MAIN)]
 
 
 def pool() -> list[Cell]:

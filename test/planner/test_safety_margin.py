@@ -7,7 +7,9 @@ from sglang.srt.blendserve.planner.safety_margin import (
     BIAS,
     MORE_BIAS,
     SafetyMargin,
+    caps_held,
     likely_bias,
+    worst_case,
 )
 
 LENGTHS = np.array([[10.0, 40.0, 90.0, 300.0]] * 40)
@@ -42,3 +44,10 @@ def test_who_joins_counts_as_who_was_there() -> None:
         grown.add(row, 0.5, np.inf)
     for horizon in (64.0, 256.0):
         assert grown.up_to(horizon) == pytest.approx(whole.up_to(horizon))
+
+
+def test_caps_count_in_smaller_caches_where_compute_is_scarce() -> None:
+    cap, lived = np.array([100.0]), np.array([30.0])
+    for scarcity, slots, counts in ((0.3, 1500, False), (0.3, 1700, True), (1.5, 600, True)):
+        worst = worst_case(cap, lived, slots, caps_held(scarcity))
+        assert worst[0] == (70.0 if counts else np.inf)

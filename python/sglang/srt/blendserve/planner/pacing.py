@@ -28,6 +28,8 @@ class StepLoad(NamedTuple):
     """Requests that decode one token."""
     kv_tokens: float
     """KV tokens they read."""
+    prompt_cost: float = 1.0
+    """What a prompt token costs, times one that attends to nothing (`PromptCost`)."""
 
 
 class Rest(Protocol):
@@ -152,7 +154,7 @@ class BalancePace:
         if load.running == 0:
             return PrefillBudget(self.max_tokens, self.max_tokens)
         decode, memory = self.cost.decode_step_seconds(load.running, load.kv_tokens)
-        token = self.cost.prompt_token_seconds()
+        token = self.cost.prompt_token_seconds() * load.prompt_cost
         tokens = int(min(max((memory - decode) / token, 0.0), self.max_tokens))
         return PrefillBudget(tokens, tokens)
 
@@ -179,7 +181,7 @@ class RatioPace:
         weights = float(self.cost.weights_seconds(load.running))
         memory = float(self.cost.kv_read_seconds(load.kv_tokens)) + weights
         decode = float(self.cost.decode_compute_seconds(load.running, load.kv_tokens))
-        token = float(self.cost.prefill_seconds(1.0))
+        token = float(self.cost.prefill_seconds(1.0)) * load.prompt_cost
         ratio = compute_scarcity(self.cost, self.kv_slots, load.running, rest)
         if math.isinf(ratio):
             return PrefillBudget(self.max_tokens, self.max_tokens)

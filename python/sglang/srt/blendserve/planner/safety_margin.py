@@ -48,16 +48,24 @@ _FLOW_FROM, _FLOW_WIDTH = 0.4, 0.3
 """The same for the share of prompts among the tokens of a step: where few are computed, decodes are
 what keeps compute busy, and they need the memory."""
 
-_AFFORDABLE = 16
-"""How many times the memory must hold a request at its cap for unknown kinds to count with it."""
+MANY_CAPS, SOME_CAPS = 16.0, 5.0
+"""How many times the memory must hold a request at its cap for unknown kinds to count with it,
+and where compute is the scarcer resource: there memory that stays empty costs less."""
 
 
-def worst_case(cap: Floats, lived: Floats, slots: int) -> Floats:
+def caps_held(scarcity: float) -> float:
+    """How many of them, where compute is scarce to this degree (`pacing.compute_scarcity`)."""
+    scarce = rise(scarcity, _NEARLY_SCARCE_FROM, _NEARLY_SCARCE_WIDTH)
+    return MANY_CAPS + (SOME_CAPS - MANY_CAPS) * scarce
+
+
+def worst_case(cap: Floats, lived: Floats, slots: int, held: float) -> Floats:
     """(m,) tokens that requests of an unknown kind may still write; infinite: no use to count.
 
-    ``cap``: (m,) most output tokens; ``lived``: (m,) those so far; ``slots``: of the KV cache.
+    ``cap``: (m,) most output tokens; ``lived``: (m,) those so far; ``slots``: of the KV cache;
+    ``held``: see `caps_held`.
     """
-    return np.where(_AFFORDABLE * cap <= slots, np.maximum(cap - lived, 1.0), np.inf)
+    return np.where(held * cap <= slots, np.maximum(cap - lived, 1.0), np.inf)
 
 
 def likely_bias(scarcity: float, prefill_share: float) -> float:

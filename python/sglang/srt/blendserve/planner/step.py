@@ -17,7 +17,7 @@ from sglang.srt.blendserve.planner.pacing import (
     rise,
 )
 from sglang.srt.blendserve.planner.pool_request import PoolRequest
-from sglang.srt.blendserve.planner.safety_margin import likely_bias
+from sglang.srt.blendserve.planner.safety_margin import caps_held, likely_bias
 from sglang.srt.blendserve.planner.scanner import Side, memory_partition
 from sglang.srt.blendserve.planner.shared_prefixes import Beside
 from sglang.srt.blendserve.planner.step_memory import StepMemory
@@ -81,15 +81,16 @@ class Step(StepMemory):
     def fill(self) -> None:
         """Choose requests until a budget or the memory is used up."""
         state = self.state
-        load = StepLoad(state.running, state.kv_tokens)
+        load = StepLoad(state.running, state.kv_tokens, self.policy.prompt_cost.factor)
         budget = self.policy.save(self.policy.pace.budget(load, RestOnDemand(lambda: self.rest)))
         if state.chunk is not None:
             side_budget = _of(budget, state.chunk.side)
             # A prompt that has begun goes on, however little the pace allows: it holds memory.
             self.spent = min(state.chunk_tokens, max(side_budget, self.policy.min_tokens))
+            if self.spent < state.chunk_tokens and self._must_not_be_late():
+                self.spent = min(state.chunk_tokens, self.policy.max_tokens)
+            self._note_prompt(state.chunk, state.chunk_tokens, self.spent)
             if self.spent < state.chunk_tokens:
-                if self._must_not_be_late():
-                    self.spent = min(state.chunk_tokens, self.policy.max_tokens)
                 self._done()
                 return
         if self.policy.steps % _SHARE_STEPS == 0:
@@ -113,6 +114,7 @@ class Step(StepMemory):
         self.policy.share = min(share, _MOST_SHARE)
         prefill = self.policy.budget.compute_side
         self.policy.bias = likely_bias(scarcity, prefill / max(prefill + running, 1))
+        self.policy.caps_held = caps_held(scarcity)
 
     def _move_underestimated(self) -> None:
         """Let requests that run far longer than expected belong to the memory-bound end.
@@ -240,7 +242,14 @@ class Step(StepMemory):
         if not request.generated:
             self.computing.update(self.pool.shared_above(request, 0))
         self.selection.requests.append(request)
-        self.spent += uncached if self.policy.whole_prompts else min(uncached, budget - self.spent)
+        tokens = uncached if self.policy.whole_prompts else min(uncached, budget - self.spent)
+        self._note_prompt(request, uncached, tokens)
+        self.spent += tokens
+
+    def _note_prompt(self, request: PoolRequest, left: int, tokens: int) -> None:
+        """``tokens`` of the ``left`` last ones of a prompt are computed in this step."""
+        context = request.prompt.size + request.generated - left
+        self.policy.prompt_cost.note(tokens, context, ends=tokens >= left)
 
     def _predicted_remaining(self, request: PoolRequest) -> Floats:
         """(q,) equally likely remaining lengths."""
@@ -265,6 +274,7 @@ class Step(StepMemory):
     def _done(self) -> None:
         self.selection.prefill_tokens = self.spent
         self.policy.spend(self.spent)
+        self.policy.prompt_cost.end_step()
 
 
 def _of(budget: PrefillBudget, side: Side) -> int:

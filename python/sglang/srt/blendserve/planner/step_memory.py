@@ -65,7 +65,7 @@ class StepMemory:
         outlook, running = self.pool.outlook, self.in_flight
         if outlook is None:
             return SafetyMargin(self.remaining, np.zeros(0), np.zeros(0))
-        worst = worst_case(outlook.cap(running.indices), running.generated, self.pool.kv_slots)
+        worst = self._worst_case(outlook.cap(running.indices), running.generated)
         doubt = outlook.doubt(running.indices)
         return SafetyMargin(self.remaining, doubt, worst, self.policy.bias)
 
@@ -130,8 +130,11 @@ class StepMemory:
         if not doubt:
             return 0.0, math.inf
         lived = np.array([float(request.generated)])
-        worst = worst_case(outlook.cap([request.index]), lived, self.pool.kv_slots)
+        worst = self._worst_case(outlook.cap([request.index]), lived)
         return doubt, float(worst[0])
+
+    def _worst_case(self, cap: Floats, lived: Floats) -> Floats:
+        return worst_case(cap, lived, self.pool.kv_slots, self.policy.caps_held)
 
     def _member(self, request: PoolRequest) -> int:
         """Number of a request in flight in `admission`."""

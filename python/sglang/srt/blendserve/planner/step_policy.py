@@ -14,8 +14,9 @@ from __future__ import annotations
 
 from sglang.srt.blendserve.planner.admission import PeakAdmission
 from sglang.srt.blendserve.planner.pacing import Pace, PrefillBudget
+from sglang.srt.blendserve.planner.prompt_cost import PromptCost
 from sglang.srt.blendserve.planner.request_pool import RequestPool, Tokens
-from sglang.srt.blendserve.planner.safety_margin import BIAS
+from sglang.srt.blendserve.planner.safety_margin import BIAS, MANY_CAPS
 from sglang.srt.blendserve.planner.step import Step
 from sglang.srt.blendserve.planner.step_state import EngineState, Selection
 
@@ -57,6 +58,9 @@ class StepPolicy:
         """Of the memory, kept for the compute-bound end."""
         self.bias = BIAS
         """Of predicted lengths, allowed for in the safety margin."""
+        self.caps_held = MANY_CAPS
+        """See `safety_margin.caps_held`."""
+        self.prompt_cost = PromptCost(pool.cost.model)
         self.admission: type[PeakAdmission] = PeakAdmission
 
     def select(self, state: EngineState) -> Selection:
