@@ -24,7 +24,14 @@ KEYS = {
 @pytest.mark.engine
 @pytest.mark.parametrize(
     ("policy", "conservativeness"),
-    [("fcfs", 1.0), ("fcfs", 0.1), ("dfs", 1.0), ("dfs", 0.1), ("blendserve", 1.0)],
+    [
+        ("fcfs", 1.0),
+        ("fcfs", 0.1),
+        ("dfs", 1.0),
+        ("dfs", 0.1),
+        ("lpt-ewma", 0.1),
+        ("blendserve", 1.0),
+    ],
 )
 def test_the_real_scheduler_agrees_with_the_step_model(
     policy: str, conservativeness: float, mixed: Workload, machine: Machine

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
+from sglang.srt.blendserve.simulator.longest_jobs import LongestJobs
+
 END_TOKEN = 2
 """The token with which the simulated device ends an answer."""
 
@@ -22,10 +24,15 @@ class Arrivals:
         prompts: Sequence[Any],
         max_tokens: Sequence[int],
         most_waiting: int,
+        jobs: LongestJobs | None = None,
     ) -> None:
-        """``most_waiting``: how many wait in SGLang's queue at once; 0: all of them."""
+        """``most_waiting``: how many wait in SGLang's queue at once; 0: all of them.
+        ``jobs``: takes them in its order, which depends on the lengths of what has ended."""
         self._scheduler = scheduler
-        self._left = zip(rids, prompts, max_tokens, strict=True)
+        self._jobs = jobs
+        self._place = {rid: place for place, rid in enumerate(rids)} if jobs else {}
+        order = range(len(rids)) if jobs is None else jobs
+        self._left = ((rids[i], prompts[i], max_tokens[i]) for i in order)
         self._most = most_waiting or len(rids)
         self._all = len(rids)
         self._fed = False
@@ -36,10 +43,15 @@ class Arrivals:
 
         False if it may join the scheduler's own queue at once, whose end is that end.
         """
-        if self._most >= self._all:
+        if self._most >= self._all or self._jobs is not None:
             return False
         self._retracted.append(req)
         return True
+
+    def ended(self, req: Any) -> None:
+        """A request has ended."""
+        if self._jobs is not None:
+            self._jobs.ended(self._place[req.rid], len(req.output_ids))
 
     def feed(self) -> None:
         """Hand over what is due, as the scheduler's receiver would."""

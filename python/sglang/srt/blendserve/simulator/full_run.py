@@ -21,27 +21,15 @@ from sglang.srt.blendserve.planner.policies import automatic_pace
 from sglang.srt.blendserve.planner.prefix_tree import PrefixTree
 from sglang.srt.blendserve.simulator.calibration import Calibration
 from sglang.srt.blendserve.simulator.fast import MAX_RUNNING, Totals
-from sglang.srt.blendserve.simulator.fast_run import BLEND_CHUNK
+from sglang.srt.blendserve.simulator.fast_run import BLEND_CHUNK, POLICIES
 from sglang.srt.blendserve.simulator.machine import Machine
 from sglang.srt.blendserve.simulator.peers import CHUNKS, CONSERVATIVENESS, peer_order
 from sglang.srt.blendserve.simulator.result import Result
 from sglang.srt.blendserve.simulator.workload import Workload
 
 _WORKER = "sglang.srt.blendserve.simulator.full_worker"
-_OWN_ORDER = {"dfs": "fcfs", "batchllm": "fcfs"}
+_OWN_ORDER = ("dfs", "batchllm", "lpt-ewma")
 """Peers that order the requests themselves and leave SGLang at first come, first served."""
-FULL_POLICIES = (
-    "fcfs",
-    "lpm",
-    "dfs-weight",
-    "lof",
-    "random",
-    "dfs",
-    "batchllm",
-    "paper",
-    "blendserve",
-)
-"""Policies with a run behind SGLang's scheduler."""
 
 
 class FullRun:
@@ -89,13 +77,10 @@ class FullRun:
 
         ``progress``: called with the number of requests that have ended since the last call.
 
-        Raises ValueError for a policy without a full run, RuntimeError if SGLang fails.
+        Raises ValueError for an unknown policy, RuntimeError if SGLang fails.
         """
-        if policy not in FULL_POLICIES:
-            raise ValueError(
-                f"{policy} runs on the step model only; add --fast, or choose from "
-                f"{', '.join(FULL_POLICIES)}"
-            )
+        if policy not in POLICIES:
+            raise ValueError(f"unknown policy {policy!r}; known: {', '.join(POLICIES)}")
         if policy in ("paper", "blendserve"):
             return self._once(policy, self.chunk, None, progress)
         settings = product(chunks, conservativeness)
@@ -113,15 +98,16 @@ class FullRun:
         if pace == "auto":
             pace = automatic_pace(overlaps=self.machine.steps.engine == "overlap")
         order = self._order | {
-            "policy": "blendserve" if ours else _OWN_ORDER.get(policy, policy),
+            "policy": "blendserve" if ours else "fcfs" if policy in _OWN_ORDER else policy,
             "pace": pace,
             "chunk": chunk,
             "conservativeness": conservativeness or 1.0,
             "mixed": ours or self.mixed,
+            "longest_first": policy == "lpt-ewma",
         }
         n = self.replica.size
         arrival = np.arange(n)
-        if policy in _OWN_ORDER:
+        if policy in ("dfs", "batchllm"):
             arrival = peer_order(policy, self.replica, PrefixTree.build(self.prompts))
         # Only the marked requests of an offline job go to our pool.
         rids = [jobs.make_rid("simulated", n, i) if ours else f"r{i}" for i in range(n)]
@@ -135,6 +121,7 @@ class FullRun:
                 prompt_tokens=self.replica.prompt_tokens[arrival],
                 output_tokens=self.replica.output_tokens[arrival],
                 max_tokens=self.replica.max_tokens[arrival],
+                source=self.replica.source[arrival],
             )
             with (Path(folder) / "errors.txt").open("w+") as errors:
                 worker = subprocess.Popen(

@@ -26,6 +26,7 @@ from sglang.srt.blendserve.planner.request_pool import RequestPool
 from sglang.srt.blendserve.simulator.arrivals import END_TOKEN, Arrivals, watch_retractions
 from sglang.srt.blendserve.simulator.calibration import Calibration
 from sglang.srt.blendserve.simulator.fast import Totals
+from sglang.srt.blendserve.simulator.longest_jobs import LongestJobs
 from sglang.srt.blendserve.simulator.machine import Machine
 from sglang.srt.blendserve.simulator.step_cost import StepCost, StepWork
 
@@ -43,6 +44,8 @@ _QUEUE = 256
 matches the prefixes of all that wait in every step; more of them are only let in if it ever comes
 to the end of so many."""
 _IN_ORDER = ("fcfs",)
+_SHORT_QUEUE = 16
+"""The same where the order depends on what has ended meanwhile."""
 
 
 class Device:
@@ -210,7 +213,10 @@ def drive(scheduler: Any, arrivals: Arrivals, requests: int) -> float:
             reqs = list(batch.reqs)
             result = scheduler.run_batch(batch)
             scheduler.process_batch_result(batch, result)
-            ended += sum(r.finished() for r in reqs)
+            for req in reqs:
+                if req.finished():
+                    arrivals.ended(req)
+                    ended += 1
         idle = 0 if batch else idle + 1
         if idle > _IDLE_STEPS:
             raise RuntimeError(f"the scheduler starts none of the {requests - ended} that are left")
@@ -246,8 +252,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     device = Device(machine.steps, lengths)
     with tempfile.TemporaryDirectory() as folder:
         scheduler = make_scheduler(Path(folder), machine, order, device)
-        most = _QUEUE if order["policy"] in _IN_ORDER else 0
-        arrivals = Arrivals(scheduler, rids, prompts, data["max_tokens"].tolist(), most)
+        most, jobs = (_QUEUE if order["policy"] in _IN_ORDER else 0), None
+        if order["longest_first"]:
+            source = data["source"].tolist()
+            most, jobs = _SHORT_QUEUE, LongestJobs(source, max(source) + 1, order["scale"])
+        limits = data["max_tokens"].tolist()
+        arrivals = Arrivals(scheduler, rids, prompts, limits, most, jobs)
         retractions = watch_retractions(scheduler, arrivals)
         with torch.no_grad():
             spent = drive(scheduler, arrivals, len(rids))

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sglang.srt.blendserve.simulator.fast import MAX_RUNNING, FastEngine
+from sglang.srt.blendserve.simulator.longest_jobs import LongestJobs
 from sglang.srt.blendserve.simulator.workload import Workload
 
 Ints = NDArray[np.int64]
@@ -24,7 +25,6 @@ _CLIP = 4096
 _RATIO, _LEAST_SHARE = 0.7, 0.14
 _DECAY_STEPS = 600
 _RETRACT_STEPS = 20
-_EWMA = 0.1
 
 
 class QueuePolicy:
@@ -133,41 +133,28 @@ class QueuePolicy:
 
 
 class EwmaPolicy(QueuePolicy):
-    """Longest output first, by an exponentially weighted mean of what each job has shown."""
+    """Longest output first, by what each job has shown (`LongestJobs`)."""
 
     def __init__(
         self, workload: Workload, chunk: int, scale: float = 1, conservativeness: float = 1.0
     ) -> None:
         nothing = np.zeros(0, dtype=np.int64)
         super().__init__(nothing, workload, chunk, scale, conservativeness)
-        self._source: list[int] = workload.source.tolist()
-        self._mean = [256.0 / scale] * len(workload.sources)
-        self._queues = [
-            deque(np.flatnonzero(workload.source == s).tolist())
-            for s in range(len(workload.sources))
-        ]
-        self._best = 0
+        self._jobs = LongestJobs(workload.source.tolist(), len(workload.sources), scale)
 
     def finished(self, request: int, output_tokens: int) -> None:
         super().finished(request, output_tokens)
-        source = self._source[request]
-        self._mean[source] += _EWMA * (output_tokens - self._mean[source])
+        self._jobs.ended(request, output_tokens)
 
     def retracted(self, request: int, generated: int) -> None:
         super().retracted(request, generated)
-        self._queues[self._source[self._queue.pop()]].appendleft(request)
+        self._jobs.put_back(self._queue.pop())
 
     def choose(self, engine: FastEngine) -> int:
-        self._pick()
+        self._queue = self._jobs.queue()
         return super().choose(engine)
-
-    def _pick(self) -> None:
-        filled = [s for s, queue in enumerate(self._queues) if queue]
-        if filled:
-            self._best = max(filled, key=lambda s: self._mean[s])
-        self._queue = self._queues[self._best]
 
     def _drop(self) -> None:
         super()._drop()
         if not self._queue:
-            self._pick()
+            self._queue = self._jobs.queue()
