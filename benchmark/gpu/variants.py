@@ -65,6 +65,19 @@ VARIANTS = (
     Variant("blend-chunks-4096", "ours, chunks of 4096", _ours("chunks", chunk=4096)),
     Variant("blend-chunks-1024", "ours, chunks of 1024", _ours("chunks", chunk=1024)),
     Variant("fcfs-mixed", "stock, as they arrive, mixed chunks", _MIXED),
+    # Between mixed steps SGLang's reserve for outputs does not fall: at its default it admits
+    # little there. These are the strongest stock settings of the simulation.
+    Variant(
+        "fcfs-mixed-low",
+        "stock, as they arrive, mixed chunks of 512, conservativeness 0.1",
+        {**_MIXED, "chunked_prefill_size": 512, "schedule_conservativeness": 0.1},
+    ),
+    Variant(
+        "dfs-mixed-low",
+        "stock, depth-first order, mixed chunks, conservativeness 0.1",
+        {**_MIXED, "schedule_conservativeness": 0.1},
+        depth_first=True,
+    ),
 )
 
 
