@@ -19,9 +19,10 @@ from division import divided
 
 from sglang.srt.blendserve.planner.device_spec import DeviceSpec
 from sglang.srt.blendserve.simulator.calibration import Calibration
-from sglang.srt.blendserve.simulator.fast_run import OURS, BlendOptions, FastRun
+from sglang.srt.blendserve.simulator.fast_run import OURS, FastRun
 from sglang.srt.blendserve.simulator.full_run import FullRun
 from sglang.srt.blendserve.simulator.machine import Machine
+from sglang.srt.blendserve.simulator.options import BlendOptions
 from sglang.srt.blendserve.simulator.recipe import Recipe, reference_cost
 from sglang.srt.blendserve.simulator.workload import Workload
 
@@ -131,12 +132,10 @@ def play(cell: Cell) -> dict[str, Any]:
     if cell.replicas > 1:
         result = divided(workload, machine, cell.policy, cell.replicas, cell.division, flags)
     elif cell.simulation == "full":
-        if cell.options:
-            raise ValueError("the full simulation has no options")
         device = DeviceSpec.named(cell.device)
         calibration = Calibration(interference=cell.interference)
         full = FullRun(workload, machine, cell.model, device, cell.tp, calibration)
-        result = full.run(cell.policy, **flags).as_dict()
+        result = full.run(cell.policy, options=options, **flags).as_dict()
     else:
         played = _fast(cell, workload, machine).run(cell.policy, options=options, **flags)
         result = played.as_dict()

@@ -147,7 +147,8 @@ ABLATIONS: dict[str, dict[str, object]] = {
 def ablations() -> list[Cell]:
     """Each part of the policy switched off alone, on a compute- and a memory-bound trace."""
     return [
-        Cell("blendserve", workload, SWEEP, options=dict(options))
+        Cell("blendserve", workload, SWEEP, options=dict(options), simulation=simulation)
+        for simulation in ("fast", "full")
         for workload in ("trace1", "trace4")
         for options in ABLATIONS.values()
     ]

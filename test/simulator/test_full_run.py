@@ -12,6 +12,7 @@ from sglang.srt.blendserve.planner.device_spec import DeviceSpec
 from sglang.srt.blendserve.simulator.fast_run import FastRun
 from sglang.srt.blendserve.simulator.full_run import FullRun
 from sglang.srt.blendserve.simulator.machine import Machine
+from sglang.srt.blendserve.simulator.options import BlendOptions
 from sglang.srt.blendserve.simulator.workload import Workload
 
 KEYS = {
@@ -45,6 +46,17 @@ def test_the_real_scheduler_agrees_with_the_step_model(
     model = FastRun(mixed, machine).run(policy, **flags)
     assert real.seconds == pytest.approx(model.seconds, rel=0.01)
     assert real.prefix_sharing == pytest.approx(model.prefix_sharing, abs=0.003)
+
+
+@pytest.mark.engine
+def test_parts_of_the_policy_are_switched_off_in_both_alike(
+    mixed: Workload, machine: Machine
+) -> None:
+    options = BlendOptions(told="wrong", reserve_all=True, lru_eviction=True, keep_sharing=1.0)
+    full = FullRun(mixed, machine, "Llama-3.1-8B", DeviceSpec.named("A100-80G"), options=options)
+    real, model = full.run("blendserve"), FastRun(mixed, machine, options).run("blendserve")
+    assert real.seconds == pytest.approx(model.seconds, rel=0.01)
+    assert model.seconds > 1.2 * FastRun(mixed, machine).run("blendserve").seconds
 
 
 def test_the_command_writes_its_results(

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sglang.srt.blendserve.simulator.fast_run import BlendOptions
 from sglang.srt.blendserve.simulator.machine import Machine
+from sglang.srt.blendserve.simulator.options import BlendOptions
 from sglang.srt.blendserve.simulator.recipe import Recipe
 from sglang.srt.blendserve.simulator.workload import Workload
 

@@ -74,8 +74,8 @@ class BlendRadixCache(RadixCache):
         """Those of them that a waiting request would have used."""
         super().__init__(params)
 
-    def follow(self, pool: RequestPool) -> None:
-        """Evict by what ``pool`` has planned."""
+    def follow(self, pool: RequestPool | None) -> None:
+        """Evict by what ``pool`` has planned; without one by SGLang's own policy."""
         self.pool = pool
 
     # --- reading ----------------------------------------------------------------------------

@@ -9,12 +9,13 @@ from itertools import product
 
 from sglang.srt.blendserve.planner.policies import automatic_pace, make_step_policy
 from sglang.srt.blendserve.planner.prefix_tree import PrefixTree
-from sglang.srt.blendserve.planner.request_pool import SAMPLE, RequestPool, Tokens
+from sglang.srt.blendserve.planner.request_pool import RequestPool, Tokens
 from sglang.srt.blendserve.planner.step_policy import StepPolicy
 from sglang.srt.blendserve.simulator.ablation import ArrivalPool, ReserveAll, told_lengths
 from sglang.srt.blendserve.simulator.blend_policy import BlendPolicy
 from sglang.srt.blendserve.simulator.fast import FastEngine, FastPolicy
 from sglang.srt.blendserve.simulator.machine import Machine
+from sglang.srt.blendserve.simulator.options import BlendOptions
 from sglang.srt.blendserve.simulator.peers import (
     CHUNKS,
     CONSERVATIVENESS,
@@ -28,31 +29,6 @@ from sglang.srt.blendserve.simulator.workload import Workload
 
 OURS = ("paper", "blendserve")
 POLICIES = (*PEERS, *OURS)
-BLEND_CHUNK = 8192
-"""Largest prefill of a step for policies that set their own pace, tokens."""
-
-
-@dataclass(frozen=True, slots=True)
-class BlendOptions:
-    """Parts of the policy that ablations switch; the defaults are the policy as it is."""
-
-    pace: str = "auto"
-    """A pace by name; ``auto``: that of an engine that overlaps or does not."""
-    keep_sharing: float = 0.99
-    sample: float = SAMPLE
-    fill: float = 1.0
-    backfill: int = 8
-    chunk: int = BLEND_CHUNK
-    """Largest prefill of a step, tokens."""
-    told: str = ""
-    """Lengths the policy is told: none, ``true`` ones, ``wrong`` ones (half or double at random)
-    or the ``mean`` of all."""
-    arrival_order: bool = False
-    """Take requests as they arrived instead of as planned."""
-    reserve_all: bool = False
-    """Admit by the sum of all predicted lengths instead of the peak over time."""
-    lru_eviction: bool = False
-    """Evict the least recently used instead of what the plan needs last."""
 
 
 @dataclass(slots=True)

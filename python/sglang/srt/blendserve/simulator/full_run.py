@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,15 @@ from sglang.srt.blendserve import jobs
 from sglang.srt.blendserve.planner.device_spec import DeviceSpec
 from sglang.srt.blendserve.planner.policies import automatic_pace
 from sglang.srt.blendserve.planner.prefix_tree import PrefixTree
+from sglang.srt.blendserve.simulator.ablation import told_lengths
 from sglang.srt.blendserve.simulator.calibration import Calibration
 from sglang.srt.blendserve.simulator.fast import MAX_RUNNING, Totals
-from sglang.srt.blendserve.simulator.fast_run import BLEND_CHUNK, POLICIES
+from sglang.srt.blendserve.simulator.fast_run import POLICIES
 from sglang.srt.blendserve.simulator.machine import Machine
+from sglang.srt.blendserve.simulator.options import BlendOptions
 from sglang.srt.blendserve.simulator.peers import CHUNKS, CONSERVATIVENESS, peer_order
 from sglang.srt.blendserve.simulator.result import Result
-from sglang.srt.blendserve.simulator.workload import Workload
+from sglang.srt.blendserve.simulator.workload import Ints, Workload
 
 _WORKER = "sglang.srt.blendserve.simulator.full_worker"
 _OWN_ORDER = ("dfs", "batchllm", "lpt-ewma")
@@ -43,13 +45,14 @@ class FullRun:
         device: DeviceSpec,
         ranks: int = 1,
         calibration: Calibration | None = None,
+        options: BlendOptions | None = None,
     ) -> None:
-        """``model``, ``device``, ``ranks``, ``calibration``: what `machine` was built from."""
+        """``model``, ``device``, ``ranks``, ``calibration``: what `machine` was built from.
+        ``options``: of our policies, unless `run` is given others."""
         self.whole, self.machine = whole, machine
         self.mixed = True
         """Whether peers compute prompts beside decodes (--enable-mixed-chunk)."""
-        self.pace, self.chunk = "auto", BLEND_CHUNK
-        """Of `blendserve`, and the largest prefill of its steps, tokens."""
+        self.options = options or BlendOptions()
         self.replica = whole.replica(machine.scale)
         self.prompts = self.replica.prompts()
         self._order: dict[str, Any] = {
@@ -71,6 +74,7 @@ class FullRun:
         *,
         chunks: Sequence[int] = CHUNKS,
         conservativeness: Sequence[float] = CONSERVATIVENESS,
+        options: BlendOptions | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> Result:
         """Play ``policy``; peers with each setting of their flags, of which the best counts.
@@ -82,46 +86,74 @@ class FullRun:
         if policy not in POLICIES:
             raise ValueError(f"unknown policy {policy!r}; known: {', '.join(POLICIES)}")
         if policy in ("paper", "blendserve"):
-            return self._once(policy, self.chunk, None, progress)
+            return self._ours(policy, options or self.options, progress)
         settings = product(chunks, conservativeness)
-        return Result.best([self._once(policy, c, share, progress) for c, share in settings])
+        return Result.best([self._peer(policy, c, share, progress) for c, share in settings])
 
-    def _once(
+    def _ours(
+        self, policy: str, options: BlendOptions, progress: Callable[[int], None] | None
+    ) -> Result:
+        pace = "paper" if policy == "paper" else options.pace
+        if pace == "auto":
+            pace = automatic_pace(overlaps=self.machine.steps.engine == "overlap")
+        options = replace(options, pace=pace)
+        n = self.replica.size
+        told = told_lengths(self.replica, options.told)
+        order = {
+            "policy": "blendserve",
+            "options": asdict(options),
+            "chunk": options.chunk,
+            "mixed": True,
+        }
+        # Only the marked requests of an offline job go to our pool.
+        rids = [jobs.make_rid("simulated", n, i) for i in range(n)]
+        more = {} if told is None else {"told": told}
+        return self._play(policy, order, np.arange(n), rids, more, progress)
+
+    def _peer(
         self,
         policy: str,
         chunk: int,
-        conservativeness: float | None,
-        progress: Callable[[int], None] | None = None,
+        conservativeness: float,
+        progress: Callable[[int], None] | None,
     ) -> Result:
-        ours = policy in ("paper", "blendserve")
-        pace = "paper" if policy == "paper" else self.pace
-        if pace == "auto":
-            pace = automatic_pace(overlaps=self.machine.steps.engine == "overlap")
-        order = self._order | {
-            "policy": "blendserve" if ours else "fcfs" if policy in _OWN_ORDER else policy,
-            "pace": pace,
+        order = {
+            "policy": "fcfs" if policy in _OWN_ORDER else policy,
             "chunk": chunk,
-            "conservativeness": conservativeness or 1.0,
-            "mixed": ours or self.mixed,
+            "conservativeness": conservativeness,
+            "mixed": self.mixed,
             "longest_first": policy == "lpt-ewma",
         }
         n = self.replica.size
         arrival = np.arange(n)
         if policy in ("dfs", "batchllm"):
             arrival = peer_order(policy, self.replica, PrefixTree.build(self.prompts))
-        # Only the marked requests of an offline job go to our pool.
-        rids = [jobs.make_rid("simulated", n, i) if ours else f"r{i}" for i in range(n)]
+        more = {"source": self.replica.source[arrival]}
+        rids = [f"r{i}" for i in range(n)]
+        result = self._play(policy, order, arrival, rids, more, progress)
+        result.conservativeness = conservativeness
+        return result
+
+    def _play(
+        self,
+        policy: str,
+        order: dict[str, Any],
+        arrival: Ints,
+        rids: list[str],
+        more: dict[str, Any],
+        progress: Callable[[int], None] | None,
+    ) -> Result:
         with tempfile.TemporaryDirectory() as folder:
             source, target = Path(folder) / "order.npz", Path(folder) / "out.json"
             np.savez(
                 source,
-                order=json.dumps(order),
+                order=json.dumps(self._order | order),
                 rids=np.array([rids[i] for i in arrival]),
                 tokens=np.concatenate([self.prompts[i] for i in arrival]),
                 prompt_tokens=self.replica.prompt_tokens[arrival],
                 output_tokens=self.replica.output_tokens[arrival],
                 max_tokens=self.replica.max_tokens[arrival],
-                source=self.replica.source[arrival],
+                **more,
             )
             with (Path(folder) / "errors.txt").open("w+") as errors:
                 worker = subprocess.Popen(
@@ -142,5 +174,5 @@ class FullRun:
             answer = json.loads(target.read_text())
         totals = Totals(**answer["totals"])
         spent = answer["scheduler_seconds"]
-        parts = (policy, self.whole, self.replica, self.machine, totals, spent, chunk)
-        return Result.of(*parts, conservativeness)
+        chunk = order["chunk"]
+        return Result.of(policy, self.whole, self.replica, self.machine, totals, spent, chunk)

@@ -22,13 +22,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sglang.srt.blendserve.planner.device_spec import DeviceSpec
-from sglang.srt.blendserve.planner.request_pool import RequestPool
 from sglang.srt.blendserve.simulator.arrivals import END_TOKEN, Arrivals, watch_retractions
 from sglang.srt.blendserve.simulator.calibration import Calibration
 from sglang.srt.blendserve.simulator.fast import Totals
 from sglang.srt.blendserve.simulator.longest_jobs import LongestJobs
 from sglang.srt.blendserve.simulator.machine import Machine
+from sglang.srt.blendserve.simulator.options import BlendOptions
 from sglang.srt.blendserve.simulator.step_cost import StepCost, StepWork
+from sglang.srt.blendserve.simulator.virtual_plan import plan_in_virtual_time
 
 if TYPE_CHECKING:
     from sglang.srt.managers.schedule_batch import ScheduleBatch
@@ -163,39 +164,20 @@ def make_scheduler(folder: Path, machine: Machine, order: dict[str, Any], device
         "max_prefill_tokens": int(order["chunk"]),
         "enable_mixed_chunk": bool(order["mixed"]),
         "schedule_policy": order["policy"],
-        "schedule_conservativeness": float(order["conservativeness"]),
+        "schedule_conservativeness": float(order.get("conservativeness", 1.0)),
         "random_seed": 0,
     }
     if ours:
         # Any known name: the costs that count are set below.
-        options |= {"blendserve_pace": order["pace"], "blendserve_device": "A100-80G"}
+        pace = order["options"]["pace"]
+        options |= {"blendserve_pace": pace, "blendserve_device": "A100-80G"}
     args = ServerArgs(**options)
     publish(args, role="scheduler")
     scheduler = upstream.Scheduler(args, PortArgs.init_new(args), 0, 0, 0, 0, 0, 0, None)
     scheduler.tp_worker.forward_batch_generation = device.forward_batch_generation
     # Results go nowhere: there is no tokenizer process to send them to.
     type(scheduler.output_streamer).stream_output = lambda *_, **__: None
-    if ours:
-        plan_in_virtual_time(scheduler, machine)
     return scheduler
-
-
-def plan_in_virtual_time(scheduler: Any, machine: Machine) -> None:
-    """Give the scheduler a pool that plans for the simulated model and never by the real clock.
-
-    Plans are made at once, not beside the steps, whose real time means nothing here; for the same
-    reason no step time is measured.
-    """
-    from sglang.srt.blendserve.runtime.intake import Intake
-
-    settings = scheduler.server_args.blendserve
-    scheduler.pool = RequestPool(
-        machine.cost, scheduler.max_total_num_tokens, keep_sharing=settings.keep_sharing
-    )
-    scheduler.intake = Intake(scheduler.pool)
-    scheduler.tree_cache.follow(scheduler.pool)
-    scheduler.step_policy = scheduler._make_step_policy(settings)
-    scheduler.step_feedback = None
 
 
 def drive(scheduler: Any, arrivals: Arrivals, requests: int) -> float:
@@ -252,8 +234,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     device = Device(machine.steps, lengths)
     with tempfile.TemporaryDirectory() as folder:
         scheduler = make_scheduler(Path(folder), machine, order, device)
+        if "options" in order:
+            told = dict(zip(rids, data["told"].tolist(), strict=True)) if "told" in data else None
+            plan_in_virtual_time(scheduler, machine, BlendOptions(**order["options"]), told)
         most, jobs = (_QUEUE if order["policy"] in _IN_ORDER else 0), None
-        if order["longest_first"]:
+        if order.get("longest_first"):
             source = data["source"].tolist()
             most, jobs = _SHORT_QUEUE, LongestJobs(source, max(source) + 1, order["scale"])
         limits = data["max_tokens"].tolist()

@@ -49,7 +49,6 @@ class Result:
         totals: Totals,
         scheduler_seconds: float,
         chunk: int,
-        conservativeness: float | None = None,
     ) -> Result:
         """From what a run added up to. ``whole``: the workload at scale 1."""
         seconds = machine.real_seconds(totals.seconds)
@@ -69,7 +68,6 @@ class Result:
             retractions=totals.retractions,
             scheduler_seconds=scheduler_seconds,
             chunk=chunk,
-            conservativeness=conservativeness,
         )
 
     @classmethod

@@ -23,15 +23,10 @@ from sglang.srt.blendserve.planner.device_spec import DeviceSpec, known_devices
 from sglang.srt.blendserve.planner.model_spec import known_models
 from sglang.srt.blendserve.planner.policies import PACES
 from sglang.srt.blendserve.simulator.calibration import Calibration, calibrated_device
-from sglang.srt.blendserve.simulator.fast_run import (
-    BLEND_CHUNK,
-    OURS,
-    POLICIES,
-    BlendOptions,
-    FastRun,
-)
+from sglang.srt.blendserve.simulator.fast_run import OURS, POLICIES, FastRun
 from sglang.srt.blendserve.simulator.full_run import FullRun
 from sglang.srt.blendserve.simulator.machine import Machine
+from sglang.srt.blendserve.simulator.options import BLEND_CHUNK, BlendOptions
 from sglang.srt.blendserve.simulator.peer_flags import PeerFlags
 from sglang.srt.blendserve.simulator.peers import CHUNKS, CONSERVATIVENESS
 from sglang.srt.blendserve.simulator.recipe import Recipe, from_files, reference_cost
@@ -154,16 +149,15 @@ def _simulate(args: argparse.Namespace) -> int:
         f"{workload.size} requests, {workload.tokens} tokens; density "
         f"{described['density']:.3f} (Llama-3.1-8B, A100), sharing {described['sharing']:.3f}"
     )
+    options = BlendOptions(pace=args.pace, chunk=args.pace_chunk)
     runner: FastRun | FullRun
     if args.fast:
         if args.separate_prefill:
             raise ValueError("--separate-prefill: the step model always mixes; leave out --fast")
-        options = BlendOptions(pace=args.pace, chunk=args.pace_chunk)
         runner = FastRun(workload, machine, options)
     else:
-        runner = FullRun(workload, machine, args.model, device, args.tp, calibration)
+        runner = FullRun(workload, machine, args.model, device, args.tp, calibration, options)
         runner.mixed = not args.separate_prefill
-        runner.pace, runner.chunk = args.pace, args.pace_chunk
     results = [_run(runner, policy, flags, workload.size) for policy in policies]
     print_table(results)
     if args.json is not None:
