@@ -85,19 +85,37 @@ def _seeds() -> str:
 def _options(study: str, variants: dict[str, dict[str, object]], head: str) -> str:
     """One line a variant of our policy, two traces beside each other."""
     traces = ("trace1", "trace4")
+    full = bool(rows(study, simulation="full"))
     body = []
     for name, options in variants.items():
-        found = [best(rows(study, workload=workload, options=dict(options))) for workload in traces]
+        found, real = (
+            [
+                best(rows(study, workload=w, options=dict(options), simulation=simulation))
+                for w in traces
+            ]
+            for simulation in ("fast", "full")
+        )
         body.append(
             [
                 name,
                 *map(share, found),
+                *(share(row) for row in real if full),
                 *(figure(row, "prefix_sharing", ".4f") for row in found),
                 *(figure(row, "retractions", "d") for row in found),
             ]
         )
-    columns = ("share of the bound", "sharing", "retractions")
+    columns = ("share of the bound", *(["SGLang's scheduler"] if full else []))
+    columns += ("sharing", "retractions")
     return table([head, *(f"{c}, {t}" for c in columns for t in traces)], body)
+
+
+def _scanner() -> str:
+    """The paper's own scanner, a line a trace."""
+    body = []
+    for workload in TRACES:
+        row = best(rows("paper", workload=workload))
+        body.append([workload, share(row), figure(row, "retractions", "d")])
+    return table(["the paper's scanner", "share of the bound", "retractions"], body)
 
 
 def _ranks() -> str:
@@ -250,4 +268,5 @@ STUDY_TABLES: dict[str, Callable[[], str]] = {
     "ablations": lambda: _options("ablations", ABLATIONS, "switched off"),
     "lengths": lambda: _options("lengths", LENGTHS, "output lengths"),
     "seeds": _seeds,
+    "scanner": _scanner,
 }

@@ -64,6 +64,13 @@ def ratio(row: Row | None, other: Row | None, digits: int = 2) -> str:
     return "-" if row is None or other is None else f"{rate(row) / rate(other):.{digits}f}"
 
 
+def flags(row: Row | None) -> str:
+    """Chunk size and conservativeness of a peer, in brackets."""
+    if row is None or not row["cell"]["chunk"]:
+        return ""
+    return f" ({row['cell']['chunk']}, {row['cell']['conservativeness']:g})"
+
+
 def peers(engine: str = "overlap") -> list[str]:
     """All policies of the main study but ours, in its order."""
     names = dict.fromkeys(row["cell"]["policy"] for row in rows("traces", engine=engine))
@@ -80,8 +87,7 @@ def _traces(engine: str) -> str:
     ours, body = find("blendserve"), []
     for name in (*peers(engine), "blendserve"):
         found = find(name)
-        chunks = [f" ({r['cell']['chunk']})" if r and r["cell"]["chunk"] else "" for r in found]
-        body.append([name, *(share(r) + c for r, c in zip(found, chunks, strict=True))])
+        body.append([name, *(share(r) + flags(r) for r in found)])
     at_2048 = find("dfs", chunk=ENGINE_CHUNK)
     body.insert(0, [f"dfs, chunk {ENGINE_CHUNK}", *map(share, at_2048)])
     others = {
@@ -103,7 +109,7 @@ def _traces(engine: str) -> str:
     body.append(["optimal sharing", *(figure(r, "prefix_sharing_optimum", ".4f") for r in ours)])
     body.append(["blendserve: retractions", *(figure(r, "retractions", "d") for r in ours)])
     body.append(["blendserve: tokens/s", *(figure(r, "tokens_per_second", ".0f") for r in ours)])
-    return table(["share of the bound (chunk)", *TRACES], body)
+    return table(["share of the bound (chunk, conservativeness)", *TRACES], body)
 
 
 def sequential_share(trace: str) -> float:
@@ -120,7 +126,7 @@ def _full() -> str:
     found: dict[tuple[int, int, str, int], dict[str, tuple[Row, Row]]] = {}
     for real in rows("full", simulation="full"):
         cell = real["cell"]
-        same = ("workload", "policy", "chunk", "requests", "kv_slots", "seed")
+        same = ("workload", "policy", "chunk", "conservativeness", "requests", "kv_slots", "seed")
         model = best(rows("full", simulation="fast", **{name: cell[name] for name in same}))
         if model is not None:
             slots = cell["kv_slots"] or 0
@@ -132,7 +138,7 @@ def _full() -> str:
         if slots:
             where += f", {slots:,} slots, seed {seed}"
         for policy, (real, model) in sorted(pairs.items(), reverse=True):
-            name = f"{where}, {policy} {real['cell']['chunk'] or ''}".strip()
+            name = f"{where}, {policy}{flags(real)}"
             cells = [f"{rate(r):.0f}" for r in (real, model)]
             cells += [f"{100 * (rate(model) / rate(real) - 1):+.1f} %"]
             cells += [figure(r, "prefix_sharing", ".4f") for r in (real, model)]
