@@ -49,10 +49,16 @@ def test_the_real_scheduler_agrees_with_the_step_model(
 
 
 @pytest.mark.engine
+@pytest.mark.parametrize(
+    "options",
+    [
+        BlendOptions(told="wrong"),
+        BlendOptions(reserve_all=True, lru_eviction=True, keep_sharing=1.0),
+    ],
+)
 def test_parts_of_the_policy_are_switched_off_in_both_alike(
-    mixed: Workload, machine: Machine
+    options: BlendOptions, mixed: Workload, machine: Machine
 ) -> None:
-    options = BlendOptions(told="wrong", reserve_all=True, lru_eviction=True, keep_sharing=1.0)
     full = FullRun(mixed, machine, "Llama-3.1-8B", DeviceSpec.named("A100-80G"), options=options)
     real, model = full.run("blendserve"), FastRun(mixed, machine, options).run("blendserve")
     assert real.seconds == pytest.approx(model.seconds, rel=0.01)
