@@ -2,7 +2,8 @@
 
     python benchmark/gpu/predict.py --out OUT [--traces trace1,trace2]
 
-Reads the constants of OUT/calibrate.json if it is there, else a guess with an interference of 1.15.
+Reads the constants of OUT/calibrate.json if it is there, else a guess with an interference of 1.15
+while both resources are busy.
 Engine ``sequential`` stands for stock SGLang, ``overlap`` for two lanes. Writes OUT/predicted.json,
 and prints the ratio of each pair of measured medians in OUT/summary.json beside the predicted one.
 """
@@ -83,7 +84,9 @@ def main(argv: list[str] | None = None) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     measured = args.out / "calibrate.json"
     calibration = (
-        Calibration.load(measured) if measured.exists() else replace(GUESS, interference=1.15)
+        Calibration.load(measured)
+        if measured.exists()
+        else replace(GUESS, interference=1.15, interference_scope="overlap")
     )
     scale = Scale.of("Llama-3.1-8B", "H200", args.scale)
     predicted: dict[str, Any] = {"calibration": calibration.as_dict()}

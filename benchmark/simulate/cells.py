@@ -48,6 +48,7 @@ class Cell:
     scale: float = 8
     kv_slots: int | None = None
     interference: float = 1.08
+    interference_scope: str = "step"
     options: dict[str, Any] = field(default_factory=dict)
     """Fields of `BlendOptions` that differ from their defaults."""
     simulation: str = "fast"
@@ -117,13 +118,16 @@ def run(study: str, cells: Iterable[Cell], minutes: float | None = None) -> None
 def play(cell: Cell) -> dict[str, Any]:
     """Run one cell; its figures, rounded to six digits."""
     workload = _workload(cell.workload, cell.requests, cell.seed)
+    calibration = Calibration(
+        interference=cell.interference, interference_scope=cell.interference_scope
+    )
     machine = Machine.build(
         cell.model,
         cell.device,
         cell.engine,
         ranks=cell.tp,
         scale=cell.scale,
-        calibration=Calibration(interference=cell.interference),
+        calibration=calibration,
         kv_slots=cell.kv_slots,
     )
     ours = cell.policy in OURS
@@ -133,7 +137,6 @@ def play(cell: Cell) -> dict[str, Any]:
         result = divided(workload, machine, cell.policy, cell.replicas, cell.division, flags)
     elif cell.simulation == "full":
         device = DeviceSpec.named(cell.device)
-        calibration = Calibration(interference=cell.interference)
         full = FullRun(workload, machine, cell.model, device, cell.tp, calibration)
         result = full.run(cell.policy, options=options, **flags).as_dict()
     else:

@@ -118,6 +118,11 @@ def tight() -> list[Cell]:
     ]
 
 
+def interference() -> list[Cell]:
+    """The traces where only what overlaps is slowed down, not whole steps."""
+    return [cell for w in TRACES for cell in beside(w, MAIN, interference_scope="overlap")]
+
+
 def convergence() -> list[Cell]:
     """How many requests it takes until the result stops moving."""
     counts = (50_000, 100_000, 200_000, 400_000, 800_000)
@@ -259,6 +264,7 @@ STUDIES: dict[str, Callable[[], list[Cell]]] = {
     "paper": paper,
     "grid": grid,
     "variance": variance,
+    "interference": interference,
     "ablations": ablations,
     "lengths": lengths,
     "models": models,

@@ -46,6 +46,10 @@ def _models() -> str:
     return _sweep("models", names, "model, device")
 
 
+def _interference() -> str:
+    return _sweep("interference", {w: {"workload": w} for w in TRACES}, "overlap alone slowed")
+
+
 def _scale() -> str:
     return _sweep("scale", {f"1/{k}": {"scale": k} for k in (4, 8, 16)}, "replica")
 
@@ -269,4 +273,5 @@ STUDY_TABLES: dict[str, Callable[[], str]] = {
     "lengths": lambda: _options("lengths", LENGTHS, "output lengths"),
     "seeds": _seeds,
     "scanner": _scanner,
+    "interference": _interference,
 }

@@ -60,6 +60,9 @@ def test_engines_overlap_or_add_up() -> None:
     overlap = replace(COST, interference=1.1).step(work)
     assert (overlap.compute, overlap.memory) == pytest.approx((4.0, 5.1))
     assert overlap.seconds == pytest.approx(5.1 * 1.1 + 0.01)
+    # What is slowed down is then the 4 seconds in which both are busy.
+    part = replace(COST, interference=1.1, whole_steps=False).step(work)
+    assert part.seconds == pytest.approx(5.1 + 0.1 * 4 + 0.01)
     # GEMM hides the weights, not the KV read.
     sequential = replace(COST, engine="sequential").step(work)
     assert sequential.seconds == pytest.approx(4.0 + 5.0 + 0.01)

@@ -9,6 +9,8 @@ from typing import Any
 
 from sglang.srt.blendserve.planner.device_spec import DeviceSpec
 
+SCOPES = ("step", "overlap")
+
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
@@ -25,6 +27,9 @@ class Calibration:
     """The same for loading weights."""
     interference: float = 1.08
     """Time of a step that overlaps compute and memory work, over the longer of the two."""
+    interference_scope: str = "step"
+    """What is slowed down by it: every ``step`` whole, or the ``overlap`` alone, the part of a step
+    in which both resources are busy."""
     step_overhead: float = 0.0
     """Fixed time of a step (launches, sampling), seconds."""
     source: str = (
@@ -36,6 +41,13 @@ class Calibration:
         for field in fields(self):
             value = getattr(self, field.name)
             if field.name == "source":
+                continue
+            if field.name == "interference_scope":
+                if value not in SCOPES:
+                    raise ValueError(
+                        f"calibration: interference_scope is {value!r}; choose from "
+                        f"{', '.join(SCOPES)}"
+                    )
                 continue
             least = 0.0 if field.name == "step_overhead" else 1e-6
             if not isinstance(value, int | float) or not value >= least:

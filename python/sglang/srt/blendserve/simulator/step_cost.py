@@ -62,6 +62,8 @@ class StepCost:
     expert_missed: float
     interference: float
     overhead: float
+    whole_steps: bool = True
+    """Whether interference slows down all of a step, or what overlaps alone."""
 
     @classmethod
     def of(
@@ -91,7 +93,14 @@ class StepCost:
             expert_missed=missed,
             interference=calibration.interference,
             overhead=calibration.step_overhead / scale,
+            whole_steps=calibration.interference_scope == "step",
         )
+
+    def overlapped(self, compute: float, memory: float) -> float:
+        """Time of so much work of two resources that are used at once."""
+        longer = max(compute, memory)
+        slowed = longer if self.whole_steps else min(compute, memory)
+        return longer + (self.interference - 1) * slowed
 
     def step(self, work: StepWork) -> StepTime:
         """Time of a step."""
@@ -111,7 +120,7 @@ class StepCost:
         read = self.kv_read * work.kv_tokens
         compute, memory = gemm + prefill + decode, read + weights
         if self.engine == "overlap":
-            seconds = max(compute, memory) * self.interference
+            seconds = self.overlapped(compute, memory)
         else:
             seconds = max(gemm, weights) + prefill + max(decode, read)
         return StepTime(compute, memory, seconds + self.overhead)
@@ -145,7 +154,7 @@ def bound(workload: Workload, cost: StepCost, kv_slots: int) -> Bound:
     )
     weights = cost.dense_weights + cost.expert_weights
     memory = cost.kv_read * kv + weights * kv / kv_slots
-    return Bound(compute, memory, max(compute, memory) * cost.interference)
+    return Bound(compute, memory, cost.overlapped(compute, memory))
 
 
 def sequential_bound(workload: Workload, cost: StepCost) -> float:
