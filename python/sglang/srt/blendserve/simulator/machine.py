@@ -19,7 +19,8 @@ class Machine:
     """One replica: everything a run needs besides the workload."""
 
     cost: CostModel
-    """What the policy's planner believes: peaks of the replica."""
+    """What the policy's planner believes: the replica's rates, as the runtime finds them out by
+    measuring its steps (`runtime.step_feedback`), which is not simulated."""
     steps: StepCost
     """What the device does: the calibrated time of a step."""
     kv_slots: int
@@ -56,10 +57,12 @@ class Machine:
                     f"{spec.name} needs {spec.weight_bytes / 1e9:.0f} GB for its weights and "
                     f"{hardware.name} has {hardware.memory_bytes / 1e9:.0f} GB; raise --tp"
                 )
-        cost = CostModel(replica_model(spec, scale), hardware)
+        peaks = CostModel(replica_model(spec, scale), hardware)
+        calibration = calibration or Calibration()
+        gemm, bandwidth = calibration.gemm_efficiency, calibration.bandwidth_efficiency
         return cls(
-            cost=cost,
-            steps=StepCost.of(cost, calibration or Calibration(), engine, scale),
+            cost=peaks.at_rates(1 / gemm, 1 / bandwidth),
+            steps=StepCost.of(peaks, calibration, engine, scale),
             kv_slots=max(int(kv_slots / scale), 1),
             scale=scale,
         )
