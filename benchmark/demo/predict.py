@@ -63,6 +63,7 @@ def simulate(args: argparse.Namespace, pace: str, policies: str) -> list[dict[st
              "--model", "SmolLM2-135M", "--device", "calibrated",
              "--calibration", str(args.calibration), "--engine", "sequential",
              "--kv-slots", str(MAX_TOTAL_TOKENS), "--chunks", str(CHUNK), "--separate-prefill",
+             "--conservativeness", "1",  # as in the real runs
              "--pace", pace, "--pace-chunk", str(CHUNK), "--policies", policies,
              "--json", str(out)]
         )  # fmt: skip

@@ -6,11 +6,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sglang.srt.blendserve.planner.admission import PeakAdmission
+from sglang.srt.blendserve.planner.cost_model import CostModel
 from sglang.srt.blendserve.planner.lengths import LengthEstimator
 from sglang.srt.blendserve.planner.planning import Ordered, Planner
 from sglang.srt.blendserve.planner.prefix_tree import PrefixTree
 from sglang.srt.blendserve.planner.request_pool import RequestPool
 from sglang.srt.blendserve.planner.scanner import DualScanner
+from sglang.srt.blendserve.simulator.options import BlendOptions
 from sglang.srt.blendserve.simulator.workload import Ints, Workload
 
 Bools = NDArray[np.bool_]
@@ -54,6 +56,12 @@ class ReserveAll(PeakAdmission):
         """Let a request join the set."""
         super().add(kv_tokens, remaining_tokens)
         self._reserved += kv_tokens + float(np.asarray(remaining_tokens, dtype=np.float64).mean())
+
+
+def make_pool(options: BlendOptions, cost: CostModel, kv_slots: int) -> RequestPool:
+    """An empty pool that plans as ``options`` say."""
+    kind = ArrivalPool if options.arrival_order else RequestPool
+    return kind(cost, kv_slots, keep_sharing=options.keep_sharing, sample=options.sample)
 
 
 def told_lengths(workload: Workload, what: str) -> Ints | None:

@@ -12,7 +12,7 @@ from sglang.srt.blendserve.planner.policies import automatic_pace, make_step_pol
 from sglang.srt.blendserve.planner.prefix_tree import PrefixTree
 from sglang.srt.blendserve.planner.request_pool import RequestPool, Tokens
 from sglang.srt.blendserve.planner.step_policy import StepPolicy
-from sglang.srt.blendserve.simulator.ablation import ArrivalPool, ReserveAll, told_lengths
+from sglang.srt.blendserve.simulator.ablation import ReserveAll, make_pool, told_lengths
 from sglang.srt.blendserve.simulator.blend_policy import BlendPolicy
 from sglang.srt.blendserve.simulator.fast import FastEngine, FastPolicy
 from sglang.srt.blendserve.simulator.machine import Machine
@@ -96,13 +96,7 @@ class FastRun:
             pace = automatic_pace(overlaps=machine.steps.engine == "overlap")
 
         def make() -> FastPolicy:
-            kind = ArrivalPool if options.arrival_order else RequestPool
-            pool = kind(
-                machine.cost,
-                machine.kv_slots,
-                keep_sharing=options.keep_sharing,
-                sample=options.sample,
-            )
+            pool = make_pool(options, machine.cost, machine.kv_slots)
 
             def policy(pool: RequestPool) -> StepPolicy:
                 step_policy = make_step_policy(

@@ -48,7 +48,6 @@ class QueuePolicy:
         self._decay = (self._ratio - self._least_ratio) / _DECAY_STEPS * scale
         self._retract_steps = _RETRACT_STEPS / scale
         self._limits: list[int] = workload.max_tokens.tolist()
-        self._output: list[int] = []
         self._full = False
         self._mixed = False
         """Whether the last step computed prompt tokens."""
@@ -107,7 +106,7 @@ class QueuePolicy:
         room -= len(engine.running) + self._ratio * sum(self._ended)
         room -= sum(cap[r] for r in engine.starting)
         while self._queue and spent < budget:
-            request = self._next()
+            request = self._queue[0]
             done = engine.generated(request)
             uncached = engine.prompt[request] + done - engine.cache.hit(request)
             # One token more: SGLang reserves a page for each request.
@@ -124,9 +123,6 @@ class QueuePolicy:
             self._drop()
             spent += engine.todo[request]
             room -= engine.cache.used - used + cap[request] + 1
-
-    def _next(self) -> int:
-        return self._queue[0]
 
     def _drop(self) -> None:
         self._queue.popleft()

@@ -6,7 +6,7 @@ from typing import Any
 
 from sglang.srt.blendserve.planner.pool_request import PoolRequest
 from sglang.srt.blendserve.planner.request_pool import RequestPool
-from sglang.srt.blendserve.simulator.ablation import ArrivalPool, ReserveAll
+from sglang.srt.blendserve.simulator.ablation import ReserveAll, make_pool
 from sglang.srt.blendserve.simulator.machine import Machine
 from sglang.srt.blendserve.simulator.options import BlendOptions
 
@@ -22,13 +22,7 @@ def plan_in_virtual_time(
     """
     from sglang.srt.blendserve.runtime.intake import Intake
 
-    kind = ArrivalPool if options.arrival_order else RequestPool
-    pool = kind(
-        machine.cost,
-        scheduler.max_total_num_tokens,
-        keep_sharing=options.keep_sharing,
-        sample=options.sample,
-    )
+    pool = make_pool(options, machine.cost, scheduler.max_total_num_tokens)
     if told is not None:
         tell(pool, told)
     scheduler.pool = pool
