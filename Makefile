@@ -5,6 +5,8 @@
 BIN := .venv/bin
 # What to hand to pytest, e.g. make test ARGS="-k scanner -x"
 ARGS ?=
+# Test processes at a time; an engine takes one core and up to 3 GB. A GPU is for one engine.
+JOBS ?= $(if $(shell command -v nvidia-smi),0,$(if $(filter 1,$(shell nproc)),0,2))
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -19,7 +21,7 @@ demo: model ## Answer a mixed batch under fcfs and blendserve, and compare (at m
 	@$(BIN)/python benchmark/demo/run.py $(ARGS)
 
 test: model ## Run all tests, those with a real engine included
-	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(ARGS)
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 lint: install ## ruff (rules and format) and mypy
 	@$(BIN)/ruff check .

@@ -97,9 +97,13 @@ def test_nothing_is_left_behind(ours: dict[str, Any]) -> None:
 
 
 def test_short_memory_loses_nothing(ours: dict[str, Any], stock: dict[str, Any]) -> None:
-    """Outputs that fill the cache several times over, of lengths that nobody is told."""
+    """Outputs that fill the cache several times over, of lengths that nobody is told.
+
+    How many retractions that takes follows the step times of this machine (0 to 14 were seen); it
+    is counted where those are the same everywhere, in test/simulator/test_short_memory.py.
+    """
     assert ours["hungry"]["ids"] == stock["hungry"]["ids"]
-    assert ours["hungry"]["retractions"] <= 5  # 38 before there was a safety margin
+    assert ours["hungry"]["retractions"] < len(ours["hungry"]["ids"])  # nobody goes in circles
 
 
 def test_retraction_at_any_time_loses_nothing(
