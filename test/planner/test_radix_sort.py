@@ -14,6 +14,9 @@ def test_floats_in_the_order_of_a_stable_argsort(size: int) -> None:
     values = np.where(rng.random(size) < 0.5, special, values)
     assert np.array_equal(stable_argsort(values), values.argsort(kind="stable"))
     assert np.array_equal(stable_argsort(-values), (-values).argsort(kind="stable"))
+    with np.errstate(over="ignore"):
+        single = values.astype(np.float32)
+    assert np.array_equal(stable_argsort(single), single.argsort(kind="stable"))
 
 
 @pytest.mark.parametrize("groups", [1, 50, 70_000, 1 << 31])

@@ -22,5 +22,5 @@ def layer_sort(tree: PrefixTree, density: Floats) -> tuple[PrefixTree, Ints]:
     order differ in the last of sixteen.
     """
     with np.errstate(over="ignore"):
-        compared = density.astype(np.float32).astype(np.float64)
+        compared = density.astype(np.float32)
     return tree.reordered(-compared)

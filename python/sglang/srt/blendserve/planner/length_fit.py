@@ -83,9 +83,12 @@ class _Evidence:
 
     def factors(self, k: Floats) -> Floats:
         """(n,) factor of each request's mean, for strengths k (cells,)."""
-        count = self.count[self.level.group]
-        ratio = _ratio(self.total, self.exposure, 1.0)[self.level.group]
-        return np.asarray(1 + count / (count + k[self.groups.cell]) * (ratio - 1))
+        cell = np.zeros(self.level.groups, dtype=np.int64)
+        # Of groups that span cells any one will do: their level has one strength for all.
+        cell[self.level.group] = self.groups.cell
+        ratio = _ratio(self.total, self.exposure, 1.0)
+        by_group = 1 + self.count / (self.count + k[cell]) * (ratio - 1)
+        return np.asarray(by_group[self.level.group])
 
     def left_out(self, k: Floats | float, part: slice | Ints = slice(None)) -> Floats:
         """Expected length of each sample of ``part`` from the others of its group, for its k."""

@@ -101,8 +101,8 @@ def subtree_of(tree: PrefixTree, size: int) -> Ints:
 
 def _number(*keys: Ints) -> Ints:
     """(n,) number of each distinct combination of keys (n,), from 0."""
-    number = np.zeros(keys[0].size, dtype=np.int64)
-    for key in keys:
+    number = np.unique(keys[0], return_inverse=True)[1]
+    for key in keys[1:]:
         values, place = np.unique(key, return_inverse=True)
         number = np.unique(number * max(values.size, 1) + place, return_inverse=True)[1]
     return number

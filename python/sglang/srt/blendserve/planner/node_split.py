@@ -40,6 +40,7 @@ from sglang.srt.blendserve.planner.annotations import (
     annotate,
     request_costs,
 )
+from sglang.srt.blendserve.planner.compiled import INTEGERS, VECTOR, compiled
 from sglang.srt.blendserve.planner.cost_model import CostModel, density
 from sglang.srt.blendserve.planner.layer_sort import layer_sort
 from sglang.srt.blendserve.planner.prefix_tree import PrefixTree, preorder
@@ -153,7 +154,7 @@ def _errors(sorted_tree: SortedTree) -> tuple[float, Floats]:
     ends = np.cumsum(work[ideal])
     middle = np.cumsum(work) - work / 2
     # The same sums in the same order when the scan is sorted, so errors are exactly 0 then.
-    at = np.minimum(np.searchsorted(ends, middle), max(requests.size - 1, 0))
+    at = _places(ends, middle)
     squares = work * (value - value[ideal[at]]) ** 2
     sums = np.zeros((4, requests.size + 1))
     np.cumsum([work, work * value, work * value**2, squares], axis=1, out=sums[:, 1:])
@@ -218,10 +219,37 @@ def _best_by_parent(
     gain = error - spread
     good = (gain > work * _LEAST_SHIFT**2) & (moved_before[high] == moved_before[low])
     first, last, gain = first[good], last[good], gain[good]
-    by_gain = np.lexsort((gain, tree.parent[first]))
-    parents = tree.parent[first[by_gain]]
-    best = by_gain[np.flatnonzero(np.append(parents[1:] != parents[:-1], True)[: parents.size])]
+    best = _last_best(tree.parent[first], gain, tree.nodes)
     return first[best], last[best], gain[best]
+
+
+@compiled(INTEGERS, INTEGERS, VECTOR, "int64")
+def _last_best(group: Ints, gain: Floats, groups: int) -> Ints:
+    """Of the rows of each group the last with the most gain; groups from 0 on, ascending.
+
+    ``group``: (k,) below ``groups``; ``gain``: (k,).
+    """
+    best = np.full(groups, -1)
+    for row in range(group.size):
+        before = best[group[row]]
+        if before < 0 or gain[row] >= gain[before]:
+            best[group[row]] = row
+    return best[best >= 0]
+
+
+@compiled(INTEGERS, VECTOR, VECTOR)
+def _places(ends: Floats, middle: Floats) -> Ints:
+    """(n,) first place of ``ends`` (n,) that is not below each of ``middle`` (n,); both ascend.
+
+    The last place for those beyond all.
+    """
+    places = np.empty(middle.size, np.int64)
+    at = 0
+    for row in range(middle.size):
+        while at < ends.size - 1 and ends[at] < middle[row]:
+            at += 1
+        places[row] = at
+    return places
 
 
 def _last_child(tree: PrefixTree) -> Ints:
@@ -270,7 +298,7 @@ def _move(tree: PrefixTree, cuts: _Cuts) -> PrefixTree:
     request = np.append(tree.request[keep], np.full(copies.size, -1))
     size[0] = size.size
     order = np.empty(size.size, dtype=np.int64)
-    new_place = preorder(parent, size, np.zeros(size.size))
+    new_place = preorder(parent, size)
     order[new_place] = np.arange(size.size)
     return PrefixTree(
         parent=new_place[parent[order]],

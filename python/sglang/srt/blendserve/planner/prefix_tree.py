@@ -215,13 +215,14 @@ def path_sums(parent: Ints, several: Sequence[NDArray[Number]]) -> list[NDArray[
     return [total + values[:1] for total, values in zip(totals, several, strict=True)]
 
 
-def preorder(parent: Ints, size: Ints, rank: NDArray[np.number]) -> Ints:
+def preorder(parent: Ints, size: Ints, rank: NDArray[np.number] | None = None) -> Ints:
     """(nodes,) preorder place of each node, siblings ascending by ``rank``, ties by number.
 
     ``size``: nodes of each subtree. Node 0 is the root and its own parent; other nodes may stand
     in any order.
     """
-    siblings = sort_by_group(stable_argsort(rank[1:]) + 1, parent)
+    ranked = np.arange(parent.size - 1) if rank is None else stable_argsort(rank[1:])
+    siblings = sort_by_group(ranked + 1, parent)
     sizes, parents = size[siblings], parent[siblings]
     before = np.cumsum(sizes) - sizes
     first = np.flatnonzero(np.append(True, np.diff(parents) != 0)[: siblings.size])

@@ -14,18 +14,18 @@ Floats = NDArray[np.float64]
 
 _SMALL = 4096
 """Below this size merging is as fast."""
-_SIGN = np.uint64(1 << 63)
 
 
 def stable_argsort(values: NDArray[np.number]) -> Ints:
     """``values.argsort(kind="stable")`` of a one-dimensional array without NaN."""
     if values.size < _SMALL:
         return values.argsort(kind="stable")
-    floats = values.astype(np.float64) + 0.0  # -0.0 and 0.0 are equal
-    bits = floats.view(np.uint64)
+    floats = values if values.dtype == np.float32 else values.astype(np.float64)
+    width = 8 * floats.itemsize
+    bits = (floats + floats.dtype.type(0)).view(f"u{floats.itemsize}")  # -0.0 and 0.0 are equal
+    sign = bits.dtype.type(1 << (width - 1))
     # As integers, floats sort by size once the negative ones are turned round.
-    keys = np.where(bits >= _SIGN, ~bits, bits | _SIGN)
-    return _by_digits(None, keys, 64)
+    return _by_digits(None, np.where(bits >= sign, ~bits, bits | sign), width)
 
 
 def sort_by_group(order: Ints, group: Ints) -> Ints:
@@ -40,8 +40,10 @@ def sort_by_group(order: Ints, group: Ints) -> Ints:
 
 def _by_digits(order: Ints | None, keys: NDArray[np.unsignedinteger] | Ints, bits: int) -> Ints:
     for shift in range(0, max(bits, 1), 16):
-        digits = keys if order is None else keys[order]
-        places = (digits >> digits.dtype.type(shift)).astype(np.uint16).argsort(kind="stable")
-        order = places if order is None else order[places]
+        digits = (keys >> keys.dtype.type(shift)).astype(np.uint16)
+        if order is None:
+            order = digits.argsort(kind="stable")
+        else:
+            order = order[digits[order].argsort(kind="stable")]
     assert order is not None
     return order
