@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cells import Cell, forget, run
-from division import DIVISIONS
+from division import DIVISIONS, ROUND_ROBIN
 
 from sglang.srt.blendserve.simulator.peers import CONSERVATIVENESS
 
@@ -239,12 +239,18 @@ def grid() -> list[Cell]:
 REPLICAS = (1, 2, 4, 8)
 
 
+EACH = 200_000
+"""Requests of each replica where the pool grows with their number."""
+
+
 def ranks() -> list[Cell]:
-    """Data parallel replicas: the pool divided as SGLang does, and as the paper does."""
+    """Data parallel replicas: one pool divided as SGLang does, and as the paper does; and pools
+    that grow with the number of replicas."""
     return [
-        Cell("blendserve", "trace4", MAIN, replicas=count, division=division if count > 1 else "")
+        Cell("blendserve", "trace4", size, replicas=count, division=division if count > 1 else "")
         for count in REPLICAS
-        for division in (DIVISIONS if count > 1 else DIVISIONS[:1])
+        for size, divisions in ((MAIN, DIVISIONS), (EACH * count, (ROUND_ROBIN,)))
+        for division in (divisions if count > 1 else divisions[:1])
     ]
 
 

@@ -7,7 +7,18 @@ from typing import Any
 
 import numpy as np
 from division import ROUND_ROBIN, SUB_TREES
-from studies import ABLATIONS, DENSITIES, LENGTHS, MODELS, REPLICAS, SHARINGS, VARIED, mix
+from studies import (
+    ABLATIONS,
+    DENSITIES,
+    EACH,
+    LENGTHS,
+    MAIN,
+    MODELS,
+    REPLICAS,
+    SHARINGS,
+    VARIED,
+    mix,
+)
 from tables import ENGINE_CHUNK, TRACES, Row, best, figure, rate, ratio, rows, share, table
 
 _OVER = ("dfs 512", f"dfs {ENGINE_CHUNK}", "fcfs 512")
@@ -123,28 +134,26 @@ def _scanner() -> str:
 
 
 def _ranks() -> str:
-    one = best(rows("ranks", replicas=1))
     body = []
     for count in REPLICAS[1:]:
-        for division in (ROUND_ROBIN, SUB_TREES):
-            row = best(rows("ranks", replicas=count, division=division))
+        for size, one_size, division in (
+            (MAIN, MAIN, ROUND_ROBIN),
+            (MAIN, MAIN, SUB_TREES),
+            (EACH * count, EACH, ROUND_ROBIN),
+        ):
+            row = best(rows("ranks", replicas=count, requests=size, division=division))
+            one = best(rows("ranks", replicas=1, requests=one_size))
+            line = [str(count), f"{size:,}", division]
             if row is None or one is None:
-                body.append([str(count), division, *["-"] * 5])
+                body.append([*line, *["-"] * 5])
                 continue
             seconds = row["result"]["seconds_of_each"]
-            body.append(
-                [
-                    str(count),
-                    division,
-                    figure(row, "tokens_per_second", ".0f"),
-                    ratio(row, one),
-                    f"{rate(row) / rate(one) / count:.2f}",
-                    f"{np.mean(seconds) / max(seconds):.3f}",
-                    figure(row, "prefix_sharing", ".4f"),
-                ]
-            )
-    head = ["replicas", "division", "tokens/s", "times one", "per replica", "mean / longest time",
-            "sharing"]  # fmt: skip
+            line += [figure(row, "tokens_per_second", ".0f"), ratio(row, one)]
+            line += [f"{rate(row) / rate(one) / count:.2f}"]
+            line += [f"{np.mean(seconds) / max(seconds):.3f}", figure(row, "prefix_sharing", ".4f")]
+            body.append(line)
+    head = ["replicas", "requests", "division", "tokens/s", "times one", "per replica",
+            "mean / longest time", "sharing"]  # fmt: skip
     return table(head, body)
 
 
@@ -236,9 +245,9 @@ def _paper() -> str:
             ("Llama 70B, TP 8: gain over DFS", "18.6", [100 * (ratio_of(one, other) - 1)], "")
         )
         lines.append(("Llama 70B, TP 8: share of the bound", "90.8", shares([one]), ""))
-    single = best(rows("ranks", replicas=1))
+    single = best(rows("ranks", replicas=1, requests=MAIN))
     for count, theirs in ((2, "1.85 to 1.93"), (4, "3.78 to 3.88")):
-        row = best(rows("ranks", replicas=count, division=SUB_TREES))
+        row = best(rows("ranks", replicas=count, requests=MAIN, division=SUB_TREES))
         if row and single:
             lines.append((f"{count} replicas, times one", theirs, [ratio_of(row, single)], "x"))
     body = [[name, theirs or "-", _range(values, unit)] for name, theirs, values, unit in lines]

@@ -13,21 +13,30 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_process import run
+from engine_process import CHECKS, TWO_RANKS, play, run
+from session_run import POOL
 
 pytestmark = pytest.mark.engine
 
 SMALL_POOL = 400
 """KV slots that do not hold what the policy admits: some requests are given back."""
 
+LANES = {
+    "schedule_policy": "blendserve",
+    "blendserve_overlap": "chunks",
+    "blendserve_overlap_chunk": 64,
+    # Without chunks SGLang sets memory aside for long prompts: more than small machines have.
+    "mem_fraction_static": 0.5,
+}
+
 COMBINATIONS: dict[str, dict[str, Any]] = {
     "whole prompts, a few layers at a time": {"blendserve_overlap": "layers"},
-    "chunks, divisions by the controller": {"blendserve_overlap": "chunks"},
+    "chunks, divisions by the controller": {},
     "chunks, both on all SMs, small pool": {
-        "blendserve_overlap": "chunks",
         "blendserve_overlap_sm": "shared",
         "max_total_tokens": SMALL_POOL,
     },
+    "two tensor parallel ranks": {"tp_size": 2},
 }
 
 
@@ -37,15 +46,12 @@ def test_answers_are_those_of_stock_sglang(
 ) -> None:
     engine = {
         "model_path": str(tiny_model),
-        "schedule_policy": "blendserve",
         "max_total_tokens": 2000,
-        # Without chunks SGLang sets memory aside for long prompts: more than small machines have.
-        "mem_fraction_static": 0.5,
-        "blendserve_overlap_chunk": 64,
+        **LANES,
         "blendserve_trace": str(tmp_path / "steps.csv"),
         **flags,
     }
-    result = run(tmp_path, engine)
+    result = run(tmp_path, engine, env=TWO_RANKS if "tp_size" in flags else None)
     assert result["answers"] == stock_run["answers"]
     state = result["state"][0]
     lanes = state["lanes"]
@@ -57,7 +63,29 @@ def test_answers_are_those_of_stock_sglang(
     assert lanes["decode_steps_ahead"] > lanes["decode_steps"] / 2
     if flags.get("max_total_tokens") == SMALL_POOL:
         assert result["retractions"] > 0
-    check_trace(tmp_path / "steps.lanes.csv", lanes)
+    traces = sorted(tmp_path.glob("steps*.lanes.csv"))
+    assert len(traces) == flags.get("tp_size", 1)
+    for trace in traces:
+        check_trace(trace, lanes)
+
+
+def test_aborted_jobs_and_lost_clients_leave_nothing_behind(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    """Requests that go while their prompts or decodes are in flight on a lane."""
+    parts = ["aborted_job", "lost_clients", "too_large"]
+    engine = {"model_path": str(tiny_model), "max_total_tokens": POOL, **LANES}
+    result = play("session_run.py", tmp_path, {"engine": engine, "parts": parts}, CHECKS)
+    job = result["aborted_job"]
+    assert [len(ids) for ids in job["kept"]] == [5 + 3 * n for n in range(12)]
+    assert set(job["gone"]) == {"abort"}
+    assert all("disconnected" in error for error in result["lost_clients"]["errors"])
+    large = result["too_large"]
+    assert [bool(ids) for ids in large["ids"]] == [True, True, False, True]
+    assert result["flushed"]
+    state = result["state"][0]
+    assert (state["waiting"], state["running"]) == (0, 0)
+    assert state["kv_free"] == state["kv_slots"] == POOL
 
 
 def check_trace(path: Path, lanes: dict[str, Any]) -> None:

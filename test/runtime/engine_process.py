@@ -19,6 +19,10 @@ HERE = Path(__file__).parent
 CHECKS = {"SGLANG_ENABLE_STRICT_MEM_CHECK_DURING_BUSY": "2"}
 """SGLang's strict memory checks: a KV slot lost or counted twice in any step ends the run."""
 
+TWO_RANKS = {"SGLANG_CPU_OMP_THREADS_BIND": "0|1", "SGLANG_NCCL_SO_PATH": "none"}
+"""SGLang wants a NUMA node for each tensor parallel rank unless it is told which cores to use.
+The other variable: see `cpu_defaults.ENVIRONMENT`."""
+
 LONG_PROMPT = 150
 """Tokens; more than the chunk of most runs."""
 

@@ -10,13 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_process import run
+from engine_process import TWO_RANKS, run
 
 pytestmark = pytest.mark.engine
-
-TWO_RANKS = {"SGLANG_CPU_OMP_THREADS_BIND": "0|1", "SGLANG_NCCL_SO_PATH": "none"}
-"""SGLang wants a NUMA node for each tensor parallel rank unless it is told which cores to use.
-The other variable: see `cpu_defaults.ENVIRONMENT`."""
 
 COMBINATIONS: dict[str, dict[str, Any]] = {
     "overlap schedule, mixed chunk, small pool": {
