@@ -36,8 +36,8 @@ SEEDS, SEEDED = (1, 2), 200_000
 """Other seeds of the main study, and their requests."""
 
 PEER_CHUNKS = {
-    "dfs": (256, 512, 1024, 2048, 8192),
-    "fcfs": (256, 512, 1024, 2048, 8192),
+    "dfs": (192, 256, 512, 1024, 2048, 8192),
+    "fcfs": (192, 256, 512, 1024, 2048, 8192),
     "random": (512, 2048),
     "lof": (512, 2048),
     "dfs-weight": (512, 2048),
@@ -95,7 +95,27 @@ def full() -> list[Cell]:
         for policy, chunk, share in flags
         for simulation in ("fast", "full")
     ]
-    return [*cells, *large(), *tight()]
+    return [*cells, *large(), *tight(), *full_sequential(), *full_peers()]
+
+
+def full_sequential() -> list[Cell]:
+    """An engine that does not overlap, with the chunks that suit it."""
+    return [
+        Cell(policy, workload, FULL, engine="sequential", chunk=chunk, simulation=simulation)
+        for workload in TRACES
+        for policy, chunk in (("blendserve", 0), ("fcfs", 256), ("dfs", 256))
+        for simulation in ("fast", "full")
+    ]
+
+
+def full_peers() -> list[Cell]:
+    """The other peers: all of them are within a point of their best at chunks of 512."""
+    return [
+        Cell(policy, workload, FULL, chunk=512, conservativeness=_LOW, simulation=simulation)
+        for policy in ("random", "lof", "dfs-weight", "lpt-ewma", "batchllm")
+        for workload in TRACES
+        for simulation in ("fast", "full")
+    ]
 
 
 def large() -> list[Cell]:
@@ -152,8 +172,8 @@ ABLATIONS: dict[str, dict[str, object]] = {
 def ablations() -> list[Cell]:
     """Each part of the policy switched off alone, on a compute- and a memory-bound trace."""
     return [
-        Cell("blendserve", workload, SWEEP, options=dict(options), simulation=simulation)
-        for simulation in ("fast", "full")
+        Cell("blendserve", workload, requests, options=dict(options), simulation=simulation)
+        for requests, simulation in ((SWEEP, "fast"), (SWEEP, "full"), (MAIN, "fast"))
         for workload in ("trace1", "trace4")
         for options in ABLATIONS.values()
     ]

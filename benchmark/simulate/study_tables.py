@@ -16,6 +16,7 @@ from studies import (
     MODELS,
     REPLICAS,
     SHARINGS,
+    SWEEP,
     VARIED,
     mix,
 )
@@ -98,29 +99,27 @@ def _seeds() -> str:
 
 
 def _options(study: str, variants: dict[str, dict[str, object]], head: str) -> str:
-    """One line a variant of our policy, two traces beside each other."""
+    """One line a variant of our policy; two traces beside each other for each kind of run."""
+    kinds = {
+        f"{requests // 1000}k{' SGLang' if simulation == 'full' else ''}": {
+            "requests": requests,
+            "simulation": simulation,
+        }
+        for requests, simulation in ((MAIN, "fast"), (SWEEP, "fast"), (SWEEP, "full"))
+        if rows(study, requests=requests, simulation=simulation)
+    }
     traces = ("trace1", "trace4")
-    full = bool(rows(study, simulation="full"))
     body = []
     for name, options in variants.items():
-        found, real = (
-            [
-                best(rows(study, workload=w, options=dict(options), simulation=simulation))
-                for w in traces
-            ]
-            for simulation in ("fast", "full")
-        )
-        body.append(
-            [
-                name,
-                *map(share, found),
-                *(share(row) for row in real if full),
-                *(figure(row, "prefix_sharing", ".4f") for row in found),
-                *(figure(row, "retractions", "d") for row in found),
-            ]
-        )
-    columns = ("share of the bound", *(["SGLang's scheduler"] if full else []))
-    columns += ("sharing", "retractions")
+        found = [
+            [best(rows(study, workload=w, options=dict(options), **kind)) for w in traces]
+            for kind in kinds.values()
+        ]
+        line = [name, *(share(row) for pair in found for row in pair)]
+        for key, form in (("prefix_sharing", ".4f"), ("retractions", "d")):
+            line += [figure(row, key, form) for row in found[0]]
+        body.append(line)
+    columns = [*(f"{kind}" for kind in kinds), "sharing", "retractions"]
     return table([head, *(f"{c}, {t}" for c in columns for t in traces)], body)
 
 

@@ -120,45 +120,68 @@ def sequential_share(trace: str) -> float:
     return least / sequential_bound(replica, machine.steps)
 
 
-def _full() -> str:
-    """The two simulations beside each other."""
-    body, ratios = [], []
-    found: dict[tuple[int, int, str, int], dict[str, tuple[Row, Row]]] = {}
+_PARTS = ("dfs", "fcfs", "random", "lof", "dfs-weight", "lpt-ewma", "batchllm")
+
+
+def _pairs() -> dict[tuple[str, int, int, str], dict[str, tuple[Row, Row]]]:
+    """The same run by SGLang's scheduler and by the step model, by setting and policy."""
+    found: dict[tuple[str, int, int, str], dict[str, tuple[Row, Row]]] = {}
+    same = ("engine", "workload", "policy", "chunk", "conservativeness", "requests", "kv_slots")
     for real in rows("full", simulation="full"):
         cell = real["cell"]
-        same = ("workload", "policy", "chunk", "conservativeness", "requests", "kv_slots", "seed")
         model = best(rows("full", simulation="fast", **{name: cell[name] for name in same}))
         if model is not None:
-            slots = cell["kv_slots"] or 0
-            run = (slots, cell["requests"], cell["workload"], cell["seed"])
-            found.setdefault(run, {})[cell["policy"]] = (real, model)
-    for run, pairs in sorted(found.items()):
-        slots, requests, workload, seed = run
-        where = f"{workload}, {requests:,}"
-        if slots:
-            where += f", {slots:,} slots, seed {seed}"
+            setting = cell["engine"], cell["kv_slots"] or 0, cell["requests"], cell["workload"]
+            found.setdefault(setting, {})[cell["policy"]] = (real, model)
+    return dict(sorted(found.items()))
+
+
+def _where(setting: tuple[str, int, int, str]) -> str:
+    engine, slots, requests, workload = setting
+    where = f"{workload}, {requests:,}"
+    if slots:
+        where += f", {slots:,} slots"
+    return where + (f", {engine}" if engine != "overlap" else "")
+
+
+def _full() -> str:
+    """The two simulations beside each other."""
+    body = []
+    for setting, pairs in _pairs().items():
         for policy, (real, model) in sorted(pairs.items(), reverse=True):
-            name = f"{where}, {policy}{flags(real)}"
+            if policy not in ("blendserve", "dfs", "fcfs"):
+                continue
             cells = [f"{rate(r):.0f}" for r in (real, model)]
             cells += [f"{100 * (rate(model) / rate(real) - 1):+.1f} %"]
             cells += [figure(r, "prefix_sharing", ".4f") for r in (real, model)]
             cells += [figure(r, "retractions", "d") for r in (real, model)]
+            name = f"{_where(setting)}, {policy}{flags(real)}"
             body.append([name, *cells, figure(real, "scheduler_seconds", ".0f")])
-        for policy in ("dfs", "fcfs"):
-            if policy in pairs and "blendserve" in pairs:
-                both = [rate(pairs["blendserve"][k]) / rate(pairs[policy][k]) for k in (0, 1)]
-                change = f"{100 * (both[1] / both[0] - 1):+.1f} %"
-                name = f"{where}, blendserve over {policy}"
-                ratios.append([name, *(f"{b:.3f}" for b in both), change])
     head = ["tokens/s; prefix sharing; retractions", "SGLang", "model", "apart", "SGLang", "model",
             "SGLang", "model", "SGLang took, s"]  # fmt: skip
-    return table(head, body) + "\n\n" + table(["ratio", "SGLang", "model", "apart"], ratios)
+    return table(head, body)
+
+
+def _full_ratios() -> str:
+    """What blendserve gains through SGLang's scheduler, and what the step model makes of that."""
+    body = []
+    for setting, pairs in _pairs().items():
+        line = [_where(setting)]
+        for policy in _PARTS:
+            if policy not in pairs or "blendserve" not in pairs:
+                line.append("-")
+                continue
+            real, model = (rate(pairs["blendserve"][k]) / rate(pairs[policy][k]) for k in (0, 1))
+            line.append(f"{real:.3f} ({100 * (model / real - 1):+.1f} %)")
+        body.append(line)
+    return table(["blendserve over", *_PARTS], body)
 
 
 TABLES: dict[str, Callable[[], str]] = {
     "traces overlap": lambda: _traces("overlap"),
     "traces sequential": lambda: _traces("sequential"),
     "full": _full,
+    "full ratios": _full_ratios,
 }
 
 
