@@ -244,11 +244,17 @@ def _paper() -> str:
             ("Llama 70B, TP 8: gain over DFS", "18.6", [100 * (ratio_of(one, other) - 1)], "")
         )
         lines.append(("Llama 70B, TP 8: share of the bound", "90.8", shares([one]), ""))
-    single = best(rows("ranks", replicas=1, requests=MAIN))
     for count, theirs in ((2, "1.85 to 1.93"), (4, "3.78 to 3.88")):
-        row = best(rows("ranks", replicas=count, requests=MAIN, division=SUB_TREES))
-        if row and single:
-            lines.append((f"{count} replicas, times one", theirs, [ratio_of(row, single)], "x"))
+        for size, one_size, division, what in (
+            (EACH * count, EACH, ROUND_ROBIN, "a load of its own for each"),
+            (MAIN, MAIN, ROUND_ROBIN, "one pool"),
+            (MAIN, MAIN, SUB_TREES, "one pool, cut by sub-trees"),
+        ):
+            row = best(rows("ranks", replicas=count, requests=size, division=division))
+            one = best(rows("ranks", replicas=1, requests=one_size))
+            if row and one:
+                name = f"{count} replicas, times one, {what}"
+                lines.append((name, theirs, [ratio_of(row, one)], "x"))
     body = [[name, theirs or "-", _range(values, unit)] for name, theirs, values, unit in lines]
     return table(["per cent, or times", "the paper", "here"], body)
 
