@@ -151,7 +151,7 @@ def convergence() -> list[Cell]:
 
 def scale() -> list[Cell]:
     """That a replica stands for the whole."""
-    return [cell for scale in (4, 8, 16) for cell in beside("trace1", SWEEP, scale=scale)]
+    return [cell for scale in (4, 8, 16) for cell in beside("trace1", MAIN, scale=scale)]
 
 
 ABLATIONS: dict[str, dict[str, object]] = {
@@ -190,7 +190,7 @@ LENGTHS: dict[str, dict[str, object]] = {
 def lengths() -> list[Cell]:
     """What knowing output lengths is worth, and what wrong ones cost."""
     return [
-        Cell("blendserve", workload, SWEEP, options=dict(options))
+        Cell("blendserve", workload, MAIN, options=dict(options))
         for workload in ("trace1", "trace4")
         for options in LENGTHS.values()
     ]
@@ -211,7 +211,7 @@ def variance() -> list[Cell]:
 def pool() -> list[Cell]:
     """Tight and ample KV caches."""
     sizes = (200_000, None, 800_000)
-    return [cell for slots in sizes for cell in beside("trace2", SWEEP, kv_slots=slots)]
+    return [cell for slots in sizes for cell in beside("trace2", MAIN, kv_slots=slots)]
 
 
 MODELS = (
