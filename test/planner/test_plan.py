@@ -19,6 +19,7 @@ from sglang.srt.blendserve.planner.annotations import annotate, request_costs
 from sglang.srt.blendserve.planner.layer_sort import layer_sort
 from sglang.srt.blendserve.planner.merge import merge_units
 from sglang.srt.blendserve.planner.node_split import sort_tree, split_tree
+from sglang.srt.blendserve.planner.outliers import Cuts
 from sglang.srt.blendserve.planner.plan import Plan, build_plan, plan_tree, replan
 from sglang.srt.blendserve.planner.prefix_tree import PrefixTree
 
@@ -176,7 +177,7 @@ def test_a_sorted_scan_is_not_split() -> None:
 def test_a_node_that_loses_all_its_children_goes() -> None:
     tree = PrefixTree.build([np.array([1, 2, 3]), np.array([1, 2, 4]), np.array([5])])
     assert tree.segment.tolist() == [0, 2, 1, 1, 1]
-    cuts = node_split._Cuts(np.array([2, 3]), np.array([2, 3]))
+    cuts = Cuts(np.array([2, 3]), np.array([2, 3]))
     moved = node_split._move(tree, cuts)
     moved.check_integrity()
     assert sorted(moved.segment) == [0, 1, 3, 3]
