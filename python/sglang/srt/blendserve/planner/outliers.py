@@ -58,7 +58,8 @@ def scan_errors(tree: PrefixTree, costs: RequestCosts) -> tuple[float, Floats]:
 def choose(tree: PrefixTree, sums: Floats, moved: Bools, budget: int) -> Cuts:
     """The cuts of one round: most gain per recomputed token first, within ``budget`` tokens.
 
-    ``sums``: those of `scan_errors`. ``moved``: (requests,) which have been moved before. After the first cut, which may use the whole budget, only half of it is spent.
+    ``sums``: those of `scan_errors`. ``moved``: (requests,) which have been moved before.
+    After the first cut, which may use the whole budget, only half of it is spent.
     """
     parent, node = tree.parent, np.arange(tree.nodes)
     cost = tree.depth[parent]
