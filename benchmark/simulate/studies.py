@@ -179,6 +179,20 @@ def ablations() -> list[Cell]:
     ]
 
 
+SMALL_PARTS = ("split: none", "eviction: least recently used")
+"""Parts whose absence is within what single runs differ by."""
+
+
+def parts() -> list[Cell]:
+    """These parts switched off, on all traces and for several seeds."""
+    return [
+        Cell("blendserve", workload, SEEDED, seed=seed, options=dict(ABLATIONS[name]))
+        for name in SMALL_PARTS
+        for workload in TRACES
+        for seed in (0, *SEEDS)
+    ]
+
+
 LENGTHS: dict[str, dict[str, object]] = {
     "known": {"told": "true"},
     "sampled, 1 %": {},
@@ -292,6 +306,7 @@ STUDIES: dict[str, Callable[[], list[Cell]]] = {
     "variance": variance,
     "interference": interference,
     "ablations": ablations,
+    "parts": parts,
     "lengths": lengths,
     "models": models,
     "pool": pool,

@@ -16,6 +16,7 @@ from studies import (
     MODELS,
     REPLICAS,
     SHARINGS,
+    SMALL_PARTS,
     SWEEP,
     VARIED,
     mix,
@@ -121,6 +122,28 @@ def _options(study: str, variants: dict[str, dict[str, object]], head: str) -> s
         body.append(line)
     columns = [*(f"{kind}" for kind in kinds), "sharing", "retractions"]
     return table([head, *(f"{c}, {t}" for c in columns for t in traces)], body)
+
+
+def _parts() -> str:
+    """What the absence of a part does to the speed, per cent, for each seed."""
+    body = []
+    for name in SMALL_PARTS:
+        line: list[str] = []
+        everywhere: list[float] = []
+        for workload in TRACES:
+            off, on = (
+                {row["cell"]["seed"]: rate(row) for row in rows(study, **wanted)}
+                for study, wanted in (
+                    ("parts", {"workload": workload, "options": dict(ABLATIONS[name])}),
+                    ("seeds", {"workload": workload, "policy": "blendserve"}),
+                )
+            )
+            gains = [100 * (off[seed] / on[seed] - 1) for seed in off if seed in on]
+            everywhere += gains
+            line.append(", ".join(f"{gain:+.1f}" for gain in gains) or "-")
+        mean = f"{np.mean(everywhere):+.1f}" if everywhere else "-"
+        body.append([name, *line, mean])
+    return table(["switched off", *TRACES, "mean"], body)
 
 
 def _scanner() -> str:
@@ -287,5 +310,6 @@ STUDY_TABLES: dict[str, Callable[[], str]] = {
     "lengths": lambda: _options("lengths", LENGTHS, "output lengths"),
     "seeds": _seeds,
     "scanner": _scanner,
+    "parts": _parts,
     "interference": _interference,
 }
