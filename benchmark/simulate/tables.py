@@ -120,7 +120,7 @@ def sequential_share(trace: str) -> float:
     return least / sequential_bound(replica, machine.steps)
 
 
-_PARTS = ("dfs", "fcfs", "random", "lof", "dfs-weight", "lpt-ewma", "batchllm")
+_OTHERS = ("dfs", "fcfs", "lpt-ewma", "batchllm")
 
 
 def _pairs() -> dict[tuple[str, int, int, str], dict[str, tuple[Row, Row]]]:
@@ -167,14 +167,14 @@ def _full_ratios() -> str:
     body = []
     for setting, pairs in _pairs().items():
         line = [_where(setting)]
-        for policy in _PARTS:
+        for policy in _OTHERS:
             if policy not in pairs or "blendserve" not in pairs:
                 line.append("-")
                 continue
             real, model = (rate(pairs["blendserve"][k]) / rate(pairs[policy][k]) for k in (0, 1))
             line.append(f"{real:.3f} ({100 * (model / real - 1):+.1f} %)")
         body.append(line)
-    return table(["blendserve over", *_PARTS], body)
+    return table(["blendserve over", *_OTHERS], body)
 
 
 TABLES: dict[str, Callable[[], str]] = {
