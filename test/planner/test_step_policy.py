@@ -141,6 +141,23 @@ def test_both_ends_are_served_from_the_start() -> None:
     assert 10 <= from_memory_end <= 50
 
 
+def test_short_requests_of_known_lengths_fill_the_memory_between_the_ends_of_long_ones() -> None:
+    """Far more long ones stand before them in the plan than are passed over for unknown lengths."""
+    rng = np.random.default_rng(2)
+    kinds = [(3, 300)] * 20 + [(3, 40)] * 20 + [(60, 2)] * 200
+    batch = [(rng.integers(0, 9999, size).tolist(), out, out) for size, out in kinds]
+    engine = engine_for(batch, slots=1000, chunk=64)
+    for request in engine.pool.waiting():
+        request.known_length = True
+    for _ in range(60):
+        engine.step()
+    started = [int(rid[1:]) for rid in engine.started]
+    assert sum(number < 20 for number in started) in (1, 2, 3)  # more do not fit
+    assert sum(20 <= number < 40 for number in started) >= 5
+    engine.run()
+    assert engine.retractions == 0
+
+
 def test_the_sample_of_lengths_is_on_neither_budget_of_the_paper_s_scanner() -> None:
     """A budget in debt for it would keep an end from being served for thousands of steps."""
     rng = np.random.default_rng(1)

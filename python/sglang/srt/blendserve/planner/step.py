@@ -161,7 +161,9 @@ class Step(StepMemory):
 
         A request whose prefix another one is just computing waits until it can share it; the next
         ones in line, which start another prefix, need not wait for that. Where the next request
-        does not fit, a shorter one behind it may.
+        does not fit, a shorter one behind it may: where lengths are known, one of all that are
+        looked at. Long ones that started together then also end together, and in between only
+        shorter ones fill the memory.
         """
         refused, waiting = 0, 0
         while self._room(budget):
@@ -175,7 +177,7 @@ class Step(StepMemory):
                     waiting += 1
                 elif not self._admit(request, side, limit, budget):
                     refused += 1
-                    if refused > self.policy.backfill:
+                    if not request.known_length and refused > self.policy.backfill:
                         return
             if len(self.selection.requests) == started:
                 return

@@ -41,8 +41,9 @@ class StepPolicy:
         ``max_tokens``: largest prefill of one step. ``min_tokens``: smallest worth a step; a
         smaller budget is saved up. ``whole_prompts``: the engine cannot split a prompt.
         ``fill``: share of the memory that the memory-bound end's predicted peak may reach, less
-        what is kept for the compute-bound end. ``backfill``: how many requests at one end may
-        be passed over in a step because they do not fit, for shorter ones behind them.
+        what is kept for the compute-bound end. ``backfill``: how many requests at one end may be
+        passed over in a step because they do not fit, for shorter ones behind them; those of
+        known lengths do not count (see `Step`).
         """
         self.pool = pool
         self.pace = pace
