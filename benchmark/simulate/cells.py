@@ -94,7 +94,7 @@ def run(study: str, cells: Iterable[Cell], minutes: float | None = None) -> None
     begun = time.monotonic()
     done = load(study)
     known = {key: row for path in RESULTS.glob("*.jsonl") for key, row in load(path.stem).items()}
-    left = list({cell.key(): cell for cell in cells if cell.key() not in done}.values())
+    left = [cell for cell in cells if cell.key() not in done]
     for number, cell in enumerate(left):
         row = known.get(cell.key())
         if row is None:

@@ -287,7 +287,7 @@ def ranks() -> list[Cell]:
     return [
         Cell("blendserve", "trace4", size, replicas=count, division=division if count > 1 else "")
         for count in REPLICAS
-        for size, divisions in ((MAIN, DIVISIONS), (EACH * count, (ROUND_ROBIN,)))
+        for size, divisions in {EACH * count: (ROUND_ROBIN,), MAIN: DIVISIONS}.items()
         for division in (divisions if count > 1 else divisions[:1])
     ]
 
