@@ -123,11 +123,11 @@ def full_peers() -> list[Cell]:
 
 
 def large() -> list[Cell]:
-    """Twice as many requests, on a compute- and a memory-bound trace."""
+    """Twice as many requests."""
     return [
-        Cell(policy, workload, LARGE, chunk=chunk, simulation=simulation)
-        for workload in ("trace1", "trace4")
-        for policy, chunk in (("blendserve", 0), ("dfs", 512))
+        Cell(policy, workload, LARGE, chunk=chunk, conservativeness=share, simulation=simulation)
+        for policy, chunk, share in (("blendserve", 0, 1.0), ("dfs", 512, 1.0), ("fcfs", 512, _LOW))
+        for workload in TRACES
         for simulation in ("fast", "full")
     ]
 
