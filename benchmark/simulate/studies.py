@@ -27,7 +27,8 @@ MAIN = 400_000
 SWEEP = 100_000
 """Of the sweeps, and of the grid, where the paper has 40,000."""
 FULL, LARGE = 100_000, 200_000
-"""Of the runs through SGLang's scheduler, which takes some minutes for each; of some of them."""
+"""Of the runs through SGLang's scheduler, which takes some minutes for each; of those that show how
+far it matters that they are few."""
 
 TIGHT, TIGHT_SLOTS = 25_000, 100_000
 """Of such runs with a quarter of the KV slots that fit, to put the memory under pressure."""
