@@ -120,7 +120,7 @@ def _options(study: str, variants: dict[str, dict[str, object]], head: str) -> s
         for key, form in (("prefix_sharing", ".4f"), ("retractions", "d")):
             line += [figure(row, key, form) for row in found[0]]
         body.append(line)
-    columns = [*(f"{kind}" for kind in kinds), "sharing", "retractions"]
+    columns = [*kinds, "sharing", "retractions"]
     return table([head, *(f"{c}, {t}" for c in columns for t in traces)], body)
 
 

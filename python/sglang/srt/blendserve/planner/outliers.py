@@ -48,7 +48,7 @@ def scan_errors(tree: PrefixTree, costs: RequestCosts) -> tuple[float, Floats]:
     ends = np.cumsum(work[ideal])
     middle = np.cumsum(work) - work / 2
     # The same sums in the same order when the scan is sorted, so errors are exactly 0 then.
-    at = _places(ends, middle)
+    at = np.minimum(np.searchsorted(ends, middle), max(requests.size - 1, 0))
     squares = work * (value - value[ideal[at]]) ** 2
     sums = np.zeros((4, requests.size + 1))
     np.cumsum([work, work * value, work * value**2, squares], axis=1, out=sums[:, 1:])
@@ -129,21 +129,6 @@ def _last_best(group: Ints, gain: Floats, groups: int) -> Ints:
         if before < 0 or gain[row] >= gain[before]:
             best[group[row]] = row
     return best[best >= 0]
-
-
-@compiled(INTEGERS, VECTOR, VECTOR)
-def _places(ends: Floats, middle: Floats) -> Ints:
-    """(n,) first place of ``ends`` (n,) that is not below each of ``middle`` (n,); both ascend.
-
-    The last place for those beyond all.
-    """
-    places = np.empty(middle.size, np.int64)
-    at = 0
-    for row in range(middle.size):
-        while at < ends.size - 1 and ends[at] < middle[row]:
-            at += 1
-        places[row] = at
-    return places
 
 
 def _last_child(tree: PrefixTree) -> Ints:
