@@ -25,7 +25,7 @@ from run import read_answers
 
 def main() -> int:
     """Run, compare, print; returns 1 when a run fails."""
-    from sglang.srt.blendserve.offline.models import model_path
+    from sglang.srt.blendserve.fetch_model.models import model_path
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokens", type=int, default=24, help="longest answer (default 24)")

@@ -67,7 +67,7 @@ class Worker:
     def __init__(self, model: str, variant: str, dtype: str) -> None:
         backend, ops = VARIANTS[variant]
         os.environ.update(BLENDSERVE_CPU_OPS=ops)
-        from sglang.srt.blendserve.cpu_defaults import apply_environment
+        from sglang.srt.blendserve.runtime.cpu.defaults import apply_environment
 
         apply_environment()
         import torch

@@ -25,16 +25,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sglang.srt.blendserve.planner.background import Background
-from sglang.srt.blendserve.planner.cost_model import CostModel
-from sglang.srt.blendserve.planner.device_spec import DeviceSpec
-from sglang.srt.blendserve.planner.merge import merge_units
-from sglang.srt.blendserve.planner.model_spec import ModelSpec
-from sglang.srt.blendserve.planner.node_split import sort_tree, split_tree
-from sglang.srt.blendserve.planner.partition import partition
-from sglang.srt.blendserve.planner.plan import KEEP_SHARING, build_plan, replan
-from sglang.srt.blendserve.planner.prefix_tree import PrefixTree
-from sglang.srt.blendserve.planner.request_pool import PoolRequest, RequestPool
+from sglang.srt.blendserve.cost.cost_model import CostModel
+from sglang.srt.blendserve.cost.device_spec import DeviceSpec
+from sglang.srt.blendserve.cost.model_spec import ModelSpec
+from sglang.srt.blendserve.plan.merge import merge_units
+from sglang.srt.blendserve.plan.node_split import sort_tree, split_tree
+from sglang.srt.blendserve.plan.prefix_tree import PrefixTree
+from sglang.srt.blendserve.plan.scan_plan import KEEP_SHARING, build_plan, replan
+from sglang.srt.blendserve.pool.background import Background
+from sglang.srt.blendserve.pool.request_pool import PoolRequest, RequestPool
+from sglang.srt.blendserve.simulator.partition import partition
 
 Result = TypeVar("Result")
 

@@ -44,18 +44,18 @@ from sglang.srt.mem_cache.radix_cache import RadixCache, RadixKey
 from sglang.srt.model_executor.forward_batch_info import ForwardMode
 from sglang.srt.sampling.sampling_params import SamplingParams
 
-from sglang.srt.blendserve import jobs
-from sglang.srt.blendserve.planner.cost_model import CostModel
-from sglang.srt.blendserve.planner.device_spec import DeviceSpec
-from sglang.srt.blendserve.planner.model_spec import ModelSpec
-from sglang.srt.blendserve.planner.policies import make_step_policy
-from sglang.srt.blendserve.planner.request_pool import RequestPool
-from sglang.srt.blendserve.runtime.intake import Intake
+from sglang.srt.blendserve import job_ids
+from sglang.srt.blendserve.cost.cost_model import CostModel
+from sglang.srt.blendserve.cost.device_spec import DeviceSpec
+from sglang.srt.blendserve.cost.model_spec import ModelSpec
+from sglang.srt.blendserve.policy.named import make_step_policy
+from sglang.srt.blendserve.pool.request_pool import RequestPool
+from sglang.srt.blendserve.runtime.cache.radix_cache import BlendRadixCache
 from sglang.srt.blendserve.runtime.online import OnlineRequests
-from sglang.srt.blendserve.runtime.radix_cache import BlendRadixCache
-from sglang.srt.blendserve.runtime.row_file import RowFile
+from sglang.srt.blendserve.runtime.receiver import Intake
+from sglang.srt.blendserve.runtime.record.row_file import RowFile
+from sglang.srt.blendserve.runtime.record.step_record import StepRecord, StepRecorder
 from sglang.srt.blendserve.runtime.scheduler import BlendScheduler
-from sglang.srt.blendserve.runtime.step_record import StepRecord, StepRecorder
 
 PARTS = ("progress", "select", "look-up", "leave", "evict", "record", "collector")
 CACHES = {"blendserve": BlendRadixCache, "sglang": RadixCache}
@@ -256,7 +256,7 @@ def fill(engine: Engine, pool: int, seed: int) -> dict[str, Any]:
     for index, prompt in enumerate(prompts):
         parameters = SamplingParams(max_new_tokens=8000)
         tokens_q = array("q", prompt.tolist())
-        reqs.append(Req(jobs.make_rid("cost", pool, index), "", tokens_q, parameters))
+        reqs.append(Req(job_ids.make_rid("cost", pool, index), "", tokens_q, parameters))
         reqs[-1].true_output = int(output[index])
     made = resident_bytes()
     times = np.zeros(pool)

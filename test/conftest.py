@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import pytest
+
+if TYPE_CHECKING:
+    from sglang.srt.blendserve.store.store import Store
 
 # Before sglang is imported, here or in a process that a test starts. Without it SGLang looks for
 # a GPU; with more threads than free cores its matrix products take several times as long.
@@ -19,14 +23,15 @@ if not HAS_GPU:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-# Helpers that several folders' tests share: engines in processes of their own, a tiny model.
-sys.path.insert(0, str(Path(__file__).parent / "runtime"))
+# Other work on the machine must not fail a property test.
+hypothesis.settings.register_profile("shared machine", deadline=None)
+hypothesis.settings.load_profile("shared machine")
 
 
 @pytest.fixture(scope="session")
 def model_path() -> Path:
     """Folder of SmolLM2-135M-Instruct; fetched when it is not there yet."""
-    from sglang.srt.blendserve.offline.fetch_model import fetch
+    from sglang.srt.blendserve.fetch_model.command import fetch
 
     return fetch("smollm2")
 
@@ -68,3 +73,31 @@ def stock_run(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> dic
         {"model_path": str(tiny_model), "max_total_tokens": 20_000},
         env={"SGLANG_PLUGINS": "none"},
     )
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """Asynchronous tests run on asyncio, as SGLang's server does."""
+    return "asyncio"
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """Where a batch directory may be made."""
+    return tmp_path / "batch-api"
+
+
+@pytest.fixture
+def store(directory: Path) -> Iterator[Store]:
+    """An open, empty batch directory."""
+    from sglang.srt.blendserve.store.store import Store
+
+    opened = Store(directory)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="session")
+def model(model_path: Path) -> str:
+    """The same as text, for a command line."""
+    return str(model_path)

@@ -53,7 +53,7 @@ def main() -> int:
 def simulate(args: argparse.Namespace, pace: str, policies: str) -> list[dict[str, Any]] | None:
     """One call of `sglang-blendserve simulate`; its results, or None if it failed."""
     from sglang.srt.blendserve import cli
-    from sglang.srt.blendserve.offline.models import model_path
+    from sglang.srt.blendserve.fetch_model.models import model_path
 
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out.json"

@@ -114,7 +114,7 @@ def write(target: Path, args: argparse.Namespace, flags: list[str], runs: list[R
 
 def parse() -> tuple[argparse.Namespace, list[str]]:
     """This command's arguments, and the flags for SGLang."""
-    from sglang.srt.blendserve.offline.models import model_path
+    from sglang.srt.blendserve.fetch_model.models import model_path
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sglang.srt.blendserve.offline.models import model_path
+from sglang.srt.blendserve.fetch_model.models import model_path
 
 HERE = Path(__file__).resolve().parent
 BASELINE = "fcfs"

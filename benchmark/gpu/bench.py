@@ -175,9 +175,9 @@ class Bench:
 
     def utilisation(self) -> None:
         """Compute and memory busy over time, for each variant's first run."""
-        from sglang.srt.blendserve.planner.cost_model import CostModel
-        from sglang.srt.blendserve.planner.device_spec import DeviceSpec
-        from sglang.srt.blendserve.planner.model_spec import ModelSpec
+        from sglang.srt.blendserve.cost.cost_model import CostModel
+        from sglang.srt.blendserve.cost.device_spec import DeviceSpec
+        from sglang.srt.blendserve.cost.model_spec import ModelSpec
 
         cost = CostModel(ModelSpec.named(MODEL), DeviceSpec.named(SPEC))
         series = {}

@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-    from sglang.srt.blendserve.planner.device_spec import DeviceSpec
-    from sglang.srt.blendserve.runtime.lanes import Lanes
+    from sglang.srt.blendserve.cost.device_spec import DeviceSpec
+    from sglang.srt.blendserve.runtime.overlap.lanes import Lanes
 
 Work = Callable[[], object]
 
@@ -180,7 +180,7 @@ def interference(layer: Layer, spec: DeviceSpec, split: str) -> list[dict[str, f
     """One row for each division of the SMs."""
     import torch
 
-    from sglang.srt.blendserve.runtime.lanes import make_lanes
+    from sglang.srt.blendserve.runtime.overlap.lanes import make_lanes
 
     device = layer.device
     compute, (memory, _) = layer.gemm(layer.shape.chunk), layer.decode_attention()
@@ -265,7 +265,7 @@ def _device_name(device: str) -> str:
 
 def main(order: dict[str, Any], target: Path) -> int:
     """See the module's docstring."""
-    from sglang.srt.blendserve.planner.device_spec import DeviceSpec, measure_cpu
+    from sglang.srt.blendserve.cost.device_spec import DeviceSpec, measure_cpu
 
     cpu = order["device"] == "cpu"
     spec = measure_cpu() if cpu else DeviceSpec.named(order["spec"])

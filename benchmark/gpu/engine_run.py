@@ -26,9 +26,9 @@ def request_ids(number: int, requests: int, *, ours: bool) -> list[str]:
     """Ids of the requests of workload ``number``; no underscore, which SGLang adds text behind."""
     if not ours:
         return [f"load{number}request{index:08d}" for index in range(requests)]
-    from sglang.srt.blendserve import jobs
+    from sglang.srt.blendserve import job_ids
 
-    return [jobs.make_rid(f"load{number}", requests, index) for index in range(requests)]
+    return [job_ids.make_rid(f"load{number}", requests, index) for index in range(requests)]
 
 
 def use_plugin(folder: Path, lengths: dict[str, int], steps: str) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sglang.srt.blendserve.planner.cost_model import CostModel
+from sglang.srt.blendserve.cost.cost_model import CostModel
 
 Floats = NDArray[np.float64]
 

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from process import Moment
 from workloads import Workload
 
-from sglang.srt.blendserve.planner.prefix_tree import PrefixTree
+from sglang.srt.blendserve.plan.prefix_tree import PrefixTree
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

@@ -30,14 +30,14 @@ from process import Moment, OnlineRun, two_ended
 from tqdm import tqdm
 from workloads import WORKLOADS, Workload
 
-from sglang.srt.blendserve.planner.annotations import request_costs
-from sglang.srt.blendserve.planner.cost_model import CostModel
-from sglang.srt.blendserve.planner.device_spec import DeviceSpec
-from sglang.srt.blendserve.planner.length_groups import subtree_of
-from sglang.srt.blendserve.planner.lengths import LengthEstimator
-from sglang.srt.blendserve.planner.model_spec import ModelSpec
-from sglang.srt.blendserve.planner.plan import plan_tree
-from sglang.srt.blendserve.planner.sampling import sample_wave
+from sglang.srt.blendserve.cost.cost_model import CostModel
+from sglang.srt.blendserve.cost.device_spec import DeviceSpec
+from sglang.srt.blendserve.cost.model_spec import ModelSpec
+from sglang.srt.blendserve.lengths.estimator import LengthEstimator
+from sglang.srt.blendserve.lengths.first_wave import sample_wave
+from sglang.srt.blendserve.lengths.groups import subtree_of
+from sglang.srt.blendserve.plan.annotations import request_costs
+from sglang.srt.blendserve.plan.scan_plan import plan_tree
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sglang.srt.blendserve.planner.prefix_tree import PrefixTree
+from sglang.srt.blendserve.plan.prefix_tree import PrefixTree
 
 Ints = NDArray[np.int64]
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from division import divided
 
-from sglang.srt.blendserve.planner.device_spec import DeviceSpec
+from sglang.srt.blendserve.cost.device_spec import DeviceSpec
 from sglang.srt.blendserve.simulator.calibration import Calibration
 from sglang.srt.blendserve.simulator.fast_run import OURS, FastRun
 from sglang.srt.blendserve.simulator.full_run import FullRun

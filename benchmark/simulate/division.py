@@ -2,7 +2,7 @@
 
 ``round robin`` is what SGLang's data parallel controller does with the requests of a job that
 arrive one by one, whatever the policy. ``sub-trees`` is the paper's section 5.5: one plan over all
-requests, cut into shares of equal compute and memory work (`planner.partition`). Lengths are not
+requests, cut into shares of equal compute and memory work (`simulator.partition`). Lengths are not
 known there either: 1 % of the requests are sampled first, as the policy does by itself.
 """
 
@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sglang.srt.blendserve.planner.partition import partition
-from sglang.srt.blendserve.planner.request_pool import PoolRequest, RequestPool
+from sglang.srt.blendserve.pool.request_pool import PoolRequest, RequestPool
 from sglang.srt.blendserve.simulator.fast_run import FastRun
 from sglang.srt.blendserve.simulator.machine import Machine
+from sglang.srt.blendserve.simulator.partition import partition
 from sglang.srt.blendserve.simulator.workload import Workload
 
 Ints = NDArray[np.int64]

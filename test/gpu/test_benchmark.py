@@ -35,9 +35,9 @@ from summary import summarise, table  # noqa: E402
 from utilisation import busy, read_steps  # noqa: E402
 from variants import VARIANTS, engine_flags, named  # noqa: E402
 
-from sglang.srt.blendserve.planner.cost_model import CostModel  # noqa: E402
-from sglang.srt.blendserve.planner.device_spec import DeviceSpec  # noqa: E402
-from sglang.srt.blendserve.planner.model_spec import ModelSpec  # noqa: E402
+from sglang.srt.blendserve.cost.cost_model import CostModel  # noqa: E402
+from sglang.srt.blendserve.cost.device_spec import DeviceSpec  # noqa: E402
+from sglang.srt.blendserve.cost.model_spec import ModelSpec  # noqa: E402
 from sglang.srt.blendserve.simulator.calibration import Calibration  # noqa: E402
 
 COST = CostModel(ModelSpec.named("Llama-3.1-8B"), DeviceSpec.named("H200"))
@@ -233,7 +233,7 @@ def test_the_package_is_put_beside_sglang(tmp_path: Path) -> None:
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: v.name)
 @pytest.mark.parametrize("device", ["cuda", "cpu"])
 def test_flags_do_not_contradict_each_other(variant: Any, device: str) -> None:
-    from sglang.srt.blendserve.runtime.pdmux import apply_flags
+    from sglang.srt.blendserve.runtime.overlap.pdmux import apply_flags
     from sglang.srt.blendserve.settings import Settings
 
     flags = engine_flags(variant, device, "fa3", 1000)

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sglang.srt.blendserve.planner.cost_model import CostModel
-from sglang.srt.blendserve.planner.device_spec import DeviceSpec
-from sglang.srt.blendserve.planner.model_spec import ModelSpec
-from sglang.srt.blendserve.planner.pacing import RemainingWork
-from sglang.srt.blendserve.runtime import lanes
+from sglang.srt.blendserve.cost.cost_model import CostModel
+from sglang.srt.blendserve.cost.device_spec import DeviceSpec
+from sglang.srt.blendserve.cost.model_spec import ModelSpec
+from sglang.srt.blendserve.cost.remaining_work import RemainingWork
 from sglang.srt.blendserve.runtime.compatibility import UnsupportedCombination
-from sglang.srt.blendserve.runtime.overlap_work import Load, work_left
-from sglang.srt.blendserve.runtime.pdmux import apply_flags, repair
+from sglang.srt.blendserve.runtime.overlap import lanes
+from sglang.srt.blendserve.runtime.overlap.pdmux import apply_flags, repair
+from sglang.srt.blendserve.runtime.overlap.work import Load, work_left
 from sglang.srt.blendserve.settings import Settings
 
 COST = CostModel(ModelSpec.named("Llama-3.1-8B"), DeviceSpec.named("H200"))

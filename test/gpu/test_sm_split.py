@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sglang.srt.blendserve.planner.pacing import RemainingWork, StepLoad
-from sglang.srt.blendserve.planner.sm_split import SplitController, WholeChunks, divisions
+from sglang.srt.blendserve.cost.remaining_work import RemainingWork
+from sglang.srt.blendserve.policy.pace import StepLoad
+from sglang.srt.blendserve.runtime.overlap.sm_split import SplitController, WholeChunks, divisions
 
 SHARES = [prefill / 132 for prefill, _ in divisions(132, 8, 8)]
 WORK = st.floats(1e-4, 1e4)

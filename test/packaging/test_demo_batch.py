@@ -8,8 +8,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from sglang.srt.blendserve.batch.protocol import BatchLine
-from sglang.srt.blendserve.batch.validation import parse_lines
+from sglang.srt.blendserve.batch_file.types import BatchLine
+from sglang.srt.blendserve.batch_file.validation import parse_lines
 
 DEMO = Path(__file__).parents[2] / "benchmark" / "demo"
 

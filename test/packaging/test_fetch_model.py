@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from sglang.srt.blendserve import cli
-from sglang.srt.blendserve.offline import fetch_model
-from sglang.srt.blendserve.offline.models import PackagedModel
-from sglang.srt.blendserve.offline.models import model_path as default_path
+from sglang.srt.blendserve.fetch_model import command as fetch_model
+from sglang.srt.blendserve.fetch_model.models import PackagedModel
+from sglang.srt.blendserve.fetch_model.models import model_path as default_path
 
 
 def test_folder_loads_and_ends_its_turn(model_path: Path) -> None:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from sglang.srt.blendserve.runtime.cpu_attention import (
+from sglang.srt.blendserve.runtime.cpu.attention import (
     BACKEND,
     FALLBACK,
     create_backend,

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sglang.srt.blendserve.runtime.cpu_paging import alloc_decode, alloc_extend
+from sglang.srt.blendserve.runtime.cpu.paging import alloc_decode, alloc_extend
 
 sequences = st.lists(st.tuples(st.integers(1, 40), st.integers(1, 40)), min_size=1, max_size=8)
 page_sizes = st.sampled_from([2, 4, 16])

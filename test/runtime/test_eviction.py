@@ -12,9 +12,9 @@ from sglang.srt.mem_cache.base_prefix_cache import EvictParams
 from sglang.srt.mem_cache.radix_cache import RadixCache
 from small_cache import SmallCache
 
-from sglang.srt.blendserve.planner.request_pool import PoolRequest
-from sglang.srt.blendserve.planner.scanner import Side
-from sglang.srt.blendserve.runtime.radix_cache import BlendRadixCache
+from sglang.srt.blendserve.plan.scanner import Side
+from sglang.srt.blendserve.pool.request_pool import PoolRequest
+from sglang.srt.blendserve.runtime.cache.radix_cache import BlendRadixCache
 
 PREFIX = 100
 

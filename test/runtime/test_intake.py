@@ -14,9 +14,9 @@ from sglang.srt.managers.schedule_batch import Req
 from sglang.srt.sampling.sampling_params import SamplingParams
 from small_cache import COST
 
-from sglang.srt.blendserve import jobs
-from sglang.srt.blendserve.planner.request_pool import RequestPool
-from sglang.srt.blendserve.runtime.intake import Intake
+from sglang.srt.blendserve import job_ids
+from sglang.srt.blendserve.pool.request_pool import RequestPool
+from sglang.srt.blendserve.runtime.receiver import Intake
 
 MANY = 3000
 
@@ -30,7 +30,7 @@ def _nothing_frozen() -> Iterator[None]:
 
 def take(intake: Intake, count: int) -> None:
     for index in range(count):
-        rid = jobs.make_rid("job", count, index)
+        rid = job_ids.make_rid("job", count, index)
         intake.take(Req(rid, "", array("q", [1, 2, index]), SamplingParams(max_new_tokens=8)))
 
 

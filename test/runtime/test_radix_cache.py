@@ -13,10 +13,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams
 from small_cache import SmallCache
 
-from sglang.srt.blendserve.planner.scanner import Side
-from sglang.srt.blendserve.planner.step_policy import shared_tokens
-from sglang.srt.blendserve.runtime.cache_annotations import check_integrity, nodes, planned
-from sglang.srt.blendserve.runtime.radix_cache import BlendRadixCache
+from sglang.srt.blendserve.plan.scanner import Side
+from sglang.srt.blendserve.policy.step_policy import shared_tokens
+from sglang.srt.blendserve.runtime.cache.node_annotation import check_integrity, nodes, planned
+from sglang.srt.blendserve.runtime.cache.radix_cache import BlendRadixCache
 
 _PIECES = ([1] * 3, [1, 1, 2, 2, 2], [2] * 7, [3, 1, 1, 1, 2], [4, 4])
 prompts = st.lists(st.sampled_from(_PIECES), min_size=1, max_size=4).map(

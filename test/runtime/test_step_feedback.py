@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sglang.srt.blendserve.planner.cost_model import CostModel
-from sglang.srt.blendserve.planner.device_spec import DeviceSpec
-from sglang.srt.blendserve.planner.model_spec import ModelSpec
-from sglang.srt.blendserve.planner.pacing import BalancePace, FixedPace
-from sglang.srt.blendserve.runtime import step_feedback
-from sglang.srt.blendserve.runtime.step_feedback import StepFeedback
+from sglang.srt.blendserve.cost.cost_model import CostModel
+from sglang.srt.blendserve.cost.device_spec import DeviceSpec
+from sglang.srt.blendserve.cost.model_spec import ModelSpec
+from sglang.srt.blendserve.policy.pace import BalancePace, FixedPace
+from sglang.srt.blendserve.runtime.record import step_feedback
+from sglang.srt.blendserve.runtime.record.step_feedback import StepFeedback
 
 MODEL = ModelSpec.from_config(
     {

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from engine_process import run, workload
 
-from sglang.srt.blendserve.jobs import make_rid
-from sglang.srt.blendserve.runtime.row_file import RowFile, rank_path
-from sglang.srt.blendserve.runtime.step_record import COLUMNS, StepRecord
+from sglang.srt.blendserve.job_ids import make_rid
+from sglang.srt.blendserve.runtime.record.row_file import RowFile, rank_path
+from sglang.srt.blendserve.runtime.record.step_record import COLUMNS, StepRecord
 from sglang.srt.blendserve.settings import Settings
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sglang.srt.blendserve.cli import main
-from sglang.srt.blendserve.offline.models import model_path
+from sglang.srt.blendserve.fetch_model.models import model_path
 from sglang.srt.blendserve.simulator.batch_replay import BatchReplay
 from sglang.srt.blendserve.simulator.sources import SourceError
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from small_workloads import requests
 
-from sglang.srt.blendserve.planner.prefix_tree import PrefixTree
+from sglang.srt.blendserve.plan.prefix_tree import PrefixTree
 from sglang.srt.blendserve.simulator.fast import FastEngine
 from sglang.srt.blendserve.simulator.queue_policy import QueuePolicy
 from sglang.srt.blendserve.simulator.step_cost import StepCost, StepWork, bound, sequential_bound

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sglang.srt.blendserve.cli import main
-from sglang.srt.blendserve.planner.device_spec import DeviceSpec
+from sglang.srt.blendserve.cost.device_spec import DeviceSpec
 from sglang.srt.blendserve.simulator.fast_run import FastRun
 from sglang.srt.blendserve.simulator.full_run import FullRun
 from sglang.srt.blendserve.simulator.machine import Machine

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from small_workloads import requests
 
-from sglang.srt.blendserve.planner.device_spec import DeviceSpec
+from sglang.srt.blendserve.cost.device_spec import DeviceSpec
 from sglang.srt.blendserve.simulator.fast_run import FastRun
 from sglang.srt.blendserve.simulator.full_run import FullRun
 from sglang.srt.blendserve.simulator.machine import Machine

@@ -53,7 +53,7 @@ def test_a_source_shares_its_system_prompt_and_no_other() -> None:
 
 
 def test_sharing_is_what_a_prefix_tree_finds(mixed: Workload) -> None:
-    from sglang.srt.blendserve.planner.prefix_tree import PrefixTree
+    from sglang.srt.blendserve.plan.prefix_tree import PrefixTree
 
     tree = PrefixTree.build(mixed.prompts())
     # Random tokens hardly ever agree by chance.

@@ -30,8 +30,10 @@ class Command:
 
 
 COMMANDS = (
-    Command("run", "offline.run", "run a JSONL batch file through SGLang and write the answers"),
-    Command("plan", "offline.plan", "show the annotated prefix tree and what a batch will cost"),
+    Command("run", "run.command", "run a JSONL batch file through SGLang and write the answers"),
+    Command(
+        "plan", "plan_command.command", "show the annotated prefix tree and what a batch will cost"
+    ),
     Command(
         "simulate",
         "simulator.simulate",
@@ -43,7 +45,7 @@ COMMANDS = (
         "measure what this machine's GPU or CPU reaches, for the simulator",
     ),
     Command(
-        "fetch-model", "offline.fetch_model", "get the small real model the demo and tests use"
+        "fetch-model", "fetch_model.command", "get the small real model the demo and tests use"
     ),
 )
 

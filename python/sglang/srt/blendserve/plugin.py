@@ -8,8 +8,8 @@ stay inside functions. It is the only place that touches SGLang's hooks and regi
 - the scheduler, in place of SGLang's when the policy is chosen
 - the prefix cache ``--radix-cache-backend blendserve``, which the policy uses if no other is given
 - the offline mark on list calls of ``Engine.generate``
-- the batch API in ``launch_server`` (`batch.hooks`)
-- the start of PD multiplexing, which SGLang 0.5.17 gets wrong (`runtime.pdmux`)
+- the batch API in ``launch_server`` (`server.hooks`)
+- the start of PD multiplexing, which SGLang 0.5.17 gets wrong (`runtime.overlap.pdmux`)
 - the attention backend ``blend_cpu``, which ``--device cpu`` uses if no other is given
 """
 
@@ -22,7 +22,7 @@ from contextvars import ContextVar
 from importlib.metadata import version
 from typing import Any
 
-from sglang.srt.blendserve import SGLANG_VERSION, jobs
+from sglang.srt.blendserve import SGLANG_VERSION, job_ids
 from sglang.srt.blendserve.settings import POLICY, Settings, add_arguments
 
 _from_command_line: ContextVar[Settings | None] = ContextVar("from_command_line", default=None)
@@ -44,11 +44,11 @@ def register() -> None:
     from sglang.srt.mem_cache.registry import register_radix_cache_backend
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
-    from sglang.srt.blendserve.batch import hooks as batch_api
-    from sglang.srt.blendserve.runtime import pdmux
-    from sglang.srt.blendserve.runtime.cache_factory import create_cache
-    from sglang.srt.blendserve.runtime.cpu_attention import register_cpu_attention
+    from sglang.srt.blendserve.runtime.cache.factory import create_cache
+    from sglang.srt.blendserve.runtime.cpu.attention import register_cpu_attention
+    from sglang.srt.blendserve.runtime.overlap import pdmux
     from sglang.srt.blendserve.runtime.scheduler import BlendScheduler
+    from sglang.srt.blendserve.server import hooks as batch_api
 
     args = "sglang.srt.server_args.ServerArgs"
     HookRegistry.register(f"{args}.__init__", _settings_from_keywords, HookType.AROUND)
@@ -71,7 +71,7 @@ def _settings_from_keywords(
     original: Callable[..., None], server_args: Any, *args: Any, **kwargs: Any
 ) -> None:
     """Around ``ServerArgs.__init__``: take our settings out, apply the policy's defaults."""
-    from sglang.srt.blendserve.runtime import pdmux
+    from sglang.srt.blendserve.runtime.overlap import pdmux
 
     settings = _from_command_line.get() or Settings.take_from(kwargs)
     chosen = kwargs.get("schedule_policy") == POLICY
@@ -119,6 +119,6 @@ def _mark_list_calls(engine: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any] 
         return None
     if given.get("rid") is not None:
         return None
-    job = jobs.new_job()
-    given["rid"] = [jobs.make_rid(job, len(inputs), index) for index in range(len(inputs))]
+    job = job_ids.new_job()
+    given["rid"] = [job_ids.make_rid(job, len(inputs), index) for index in range(len(inputs))]
     return call.args, call.kwargs

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sglang.srt.blendserve.planner.plan import Plan
+from sglang.srt.blendserve.plan.scan_plan import Plan
 
 _SMALLEST = 1 / 3000
 """Boxes that are narrower than this part of the picture are left out; nobody would see them."""

@@ -1,4 +1,1 @@
-"""The policy inside SGLang's scheduler process: the only room that knows scheduler internals.
-
-Everything here is written against the one release named in `sglang.srt.blendserve.SGLANG_VERSION`.
-"""
+"""Inside SGLang's scheduler process: where the policy meets SGLang."""

@@ -6,7 +6,7 @@ import logging
 from dataclasses import replace
 from typing import Any
 
-from sglang.srt.blendserve.planner.device_spec import DeviceSpec, known_devices, measure_cpu
+from sglang.srt.blendserve.cost.device_spec import DeviceSpec, known_devices, measure_cpu
 
 logger = logging.getLogger(__name__)
 

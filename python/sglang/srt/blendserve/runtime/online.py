@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sglang.srt.blendserve.planner.cost_model import CostModel
-from sglang.srt.blendserve.planner.pacing import StepLoad, beside_online
-from sglang.srt.blendserve.planner.step_policy import EngineState
+from sglang.srt.blendserve.cost.cost_model import CostModel
+from sglang.srt.blendserve.policy.pace import StepLoad, beside_online
+from sglang.srt.blendserve.policy.step_policy import EngineState
 from sglang.srt.blendserve.runtime.prefill_adder import offline_request
 
 if TYPE_CHECKING:

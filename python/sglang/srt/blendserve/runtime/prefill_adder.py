@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from sglang.srt.managers.schedule_policy import CLIP_MAX_NEW_TOKENS, AddReqResult, PrefillAdder
 
-from sglang.srt.blendserve.planner.request_pool import PoolRequest
+from sglang.srt.blendserve.pool.request_pool import PoolRequest
 
 if TYPE_CHECKING:
     from sglang.srt.managers.schedule_batch import Req

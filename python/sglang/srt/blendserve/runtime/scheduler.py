@@ -16,25 +16,25 @@ from sglang.srt.managers.io_struct import AbortReq
 from sglang.srt.managers.schedule_batch import FINISH_ABORT, Req, ScheduleBatch
 from sglang.srt.managers.schedule_policy import match_prefix_for_req
 
-from sglang.srt.blendserve.planner.background import Background
-from sglang.srt.blendserve.planner.cost_model import CostModel
-from sglang.srt.blendserve.planner.model_spec import ModelSpec
-from sglang.srt.blendserve.planner.policies import automatic_pace, make_step_policy
-from sglang.srt.blendserve.planner.request_pool import PoolRequest, RequestPool
-from sglang.srt.blendserve.planner.sm_split import WholeChunks
-from sglang.srt.blendserve.planner.step_policy import EngineState, StepPolicy
-from sglang.srt.blendserve.runtime.cpu_paging import use_torch_paging
+from sglang.srt.blendserve.cost.cost_model import CostModel
+from sglang.srt.blendserve.cost.model_spec import ModelSpec
+from sglang.srt.blendserve.policy.named import automatic_pace, make_step_policy
+from sglang.srt.blendserve.policy.step_policy import EngineState, StepPolicy
+from sglang.srt.blendserve.pool.background import Background
+from sglang.srt.blendserve.pool.request_pool import PoolRequest, RequestPool
+from sglang.srt.blendserve.runtime.cache.radix_cache import BlendRadixCache
+from sglang.srt.blendserve.runtime.cpu.paging import use_torch_paging
 from sglang.srt.blendserve.runtime.device import this_device
-from sglang.srt.blendserve.runtime.intake import Intake
-from sglang.srt.blendserve.runtime.lanes import make_lanes
 from sglang.srt.blendserve.runtime.online import OnlineRequests
-from sglang.srt.blendserve.runtime.overlap_loop import OverlapLoop
+from sglang.srt.blendserve.runtime.overlap.lanes import make_lanes
+from sglang.srt.blendserve.runtime.overlap.loop import OverlapLoop
+from sglang.srt.blendserve.runtime.overlap.sm_split import WholeChunks
 from sglang.srt.blendserve.runtime.pool_state import pool_state
 from sglang.srt.blendserve.runtime.prefill_adder import BlendPrefillAdder, offline_request
-from sglang.srt.blendserve.runtime.radix_cache import BlendRadixCache
-from sglang.srt.blendserve.runtime.step_feedback import StepFeedback
-from sglang.srt.blendserve.runtime.step_record import StepRecorder
-from sglang.srt.blendserve.runtime.step_sinks import lane_trace, step_sinks
+from sglang.srt.blendserve.runtime.receiver import Intake
+from sglang.srt.blendserve.runtime.record.step_feedback import StepFeedback
+from sglang.srt.blendserve.runtime.record.step_record import StepRecorder
+from sglang.srt.blendserve.runtime.record.step_sinks import lane_trace, step_sinks
 from sglang.srt.blendserve.settings import POLICY, Settings
 
 logger = logging.getLogger(__name__)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sglang.srt.blendserve.planner.admission import PeakAdmission
-from sglang.srt.blendserve.planner.cost_model import CostModel
-from sglang.srt.blendserve.planner.lengths import LengthEstimator
-from sglang.srt.blendserve.planner.planning import Ordered, Planner
-from sglang.srt.blendserve.planner.prefix_tree import PrefixTree
-from sglang.srt.blendserve.planner.request_pool import RequestPool
-from sglang.srt.blendserve.planner.scanner import DualScanner
+from sglang.srt.blendserve.cost.cost_model import CostModel
+from sglang.srt.blendserve.lengths.estimator import LengthEstimator
+from sglang.srt.blendserve.plan.prefix_tree import PrefixTree
+from sglang.srt.blendserve.plan.scanner import DualScanner
+from sglang.srt.blendserve.policy.admission import PeakAdmission
+from sglang.srt.blendserve.pool.planner import Ordered, Planner
+from sglang.srt.blendserve.pool.request_pool import RequestPool
 from sglang.srt.blendserve.simulator.options import BlendOptions
 from sglang.srt.blendserve.simulator.workload import Ints, Workload
 

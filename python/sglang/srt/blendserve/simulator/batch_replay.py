@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sglang.srt.blendserve.planner.prefix_tree import PrefixTree
+from sglang.srt.blendserve.plan.prefix_tree import PrefixTree
 from sglang.srt.blendserve.simulator.sources import SourceError
 from sglang.srt.blendserve.simulator.workload import Ints, Tokens, Workload
 
 if TYPE_CHECKING:
-    from sglang.srt.blendserve.offline.tokenizing import TokenizedBatch
+    from sglang.srt.blendserve.requests.tokenizing import TokenizedBatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +64,11 @@ class BatchReplay(Workload):
         Lines without an answer, and those that cannot be tokenized, are left out; lines of several
         sequences have the mean length. Raises SourceError naming the file and the reason.
         """
-        from sglang.srt.blendserve.batch.protocol import BatchFileError
-        from sglang.srt.blendserve.batch.validation import parse_lines
-        from sglang.srt.blendserve.offline.output_lengths import measured_lengths
-        from sglang.srt.blendserve.offline.source import open_input
-        from sglang.srt.blendserve.offline.tokenizing import load_tokenizer, tokenize_batch
+        from sglang.srt.blendserve.batch_file.types import BatchFileError
+        from sglang.srt.blendserve.batch_file.validation import parse_lines
+        from sglang.srt.blendserve.plan_command.output_lengths import measured_lengths
+        from sglang.srt.blendserve.requests.tokenizing import load_tokenizer, tokenize_batch
+        from sglang.srt.blendserve.run.source import open_input
 
         try:
             with open_input(str(batch)) as file:

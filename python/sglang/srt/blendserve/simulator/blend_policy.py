@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sglang.srt.blendserve.planner.request_pool import PoolRequest, RequestPool, Tokens
-from sglang.srt.blendserve.planner.step_policy import EngineState, StepPolicy
+from sglang.srt.blendserve.policy.step_policy import EngineState, StepPolicy
+from sglang.srt.blendserve.pool.request_pool import PoolRequest, RequestPool, Tokens
 from sglang.srt.blendserve.simulator.fast import MAX_RUNNING, FastEngine
 from sglang.srt.blendserve.simulator.workload import Ints, Workload
 

@@ -28,8 +28,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from sglang.srt.blendserve.planner.device_spec import DeviceSpec, known_devices, measure_cpu
-from sglang.srt.blendserve.planner.model_spec import known_models
+from sglang.srt.blendserve.cost.device_spec import DeviceSpec, known_devices, measure_cpu
+from sglang.srt.blendserve.cost.model_spec import known_models
 from sglang.srt.blendserve.simulator.calibration import Calibration
 from sglang.srt.blendserve.simulator.engine_fit import EngineFit, fit_engine
 from sglang.srt.blendserve.simulator.machine import Machine
@@ -241,6 +241,6 @@ def _default_model(device: str) -> str:
 def _config(model: str) -> dict[str, Any]:
     if model not in known_models():
         raise ValueError(f"--model {model!r}: choose from {', '.join(known_models())}")
-    path = files("sglang.srt.blendserve.planner").joinpath("models", f"{model}.json")
+    path = files("sglang.srt.blendserve.cost").joinpath("models", f"{model}.json")
     config: dict[str, Any] = json.loads(path.read_text("utf-8"))
     return config

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from sglang.srt.blendserve.planner.device_spec import DeviceSpec
+from sglang.srt.blendserve.cost.device_spec import DeviceSpec
 
 SCOPES = ("step", "overlap")
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from sglang.srt.blendserve.planner.prefix_tree import PrefixTree
+from sglang.srt.blendserve.plan.prefix_tree import PrefixTree
 from sglang.srt.blendserve.simulator.prefix_cache import PrefixCacheModel
 from sglang.srt.blendserve.simulator.step_cost import StepCost, StepTime, StepWork
 from sglang.srt.blendserve.simulator.workload import Workload

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 
-from sglang.srt.blendserve.planner.policies import automatic_pace, make_step_policy
-from sglang.srt.blendserve.planner.prefix_tree import PrefixTree
-from sglang.srt.blendserve.planner.request_pool import RequestPool, Tokens
-from sglang.srt.blendserve.planner.step_policy import StepPolicy
+from sglang.srt.blendserve.plan.prefix_tree import PrefixTree
+from sglang.srt.blendserve.policy.named import automatic_pace, make_step_policy
+from sglang.srt.blendserve.policy.step_policy import StepPolicy
+from sglang.srt.blendserve.pool.request_pool import RequestPool, Tokens
 from sglang.srt.blendserve.simulator.ablation import ReserveAll, make_pool, told_lengths
 from sglang.srt.blendserve.simulator.blend_policy import BlendPolicy
 from sglang.srt.blendserve.simulator.fast import FastEngine, FastPolicy

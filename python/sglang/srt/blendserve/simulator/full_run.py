@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from sglang.srt.blendserve import jobs
-from sglang.srt.blendserve.planner.device_spec import DeviceSpec
-from sglang.srt.blendserve.planner.policies import automatic_pace
-from sglang.srt.blendserve.planner.prefix_tree import PrefixTree
+from sglang.srt.blendserve import job_ids
+from sglang.srt.blendserve.cost.device_spec import DeviceSpec
+from sglang.srt.blendserve.plan.prefix_tree import PrefixTree
+from sglang.srt.blendserve.policy.named import automatic_pace
 from sglang.srt.blendserve.simulator.ablation import told_lengths
 from sglang.srt.blendserve.simulator.calibration import Calibration
 from sglang.srt.blendserve.simulator.fast import MAX_RUNNING, Totals
@@ -106,7 +106,7 @@ class FullRun:
             "mixed": True,
         }
         # Only the marked requests of an offline job go to our pool.
-        rids = [jobs.make_rid("simulated", n, i) for i in range(n)]
+        rids = [job_ids.make_rid("simulated", n, i) for i in range(n)]
         more = {} if told is None else {"told": told}
         return self._play(policy, order, np.arange(n), rids, more, progress)
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sglang.srt.blendserve.planner.device_spec import DeviceSpec
+from sglang.srt.blendserve.cost.device_spec import DeviceSpec
 from sglang.srt.blendserve.simulator.arrivals import END_TOKEN, Arrivals, watch_retractions
 from sglang.srt.blendserve.simulator.calibration import Calibration
 from sglang.srt.blendserve.simulator.fast import Totals

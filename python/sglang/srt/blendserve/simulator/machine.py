@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sglang.srt.blendserve.planner.cost_model import CostModel
-from sglang.srt.blendserve.planner.device_spec import DeviceSpec
-from sglang.srt.blendserve.planner.model_spec import ModelSpec
+from sglang.srt.blendserve.cost.cost_model import CostModel
+from sglang.srt.blendserve.cost.device_spec import DeviceSpec
+from sglang.srt.blendserve.cost.model_spec import ModelSpec
 from sglang.srt.blendserve.simulator.calibration import Calibration
 from sglang.srt.blendserve.simulator.step_cost import StepCost, replica_model
 
@@ -20,7 +20,7 @@ class Machine:
 
     cost: CostModel
     """What the policy's planner believes: the replica's rates, as the runtime finds them out by
-    measuring its steps (`runtime.step_feedback`), which is not simulated."""
+    measuring its steps (`runtime.record.step_feedback`), which is not simulated."""
     steps: StepCost
     """What the device does: the calibrated time of a step."""
     kv_slots: int

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sglang.srt.blendserve.planner.request_pool import SAMPLE
+from sglang.srt.blendserve.pool.request_pool import SAMPLE
 
 BLEND_CHUNK = 8192
 """Largest prefill of a step for policies that set their own pace, tokens."""

@@ -11,7 +11,7 @@ from collections import OrderedDict, deque
 
 import numpy as np
 
-from sglang.srt.blendserve.planner.prefix_tree import PrefixTree
+from sglang.srt.blendserve.plan.prefix_tree import PrefixTree
 
 
 class PrefixCacheModel:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from sglang.srt.blendserve.planner.cost_model import CostModel
-from sglang.srt.blendserve.planner.device_spec import DeviceSpec
-from sglang.srt.blendserve.planner.model_spec import ModelSpec
+from sglang.srt.blendserve.cost.cost_model import CostModel
+from sglang.srt.blendserve.cost.device_spec import DeviceSpec
+from sglang.srt.blendserve.cost.model_spec import ModelSpec
 from sglang.srt.blendserve.simulator.sources import Source, SourceError
 from sglang.srt.blendserve.simulator.workload import Workload, concatenated
 

@@ -17,8 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sglang.srt.blendserve.planner.cost_model import CostModel
-from sglang.srt.blendserve.planner.model_spec import ModelSpec
+from sglang.srt.blendserve.cost.cost_model import CostModel
+from sglang.srt.blendserve.cost.model_spec import ModelSpec
 from sglang.srt.blendserve.simulator.calibration import Calibration
 from sglang.srt.blendserve.simulator.workload import Workload
 

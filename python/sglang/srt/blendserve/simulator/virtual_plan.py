@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from sglang.srt.blendserve.planner.pool_request import PoolRequest
-from sglang.srt.blendserve.planner.request_pool import RequestPool
+from sglang.srt.blendserve.pool.pool_request import PoolRequest
+from sglang.srt.blendserve.pool.request_pool import RequestPool
 from sglang.srt.blendserve.simulator.ablation import ReserveAll, make_pool
 from sglang.srt.blendserve.simulator.machine import Machine
 from sglang.srt.blendserve.simulator.options import BlendOptions
@@ -20,7 +20,7 @@ def plan_in_virtual_time(
     reason no step time is measured. ``told``: output lengths by request id that the policy is told
     and takes for exact.
     """
-    from sglang.srt.blendserve.runtime.intake import Intake
+    from sglang.srt.blendserve.runtime.receiver import Intake
 
     pool = make_pool(options, machine.cost, scheduler.max_total_num_tokens)
     if told is not None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from sglang.srt.blendserve.planner.cost_model import CostModel, density
+from sglang.srt.blendserve.cost.cost_model import CostModel, density
 
 Ints = NDArray[np.int64]
 Tokens = NDArray[np.int32]

@@ -1,0 +1,1 @@
+"""Lines in, answers out: the one loop behind `run` and the server."""

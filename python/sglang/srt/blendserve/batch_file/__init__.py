@@ -1,0 +1,1 @@
+"""OpenAI's batch file format: lines, validation, result lines."""

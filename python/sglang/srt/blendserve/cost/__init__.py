@@ -1,0 +1,1 @@
+"""What work costs: model and device specifications, and the cost model (paper section 4)."""

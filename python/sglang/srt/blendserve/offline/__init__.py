@@ -1,1 +1,0 @@
-"""Offline commands: `run` a batch file, `plan` one, fetch a small model to try both with."""

@@ -1,0 +1,1 @@
+"""The command `plan`: what a batch will cost, without an engine."""

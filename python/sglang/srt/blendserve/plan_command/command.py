@@ -1,0 +1,258 @@
+"""Show what a batch file will cost and how it would be scheduled, without running it.
+
+Tokenizes the file with the model's own tokenizer and chat template, builds the resource-aware
+prefix tree and prints: requests, tokens, the share of prompt tokens that prefix sharing saves,
+predicted compute and memory seconds, their ratio (compute density), the optimum (perfect overlap,
+every shared prefix computed once), and the first levels of the tree. Needs no GPU: --device names
+the hardware to plan for.
+
+    sglang-blendserve plan -i in.jsonl --model-path M
+    sglang-blendserve plan -i in.jsonl --model-path M --device H200 --output-tokens out.jsonl
+
+Output lengths are not known before a run. The default guesses the same length for every request,
+which makes times and densities rough; the results of an earlier run make them exact.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sglang.srt.blendserve.cost.cost_model import CostModel
+from sglang.srt.blendserve.cost.device_spec import DeviceSpec, known_devices, measure_cpu
+from sglang.srt.blendserve.cost.model_config import ConfigError
+from sglang.srt.blendserve.cost.model_spec import ModelSpec
+from sglang.srt.blendserve.plan.scan_plan import KEEP_SHARING, Plan, build_plan
+
+if TYPE_CHECKING:
+    from sglang.srt.blendserve.requests.tokenizing import TokenizedBatch
+
+_GUESS = "256"
+_KV_FRACTION = 0.9
+"""Part of the device memory that weights and KV cache get, where --kv-slots does not say."""
+_PICTURES = (".png", ".svg", ".pdf")
+_TEXT_TOKENS = 24
+_TEXT_WIDTH = 48
+
+
+class PlanError(Exception):
+    """The batch cannot be planned; the message says why and what to do."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``sglang-blendserve plan``."""
+    parser.add_argument(
+        "-i",
+        "--input",
+        required=True,
+        metavar="FILE",
+        help="batch file (JSONL, one OpenAI request a line); - for standard input",
+    )
+    parser.add_argument(
+        "--model-path",
+        required=True,
+        metavar="M",
+        help="Hugging Face folder of the model, or its name on the hub",
+    )
+    parser.add_argument(
+        "--trust-remote-code", action="store_true", help="run the model's own tokenizer code"
+    )
+    parser.add_argument(
+        "--device",
+        metavar="D",
+        help=f"plan for this device: {', '.join(known_devices())}, or cpu (this "
+        "machine, measured). Default: this machine's GPU if it is one of these, "
+        "else cpu",
+    )
+    parser.add_argument(
+        "--tp-size",
+        type=int,
+        default=1,
+        metavar="N",
+        help="devices that work as one (tensor parallel; default 1)",
+    )
+    parser.add_argument(
+        "--output-tokens",
+        default=_GUESS,
+        metavar="N|max|FILE",
+        help="output length of a request: a guess for all, never above a line's "
+        f"max_tokens (default {_GUESS}); max: each line's max_tokens; a results "
+        "file: the lengths measured there",
+    )
+    parser.add_argument(
+        "--keep-sharing",
+        type=float,
+        default=KEEP_SHARING,
+        metavar="X",
+        help="part of the prefix sharing that node splits must leave, 0 to 1 "
+        f"(default {KEEP_SHARING})",
+    )
+    parser.add_argument(
+        "--kv-slots",
+        type=int,
+        metavar="N",
+        help="tokens the KV cache holds (default: 90 %% of device memory less the weights)",
+    )
+    parser.add_argument(
+        "--levels", type=int, default=2, metavar="N", help="levels of the tree to show (default 2)"
+    )
+    parser.add_argument(
+        "--children",
+        type=int,
+        default=8,
+        metavar="N",
+        help="most children of a node to show, the heaviest (default 8)",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    parser.add_argument("--picture", type=Path, metavar="FILE",
+                        help="also draw the plan (png, svg or pdf); needs matplotlib")  # fmt: skip
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run the command; returns 0, or 1 after saying on standard error what went wrong."""
+    from sglang.srt.blendserve.batch_file.types import BatchFileError
+    from sglang.srt.blendserve.report.plan_report import report_lines
+
+    try:
+        report = _plan(args)
+    except (PlanError, ConfigError, BatchFileError, ValueError, OSError) as error:
+        print(f"plan: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("plan: interrupted", file=sys.stderr)
+        return 130
+    if args.json:
+        json.dump(report, sys.stdout, indent=2, ensure_ascii=False)
+        print()
+    else:
+        print("\n".join(report_lines(report)))
+    return 0
+
+
+def _plan(args: argparse.Namespace) -> dict[str, Any]:
+    """Tokenize, plan and describe; what ``--json`` prints."""
+    from sglang.srt.blendserve.plan_command.output_lengths import output_lengths
+    from sglang.srt.blendserve.report.plan_report import plan_summary, plan_tree
+    from sglang.srt.blendserve.requests.tokenizing import load_tokenizer
+
+    if args.picture is not None:
+        _check_picture(args.picture)
+    model = _model(args.model_path, args.trust_remote_code)
+    device = _device(args.device).tensor_parallel(args.tp_size)
+    cost = CostModel(model, device)
+    kv_slots = args.kv_slots if args.kv_slots is not None else _kv_slots(cost)
+    tokenizer = load_tokenizer(args.model_path, trust_remote_code=args.trust_remote_code)
+    batch = _tokenize(args.input, tokenizer, model.context_length)
+    if not batch.prompts:
+        first = f" The first: {batch.refused[0].message}" if batch.refused else ""
+        raise PlanError(f"no line of {args.input} can be planned.{first}")
+    lengths = output_lengths(batch, args.output_tokens, model.context_length)
+    plan = build_plan(
+        batch.prompts, lengths.tokens, cost, keep_sharing=args.keep_sharing, kv_slots=kv_slots
+    )
+    if args.picture is not None:
+        _draw(plan, args.picture, model, device)
+
+    def describe(request: int, start: int, end: int) -> str:
+        tokens = batch.prompts[request][start : min(end, start + _TEXT_TOKENS)]
+        text = " ".join(tokenizer.decode(tokens.tolist()).split())
+        return json.dumps(text[:_TEXT_WIDTH], ensure_ascii=False)
+
+    return {
+        **plan_summary(plan),
+        "output_tokens_source": lengths.source,
+        "kv_slots": kv_slots,
+        "model": {
+            "name": model.name,
+            "parameters": model.parameters,
+            "active_parameters": model.active_parameters,
+            "kv_bytes_per_token": model.kv_bytes_per_token,
+            "weight_bytes": model.weight_bytes,
+        },
+        "device": {
+            "name": device.name,
+            "peak_flops": device.peak_flops,
+            "bandwidth": device.bandwidth,
+            "memory_bytes": device.memory_bytes,
+            "source": device.source,
+        },
+        "compute_seconds_unshared": float(
+            np.sum(cost.compute_seconds(plan.prompt_tokens, plan.output_tokens))
+        ),
+        "refused": [error.model_dump(mode="json") for error in batch.refused],
+        "tree": plan_tree(plan, levels=args.levels, children=args.children, describe=describe),
+    }
+
+
+def _tokenize(path: str, tokenizer: Any, context_length: int) -> TokenizedBatch:
+    """The batch file as a `TokenizedBatch`, with a progress bar."""
+    from tqdm import tqdm
+
+    from sglang.srt.blendserve.batch_file.validation import parse_lines
+    from sglang.srt.blendserve.requests.tokenizing import tokenize_batch
+
+    with (
+        nullcontext(sys.stdin.buffer) if path == "-" else Path(path).open("rb") as file,
+        tqdm(desc="tokenizing", unit=" lines", file=sys.stderr, disable=None) as bar,
+    ):
+        return tokenize_batch(parse_lines(file), tokenizer, context_length, bar.update)
+
+
+def _model(path: str, trust_remote_code: bool) -> ModelSpec:
+    """Sizes of the model: from its folder, else from its config on the hub."""
+    if Path(path).is_dir():
+        return ModelSpec.from_folder(path)
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code).to_dict()
+    return ModelSpec.from_config(config, name=path)
+
+
+def _device(name: str | None) -> DeviceSpec:
+    """The device called ``name``; without a name this machine's GPU, else its CPU."""
+    if name is None:
+        name = _known_gpu() or "cpu"
+    return measure_cpu() if name.lower() == "cpu" else DeviceSpec.named(name)
+
+
+def _known_gpu() -> str | None:
+    """The name in our table of this machine's first GPU; None if there is none."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return None
+    command = [program, "--query-gpu=name", "--format=csv,noheader"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
+    gpu = found.stdout.partition("\n")[0].upper() if found.returncode == 0 else ""
+    return next((name for name in known_devices() if name.split("-")[0] in gpu), None)
+
+
+def _kv_slots(cost: CostModel) -> int | None:
+    """Tokens that fit beside the weights; None if the weights leave no room."""
+    room = _KV_FRACTION * cost.device.memory_bytes - cost.model.weight_bytes
+    slots = int(room / cost.model.kv_bytes_per_token)
+    return slots if slots > 0 else None
+
+
+def _check_picture(path: Path) -> None:
+    """Fail before the work is done, not after it."""
+    if path.suffix not in _PICTURES:
+        raise PlanError(f"--picture {path}: the name must end in {', '.join(_PICTURES)}")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise PlanError("--picture needs matplotlib; install it with: "
+                        "pip install 'sglang-blendserve[plot]'")  # fmt: skip
+
+
+def _draw(plan: Plan, path: Path, model: ModelSpec, device: DeviceSpec) -> None:
+    from sglang.srt.blendserve.report.plan_picture import draw_plan
+
+    draw_plan(plan, path, title=f"{plan.order.size:,} requests, {model.name} on {device.name}")
+    print(f"plan: wrote {path}", file=sys.stderr)

@@ -1,0 +1,1 @@
+"""The offline requests of one engine: what waits, what runs, and the plan in use."""

@@ -1,0 +1,226 @@
+"""The plan that a pool goes by, and when it is made anew.
+
+It is made over everything that waits; again when enough has arrived; and only its order when what
+has been learned of output lengths moves the remaining work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from sglang.srt.blendserve.cost.remaining_work import RemainingWork
+from sglang.srt.blendserve.lengths.forecast import LengthForecast
+from sglang.srt.blendserve.lengths.prior import LengthPrior
+from sglang.srt.blendserve.plan.scan_plan import Plan
+from sglang.srt.blendserve.plan.scanner import DualScanner
+from sglang.srt.blendserve.pool.background import Background
+from sglang.srt.blendserve.pool.planner import Ordered, Planned, Planner, PoolSnapshot
+from sglang.srt.blendserve.pool.request_table import RequestTable
+from sglang.srt.blendserve.pool.upcoming_use import UpcomingUse
+
+LEARN_GROWTH = 0.5
+LEARN_LEAST = 32
+"""Predict anew when so many more have finished, or so many more passes were made."""
+
+GROWTH = 0.25
+"""Plan again once this share of the planned requests has newly arrived: the total planning time
+then stays proportional to the last plan's."""
+
+
+class CurrentPlan:
+    """A plan over the requests of a table, kept up with what happens to them."""
+
+    def __init__(
+        self,
+        table: RequestTable,
+        planner: Planner,
+        background: Background[Planned] | None,
+        prior: LengthPrior | None,
+    ) -> None:
+        """``background``: where plans are made; None: at once, while the caller waits.
+        ``prior``: what earlier requests taught about lengths."""
+        self.plan: Plan | None = None
+        self.scanner = DualScanner(np.zeros(0, dtype=np.int64))
+        self.forecast: LengthForecast | None = None
+        self.made: Planned | None = None
+        """What the last plan was made of; None before the first."""
+        self.orders = 0
+        """How often the order was made, with or without a new tree."""
+        self.returns_changed = False
+        """Set when other requests than before are served before the plan."""
+        self._table, self._planner, self._background = table, planner, background
+        self._prior = prior
+        self._passes = 0
+        self._learn_at = (0, 0)
+        self._sample: list[int] = []
+        self._compute = self._memory = self._tokens = 0.0
+        nothing = np.zeros(0).data
+        self._work = nothing, nothing, nothing
+        """Of each request, for quick look-up one by one: seconds of compute and memory, tokens."""
+
+    @property
+    def requests(self) -> int:
+        """How many requests, by now waiting or not, the plan was made of."""
+        return 0 if self.made is None else self.made.tree.requests
+
+    @property
+    def rest(self) -> RemainingWork:
+        """Predicted work of those in it that still wait."""
+        return RemainingWork(max(self._compute, 0.0), max(self._memory, 0.0))
+
+    @property
+    def rest_tokens(self) -> float:
+        """KV tokens that these are predicted to write, shared prefixes once."""
+        return max(self._tokens, 0.0)
+
+    @property
+    def upcoming(self) -> UpcomingUse | None:
+        """See `RequestPool.upcoming`."""
+        if self.made is None:
+            return None
+        if self.returns_changed:
+            self.made.upcoming.serve_first(r.index for r in self._table.returned)
+            self.returns_changed = False
+        return self.made.upcoming
+
+    def prior(self) -> LengthPrior | None:
+        """What the lengths seen so far teach about later requests."""
+        return self._prior if self.made is None else self.made.lengths.prior()
+
+    # --- making it ------------------------------------------------------------------------
+
+    def renew_if_due(self, *, quiet: bool, idle_seconds: float) -> bool:
+        """See `RequestPool.plan_if_due`."""
+        self._passes += 1
+        if self._background is not None and self._background.busy:
+            planned = self._background.poll(idle_seconds)
+            return planned is not None and self._adopt(planned)
+        unplanned = len(self._table.all) - self.requests
+        if unplanned == 0:
+            return self._order_if_due()
+        if quiet or len(self.scanner) == 0 or unplanned >= GROWTH * self.requests:
+            snapshot = self._census()
+            return self._make(lambda: self._planner.plan(snapshot), snapshot)
+        return False
+
+    def renew(self) -> None:
+        """Plan everything that waits, now."""
+        self._adopt(self._planner.plan(self._census()))
+
+    def renew_order(self) -> None:
+        """Order what waits anew for the lengths as they are predicted now."""
+        if self.made is not None:
+            now, snapshot = self._again(self.made)
+            self._adopt(self._planner.order(now, snapshot, always=True))
+
+    def _order_if_due(self) -> bool:
+        """Predict lengths anew when enough has been seen, and order anew if that matters."""
+        finished, passes = self._learn_at
+        if self.made is None or (len(self._table.finished) < finished and self._passes < passes):
+            return False
+        self._learn_later()
+        now, snapshot = self._again(self.made)
+        return self._make(lambda: self._planner.order(now, snapshot, always=False), snapshot)
+
+    def _again(self, made: Planned) -> tuple[Planned, PoolSnapshot]:
+        """What is needed to order the same requests anew, cut off from what happens meanwhile."""
+        return made.copy(), self._table.snapshot(self.requests, self.requests, self._prior)
+
+    def _census(self) -> PoolSnapshot:
+        table = self._table
+        if not table.mostly_ended():
+            return table.snapshot(len(table.all), self.requests, self._prior)
+        self._prior = self.prior()
+        return table.snapshot_of_unfinished(self.requests, self._prior)
+
+    def _make(self, work: Callable[[], Planned], snapshot: PoolSnapshot) -> bool:
+        if self._background is None:
+            return self._adopt(work())
+
+        def work_and_report() -> Planned:
+            planned = work()
+            if planned.order is not None:
+                _ = planned.order.plan.density  # here, not while steps wait for a status report
+            return planned
+
+        self._background.begin(work_and_report, len(snapshot.requests))
+        return False
+
+    def _adopt(self, planned: Planned) -> bool:
+        """Go by ``planned`` from now on; say whether its order is another."""
+        snapshot, table = planned.snapshot, self._table
+        number = table.renumber(snapshot)
+        if number is not None:
+            self._sample = [number[index] for index in self._sample if index in number]
+        self._sample = [*planned.sample, *self._sample]
+        # What has happened since the snapshot was taken.
+        for index, output_tokens in table.finished[len(snapshot.finished) :]:
+            planned.lengths.observe(index, output_tokens)
+            if snapshot.waiting[index]:
+                planned.forecast.started(index)
+            planned.forecast.finished(index)
+        for index in table.running:
+            if snapshot.waiting[index]:
+                planned.forecast.started(index)
+        self.made, self.forecast = planned, planned.forecast
+        self.returns_changed = True
+        self._learn_later()
+        if planned.order is not None:
+            self._follow(planned.order, planned.upcoming)
+        return planned.order is not None
+
+    def _follow(self, order: Ordered, upcoming: UpcomingUse) -> None:
+        plan, scanner = order.plan, order.scanner
+        waiting = self._table.waiting_mask(self.requests)
+        for index in plan.order[~waiting[plan.order]].tolist():
+            scanner.discard(index)
+        upcoming.follow(scanner)
+        self.plan, self.scanner = plan, scanner
+        self._compute = float(plan.compute_seconds[waiting].sum())
+        self._memory = float(plan.memory_seconds[waiting].sum())
+        tokens = plan.computed_tokens + plan.output_tokens
+        self._tokens = float(tokens[waiting].sum())
+        self._work = plan.compute_seconds.data, plan.memory_seconds.data, tokens.data
+        self.orders += 1
+
+    def _learn_later(self) -> None:
+        self._learn_at = (
+            int(len(self._table.finished) * (1 + LEARN_GROWTH)) + LEARN_LEAST,
+            int(self._passes * (1 + LEARN_GROWTH)) + LEARN_LEAST,
+        )
+
+    # --- following it -----------------------------------------------------------------------
+
+    def next_sample(self) -> int | None:
+        """The next request to learn a length from, which runs before the others."""
+        while self._sample and not self._table.waits(self._sample[-1]):
+            self._sample.pop()
+        return self._sample[-1] if self._sample else None
+
+    def leave(self, request: int) -> None:
+        """``request``, which waited, does so no longer: it starts, or was aborted."""
+        if request not in self.scanner:
+            return
+        self.scanner.discard(request)
+        compute, memory, tokens = self._work
+        self._compute -= compute[request]
+        self._memory -= memory[request]
+        self._tokens -= tokens[request]
+
+    def started(self, request: int) -> None:
+        """``request`` runs for the first time."""
+        if self.forecast is not None and request < self.requests:
+            self.forecast.started(request)
+
+    def not_started(self, request: int) -> None:
+        """``request`` was given back before it had generated anything."""
+        if self.forecast is not None and request < self.requests:
+            self.forecast.started(request, -1)
+
+    def finished(self, request: int, output_tokens: int) -> None:
+        """``request`` has ended by itself: a length seen."""
+        if self.made is not None and request < self.requests:
+            self.made.lengths.observe(request, output_tokens)
+            self.made.forecast.finished(request)

@@ -1,0 +1,241 @@
+"""One plan of a pool, made from a snapshot of it: a pure function, so that a thread may run it.
+
+The snapshot is taken, and what comes of it is adopted, by `request_pool`, which goes on handing out
+requests meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sglang.srt.blendserve.cost.cost_model import CostModel
+from sglang.srt.blendserve.lengths.estimator import LengthEstimator
+from sglang.srt.blendserve.lengths.first_wave import sample_wave
+from sglang.srt.blendserve.lengths.forecast import LengthForecast
+from sglang.srt.blendserve.lengths.prior import LengthPrior
+from sglang.srt.blendserve.plan.prefix_tree import PrefixTree
+from sglang.srt.blendserve.plan.scan_plan import Plan, plan_tree
+from sglang.srt.blendserve.plan.scanner import DualScanner
+from sglang.srt.blendserve.pool.pool_request import PoolRequest
+from sglang.srt.blendserve.pool.upcoming_use import UpcomingUse
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+DRIFT = 0.1
+"""Order anew when predictions have moved the remaining work by this share."""
+
+_LEAST_SAMPLE = 4
+"""A smaller sample is not worth leaving the plan's order for."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSnapshot:
+    """A pool at one moment. Requests are numbered by their place in ``requests``."""
+
+    requests: list[PoolRequest]
+    """(n,) waiting, running and, unless they are left out, ended."""
+    arrived: int
+    """Requests of the pool; later ones are not in this snapshot."""
+    waiting: Bools
+    """(n,) those to be planned."""
+    running: Ints
+    """(r,) those in flight."""
+    generated: Ints
+    """(r,) output tokens of each."""
+    finished: list[tuple[int, int]]
+    """Those that have ended by themselves, with their output tokens."""
+    prior: LengthPrior | None
+    """What requests taught that are no longer in the pool."""
+    planned: int
+    """The first so many were planned before, and a sample of them drawn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What was made of a snapshot."""
+
+    snapshot: PoolSnapshot
+    tree: PrefixTree
+    upcoming: UpcomingUse
+    """Reads from no scan yet."""
+    ancestors: Ancestors
+    lengths: LengthEstimator
+    forecast: LengthForecast
+    estimate: Floats
+    """(n,) predicted output lengths that the order is made for."""
+    order: Ordered | None
+    """None: the order in use is still good."""
+    sample: list[int]
+    """Requests to learn lengths from, the first to run at the end."""
+
+    def copy(self) -> Planned:
+        """The same, learning about lengths on its own."""
+        lengths = self.lengths.copy()
+        return replace(self, lengths=lengths, forecast=self.forecast.copy(lengths))
+
+
+@dataclass(frozen=True, slots=True)
+class Ordered:
+    """A scan order of what waited at the snapshot."""
+
+    plan: Plan
+    scanner: DualScanner
+
+
+@dataclass(frozen=True, slots=True)
+class Ancestors:
+    """The inner nodes above each request, for quick look-up one by one."""
+
+    leaf_parent: list[int]
+    parent: list[int]
+    depth: list[int]
+    paths: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
+    """What `above` has found, by the lowest node."""
+
+    @classmethod
+    def of(cls, tree: PrefixTree) -> Ancestors:
+        """Those of ``tree``, which holds all of its requests."""
+        leaf_parent = np.zeros(tree.requests, dtype=np.int64)
+        leaf_parent[tree.leaf_requests] = tree.parent[tree.leaf_nodes]
+        return cls(leaf_parent.tolist(), tree.parent.tolist(), tree.depth.tolist())
+
+    def above(self, request: int) -> list[tuple[int, int]]:
+        """All nodes above ``request``, deepest first, each with its segment's length, tokens."""
+        if request >= len(self.leaf_parent):
+            return []
+        lowest = self.leaf_parent[request]
+        found = self.paths.get(lowest)
+        if found is None:
+            node, found = lowest, []
+            while node:
+                parent = self.parent[node]
+                found.append((node, self.depth[node] - self.depth[parent]))
+                node = parent
+            self.paths[lowest] = found
+        return found
+
+    def beyond(self, request: int, tokens: int) -> list[int]:
+        """Nodes of shared prefixes of ``request`` that reach beyond its first ``tokens``."""
+        if request >= len(self.leaf_parent):
+            return []
+        node, nodes = self.leaf_parent[request], []
+        while self.depth[node] > tokens:
+            nodes.append(node)
+            node = self.parent[node]
+        return nodes
+
+
+@dataclass(frozen=True, slots=True)
+class Planner:
+    """Makes plans with one set of options."""
+
+    cost: CostModel
+    kv_slots: int
+    keep_sharing: float
+    sample: float
+
+    def plan(self, snapshot: PoolSnapshot) -> Planned:
+        """Plan what waits, from its prompts."""
+        requests = snapshot.requests
+        tree = PrefixTree.build(
+            [r.prompt for r in requests], _numbered(r.namespace for r in requests)
+        )
+        max_tokens = np.array([r.max_tokens for r in requests], dtype=np.int64)
+        known = np.array([r.known_length for r in requests], dtype=np.bool_)
+        lengths = LengthEstimator(
+            prompt_tokens=np.array([r.prompt.size for r in requests], dtype=np.int64),
+            max_tokens=max_tokens,
+            known=known,
+            tree=tree,
+            job=_numbered(r.job for r in requests),
+            prior=snapshot.prior,
+        )
+        forecast = LengthForecast(lengths, max_tokens, known)
+        for index in snapshot.running.tolist():
+            forecast.started(index)
+        for index, output_tokens in snapshot.finished:
+            lengths.observe(index, output_tokens)
+            forecast.started(index)
+            forecast.finished(index)
+        estimate = forecast.renew(snapshot.running, snapshot.generated)
+        return Planned(
+            snapshot=snapshot,
+            tree=tree,
+            upcoming=UpcomingUse(
+                tree, [r.prompt for r in requests], [r.namespace for r in requests]
+            ),
+            ancestors=Ancestors.of(tree),
+            lengths=lengths,
+            forecast=forecast,
+            estimate=estimate,
+            order=self.make_order(tree, snapshot.waiting, lengths, estimate),
+            sample=self._draw_sample(tree, snapshot, max_tokens, known),
+        )
+
+    def order(self, now: Planned, snapshot: PoolSnapshot, *, always: bool) -> Planned:
+        """Predict lengths anew, and order what waits if that matters (or ``always``).
+
+        ``now``: a copy that nobody else uses; it learns. ``snapshot``: of the same requests.
+        """
+        estimate = now.forecast.renew(snapshot.running, snapshot.generated)
+        moved = always or _drift(snapshot, now.estimate, estimate) > DRIFT
+        if moved:
+            self.make_order(now.tree, snapshot.waiting, now.lengths, estimate)
+        return replace(
+            now,
+            snapshot=snapshot,
+            estimate=estimate if moved else now.estimate,
+            order=(
+                self.make_order(now.tree, snapshot.waiting, now.lengths, estimate)
+                if moved
+                else None
+            ),
+            sample=[],
+        )
+
+    def make_order(
+        self, tree: PrefixTree, waiting: Bools, lengths: LengthEstimator, estimate: Floats
+    ) -> Ordered:
+        """A scan order of the ``waiting`` (n,) requests of ``tree``, by their ``estimate`` (n,)."""
+        plan = plan_tree(
+            tree.restricted(waiting),
+            estimate,
+            self.cost,
+            keep_sharing=self.keep_sharing,
+            kv_slots=self.kv_slots,
+            kv_reads=lengths.kv_reads(estimate),
+        )
+        return Ordered(plan, DualScanner(plan.order))
+
+    def _draw_sample(
+        self, tree: PrefixTree, snapshot: PoolSnapshot, max_tokens: Ints, known: Bools
+    ) -> list[int]:
+        """Which of the requests that arrived since the last sample are to run first."""
+        new = snapshot.waiting.copy()
+        new[: snapshot.planned] = False
+        if new.sum() * self.sample < _LEAST_SAMPLE:
+            return []
+        chosen = sample_wave(tree.restricted(new), max_tokens, known, self.sample)
+        return [int(request) for request in chosen[::-1]]
+
+
+def _drift(snapshot: PoolSnapshot, then: Floats, now: Floats) -> float:
+    """Change of the predicted KV reads of what waits, as a share; signs do not cancel."""
+    rest = snapshot.waiting
+    prompt = np.array([r.prompt.size for r in snapshot.requests], dtype=np.float64)[rest]
+    before, after = then[rest], now[rest]
+    before, after = before * (prompt + before / 2), after * (prompt + after / 2)
+    total = float(before.sum())
+    return float(np.abs(after - before).sum()) / total if total else 0.0
+
+
+def _numbered(names: Iterable[str]) -> Ints:
+    """(n,) the names as numbers, equal for equal names."""
+    numbers: dict[str, int] = {}
+    return np.array([numbers.setdefault(name, len(numbers)) for name in names], dtype=np.int64)

@@ -1,0 +1,44 @@
+"""One offline request as the pool sees it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sglang.srt.blendserve.plan.scanner import Side
+
+Tokens = NDArray[np.int32]
+
+
+@dataclass(slots=True, eq=False)
+class PoolRequest:
+    """One offline request, from its arrival to its end."""
+
+    rid: str
+    prompt: Tokens
+    """(p,) token ids."""
+    max_tokens: int
+    """Cap on the output, tokens; a cap, not a forecast."""
+    known_length: bool = False
+    """Whether the output is exactly ``max_tokens`` long (``ignore_eos``)."""
+    job: str = ""
+    namespace: str = ""
+    """Requests of different namespaces share no prefix (adapters, cache salts)."""
+    payload: Any = None
+    """The engine's own object for this request."""
+
+    index: int = -1
+    """Place in the pool's arrays."""
+    side: Side = Side.COMPUTE
+    """The end it was taken from, or the memory-bound one once it has far outlived its expected
+    length; kept through retraction."""
+    generated: int = 0
+    """Output tokens so far."""
+    held_tokens: int = 0
+    """KV tokens besides ``generated`` that are freed when it ends: the part of its prompt that it
+    did not find cached."""
+    expected_tokens: float = 0.0
+    """Output length it was expected to have when it started."""

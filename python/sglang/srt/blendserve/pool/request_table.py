@@ -1,0 +1,166 @@
+"""Who is in the pool and in which state: waiting, running, given back, ended.
+
+Requests are numbered by their arrival; a snapshot (what a plan is made of) may leave the ended ones
+out and number the others anew, which the table follows when the plan is adopted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sglang.srt.blendserve.lengths.prior import LengthPrior
+from sglang.srt.blendserve.pool.in_flight import InFlight, InFlightColumns
+from sglang.srt.blendserve.pool.planner import PoolSnapshot
+from sglang.srt.blendserve.pool.pool_request import PoolRequest
+
+Bools = NDArray[np.bool_]
+
+LEAST_ENDED = 4096
+"""Ended requests that are kept, at least, for what their prompts tell about lengths."""
+
+
+class RequestTable:
+    """All requests of a pool, by number and by id."""
+
+    def __init__(self) -> None:
+        self.all: list[PoolRequest] = []
+        self.by_rid: dict[str, PoolRequest] = {}
+        """Those that have not ended."""
+        self.running: dict[int, PoolRequest] = {}
+        """By number, in the order of their admission."""
+        self.returned: list[PoolRequest] = []
+        """Given back by the engine, in the order in which they are served again."""
+        self.finished: list[tuple[int, int]] = []
+        """Ended by themselves: number and output tokens."""
+        self.waiting = 0
+        """Requests that wait and were never handed out."""
+        self._columns = InFlightColumns()
+        self._waits = bytearray()  # one byte a request: whether it is one of these
+
+    def __len__(self) -> int:
+        """Requests that wait, returned ones included."""
+        return self.waiting + len(self.returned)
+
+    def add(self, request: PoolRequest) -> None:
+        """Let ``request`` wait. Raises ValueError if its id is already there."""
+        if request.rid in self.by_rid:
+            raise ValueError(f"request id {request.rid} is already in the pool")
+        request.index = len(self.all)
+        self.all.append(request)
+        self.by_rid[request.rid] = request
+        self._waits.append(True)
+        self.waiting += 1
+
+    def waits(self, index: int) -> bool:
+        """Whether this request waits and was never handed out."""
+        return bool(self._waits[index])
+
+    def waiting_mask(self, requests: int) -> Bools:
+        """(requests,) which of the first so many wait and were never handed out."""
+        return np.frombuffer(bytes(self._waits[:requests]), dtype=np.bool_)
+
+    def everyone_waiting(self) -> Iterator[PoolRequest]:
+        """Returned ones first, then by arrival."""
+        yield from self.returned
+        for request, waits in zip(self.all, self._waits, strict=True):
+            if waits:
+                yield request
+
+    def start(self, request: PoolRequest) -> None:
+        """``request``, which waits, is handed to the engine."""
+        if self._waits[request.index]:
+            self._no_longer_waits(request)
+        else:
+            self.returned.remove(request)
+        self.running[request.index] = request
+        self._columns.join(request)
+
+    def held_otherwise(self, request: PoolRequest) -> None:
+        """The ``held_tokens`` of ``request``, which is in flight, are others now."""
+        self._columns.change(request)
+
+    def in_flight(self) -> InFlight:
+        """Those that run, as columns."""
+        return self._columns.read()
+
+    def put_back(self, request: PoolRequest, *, first: bool) -> None:
+        """The engine returns ``request``, which was running."""
+        del self.running[request.index]
+        self._columns.leave(request)
+        self.returned.insert(0 if first else len(self.returned), request)
+
+    def remove(self, request: PoolRequest) -> bool:
+        """``request`` has ended, in whatever state it was; False if it had ended before."""
+        if self.by_rid.pop(request.rid, None) is None:
+            return False
+        if self._waits[request.index]:
+            self._no_longer_waits(request)
+        elif self.running.pop(request.index, None) is None:
+            self.returned.remove(request)
+        else:
+            self._columns.leave(request)
+        return True
+
+    def _no_longer_waits(self, request: PoolRequest) -> None:
+        self._waits[request.index] = False
+        self.waiting -= 1
+
+    # --- snapshot -----------------------------------------------------------------------------
+
+    def mostly_ended(self) -> bool:
+        """Whether a snapshot should leave out the ended requests.
+
+        Otherwise a pool that never runs empty would grow for ever.
+        """
+        ended = len(self.all) - len(self.by_rid)
+        return ended >= LEAST_ENDED and 2 * ended >= len(self.all)
+
+    def snapshot(self, requests: int, planned: int, prior: LengthPrior | None) -> PoolSnapshot:
+        """The first so many ``requests``, of which the first ``planned`` were planned before."""
+        running = [r for r in self.running.values() if r.index < requests]
+        return PoolSnapshot(
+            requests=self.all[:requests],
+            arrived=requests,
+            waiting=self.waiting_mask(requests),
+            running=np.array([r.index for r in running], dtype=np.int64),
+            generated=np.array([r.generated for r in running], dtype=np.int64),
+            finished=[*self.finished],
+            prior=prior,
+            planned=planned,
+        )
+
+    def snapshot_of_unfinished(self, planned: int, prior: LengthPrior | None) -> PoolSnapshot:
+        """The same of all requests but the ended ones; these have taught ``prior``."""
+        alive = np.array([r.index for r in self.all if r.rid in self.by_rid], dtype=np.int64)
+        running = np.array([*self.running], dtype=np.int64)
+        return PoolSnapshot(
+            requests=[self.all[index] for index in alive.tolist()],
+            arrived=len(self.all),
+            waiting=self.waiting_mask(len(self.all))[alive],
+            running=np.searchsorted(alive, running),
+            generated=np.array([r.generated for r in self.running.values()], dtype=np.int64),
+            finished=[],
+            prior=prior,
+            planned=int(np.searchsorted(alive, planned)),
+        )
+
+    def renumber(self, snapshot: PoolSnapshot) -> dict[int, int] | None:
+        """Number the requests as ``snapshot`` does, those that came later behind them.
+
+        Returns the new numbers by the old ones; None if nothing changes.
+        """
+        if len(snapshot.requests) == snapshot.arrived:
+            return None
+        everyone = [*snapshot.requests, *self.all[snapshot.arrived :]]
+        number = {request.index: at for at, request in enumerate(everyone)}
+        self._waits = bytearray(self._waits[request.index] for request in everyone)
+        self.running = {number[index]: request for index, request in self.running.items()}
+        self.finished = [(number[i], tokens) for i, tokens in self.finished if i in number]
+        self.all = everyone
+        for at, request in enumerate(everyone):
+            request.index = at
+        self._columns = InFlightColumns(self.running.values())
+        return number

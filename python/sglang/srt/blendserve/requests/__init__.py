@@ -1,0 +1,1 @@
+"""Lines of a batch file as token ids."""

@@ -1,0 +1,1 @@
+"""The command `run`: one batch file, one engine."""

@@ -1,0 +1,168 @@
+"""SGLang's engine for one run, in this process, that outlives Ctrl-C and whose death is noticed.
+
+Stock `sglang.Engine` is made for scripts: Ctrl-C ends its scheduler processes at the same moment
+as the script, and when one of them dies the engine kills the script. Here results must be kept
+first, so both become calls that the run waits for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from sglang.srt.blendserve.cost.cost_model import CostModel
+from sglang.srt.blendserve.cost.model_spec import ModelSpec
+from sglang.srt.blendserve.run.failure import INTERRUPTED, RunFailure
+from sglang.srt.blendserve.runtime.device import this_device
+
+if TYPE_CHECKING:
+    from sglang.srt.server_args import ServerArgs
+
+
+class OfflineEngine:
+    """A started engine. Use as a context manager.
+
+    Attributes:
+        startup_seconds: how long the start took.
+    """
+
+    def __init__(self, server_args: ServerArgs) -> None:
+        """Start the engine; takes seconds to minutes.
+
+        Raises:
+            RunFailure: it did not start, or Ctrl-C came first.
+        """
+        if server_args.tokenizer_worker_num != 1:
+            raise RunFailure("--tokenizer-worker-num must be 1: the run tokenizes in one process.")
+        started = time.perf_counter()
+        try:
+            self._engine = _start(server_args)
+        except KeyboardInterrupt as interrupt:
+            _kill_children()
+            message = "Stopped while the engine was starting; no request was sent."
+            raise RunFailure(message, INTERRUPTED) from interrupt
+        except Exception as error:
+            _kill_children()
+            raise RunFailure(f"The engine did not start: {error}") from error
+        self.startup_seconds = time.perf_counter() - started
+
+    def __enter__(self) -> OfflineEngine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._engine.shutdown()
+
+    @property
+    def tokenizer_manager(self) -> Any:
+        """SGLang's tokenizer manager, which requests go through."""
+        return self._engine.tokenizer_manager
+
+    @property
+    def template_manager(self) -> Any:
+        """SGLang's chat templates."""
+        return self._engine.template_manager
+
+    def cost_model(self) -> CostModel:
+        """Return what requests cost on this model and device (measures a CPU: 2 seconds).
+
+        Raises:
+            ConfigError: the model's config lacks a field that it needs.
+        """
+        server_args = self._engine.server_args
+        config = self.tokenizer_manager.model_config.hf_config.to_dict()
+        settings = getattr(server_args, "blendserve", None)
+        name = "auto" if settings is None else settings.device
+        device = this_device(server_args.device, name, server_args.tp_size)
+        return CostModel(ModelSpec.from_config(config, name=server_args.model_path), device)
+
+    def run(self, work: Callable[[asyncio.Future[str]], Awaitable[None]]) -> None:
+        """Await what ``work`` returns on the engine's event loop.
+
+        ``work`` is given a future: it becomes "interrupted" on SIGINT or SIGTERM and
+        "engine died" when one of the engine's processes has ended.
+        """
+        self._engine.loop.run_until_complete(self._run(work))
+
+    async def _run(self, work: Callable[[asyncio.Future[str]], Awaitable[None]]) -> None:
+        loop = asyncio.get_running_loop()
+        ending: asyncio.Future[str] = loop.create_future()
+        manager = self._engine.tokenizer_manager
+        manager.signal_handler_class = lambda _: _Signals(ending)
+        manager.auto_create_handle_loop()
+        loop.add_signal_handler(signal.SIGINT, _Signals(ending).sigterm_handler)
+        try:
+            await work(ending)
+        finally:
+            for task in manager.asyncio_tasks:
+                task.cancel()
+            await asyncio.gather(*manager.asyncio_tasks, return_exceptions=True)
+            # The signal handlers stay: a late SIGQUIT would otherwise end this process.
+
+
+class _Signals:
+    """What SGLang's tokenizer manager does on signals, under the names that it calls."""
+
+    def __init__(self, ending: asyncio.Future[str]) -> None:
+        self._ending = ending
+
+    def sigterm_handler(self, signum: int | None = None, frame: FrameType | None = None) -> None:
+        if not self._ending.done():
+            print("\nStopping; what is done is kept.", file=sys.stderr)
+            self._ending.set_result("interrupted")
+
+    def running_phase_sigquit_handler(
+        self, signum: int | None = None, frame: FrameType | None = None
+    ) -> None:
+        # A scheduler sends SIGQUIT when it fails, SGLang's watchdog when a process is gone.
+        if not self._ending.done():
+            self._ending.set_result("engine died")
+
+
+def _start(server_args: ServerArgs) -> Any:
+    from sglang.srt.entrypoints.engine import Engine
+
+    class ShieldedEngine(Engine):
+        """Its processes do not see SIGINT and SIGTERM, which a terminal sends to all."""
+
+        @classmethod
+        def _launch_scheduler_processes(cls, *args: Any, **kwargs: Any) -> Any:
+            # By now SGLang has set its handler, which would end this process without a word.
+            signal.signal(signal.SIGQUIT, _raise_start_failure)
+            with _signals_blocked():
+                return super()._launch_scheduler_processes(*args, **kwargs)
+
+        @classmethod
+        def _launch_detokenizer_subprocesses(cls, *args: Any, **kwargs: Any) -> Any:
+            with _signals_blocked():
+                return super()._launch_detokenizer_subprocesses(*args, **kwargs)
+
+    return ShieldedEngine(server_args=server_args)
+
+
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Have processes started meanwhile inherit a mask that blocks SIGINT and SIGTERM."""
+    resource_tracker.ensure_running()  # it is started with the first process and unblocks them
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _raise_start_failure(signum: int, frame: FrameType | None) -> None:
+    raise RuntimeError("one of its processes failed; its error stands above")
+
+
+def _kill_children() -> None:
+    from sglang.srt.utils import kill_process_tree
+
+    kill_process_tree(os.getpid(), include_parent=False)

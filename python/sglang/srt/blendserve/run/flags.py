@@ -1,0 +1,170 @@
+"""The command line of ``run``: its own flags, and all of SGLang's server behind them."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sglang.srt.blendserve.run.failure import RunFailure
+from sglang.srt.blendserve.runtime.cpu import defaults as cpu_defaults
+from sglang.srt.blendserve.settings import POLICY
+
+if TYPE_CHECKING:
+    from sglang.srt.server_args import ServerArgs
+
+MAX_IN_FLIGHT = 100_000
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that are the command's own; parsed without loading SGLang."""
+    parser.usage = "%(prog)s -i INPUT -o OUTPUT --model-path MODEL [options] [SGLang's flags]"
+    parser.allow_abbrev = False  # an abbreviation of ours may be a flag of SGLang's
+    parser.add_argument(
+        "-i",
+        "--input",
+        required=True,
+        metavar="FILE",
+        help="requests, one a line in OpenAI's batch format; .jsonl or .jsonl.gz, - for stdin",
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help="answers, appended as they finish",
+    )
+    parser.add_argument(
+        "--model-path", "--model", required=True, metavar="MODEL", help="model folder or name"
+    )
+    parser.add_argument(
+        "--policy",
+        "--schedule-policy",
+        default=POLICY,
+        metavar="POLICY",
+        help="how SGLang orders the requests: blendserve, fcfs, lpm, ... (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--errors",
+        type=Path,
+        metavar="FILE",
+        help="lines that got no answer, and why (default: OUTPUT with .errors before its suffix)",
+    )
+    parser.add_argument(
+        "--summary", type=Path, metavar="FILE", help="write the summary there too, as JSON"
+    )
+    again = parser.add_mutually_exclusive_group()
+    again.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the run that wrote OUTPUT: answer only the lines it left out",
+    )
+    again.add_argument("--overwrite", action="store_true", help="discard what OUTPUT holds")
+    parser.add_argument(
+        "--max-in-flight",
+        type=_positive,
+        default=MAX_IN_FLIGHT,
+        metavar="N",
+        help="most requests handed to the engine at once, to bound memory (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--help-sglang", action=_SGLangHelp, help="list the flags of SGLang's server and exit"
+    )
+
+
+def parse_args(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
+    """Parse the command's own flags; the rest, SGLang's, goes to ``server_flags``.
+
+    They are checked by `server_args`, after the input, because that loads SGLang.
+    """
+    args, rest = parser.parse_known_args(argv)
+    args.server_flags = rest
+    if args.errors is None:
+        args.errors = args.output.with_name(f"{args.output.stem}.errors{args.output.suffix}")
+    for flag, path in (("--errors", args.errors), ("--input", args.input)):
+        if args.output.absolute() == Path(path).absolute():
+            parser.error(f"--output and {flag} are both {path}")
+    if args.errors.absolute() == Path(args.input).absolute():
+        parser.error(f"--errors and --input are both {args.input}")
+    if args.output.suffix == ".gz":
+        parser.error("--output is appended to and cannot be compressed; give a name without .gz")
+    return args
+
+
+def prepare_environment() -> bool:
+    """Set the variables that SGLang reads when it is imported; return whether there is a GPU."""
+    # Each waiting request would wake up this often (4 seconds) to see whether an HTTP client has
+    # gone. There is none, and 50,000 requests would keep a core busy.
+    os.environ.setdefault("SGLANG_REQUEST_STATE_WAIT_TIMEOUT", "86400")
+    if cpu_defaults.has_accelerator():
+        return True
+    cpu_defaults.apply_environment()
+    # SGLang's modules warn, in each process, of all that a machine without a GPU cannot do.
+    os.environ.setdefault("PYTHONWARNINGS", "ignore::UserWarning")
+    warnings.simplefilter("ignore", UserWarning)
+    return False
+
+
+def server_args(args: argparse.Namespace, *, has_gpu: bool) -> ServerArgs:
+    """Return SGLang's settings for the run; ends the program if there is no such flag.
+
+    Call it after `prepare_environment`, with what that returned.
+
+    Raises:
+        RunFailure: SGLang cannot work with a flag's value, or with the model.
+    """
+    given = args.server_flags
+    if args.model_path.startswith(("/", ".")) and not os.path.isdir(args.model_path):
+        raise RunFailure(f"There is no model folder {args.model_path}.")
+    argv = ["--model-path", args.model_path, "--schedule-policy", args.policy]
+    if os.path.isdir(args.model_path):
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")  # all is here: ask nobody
+    if not has_gpu:
+        argv += cpu_defaults.server_flags(args.model_path, given)
+    if not any(flag.partition("=")[0] == "--log-level" for flag in given):
+        argv += ["--log-level", "error"]  # as `sglang.Engine` has it
+    argv += given
+
+    from sglang.srt.server_args import prepare_server_args
+
+    if "--config" not in argv:
+        _sglang_parser().parse_args(argv)  # for its errors, which fit on a screen
+    try:
+        return prepare_server_args(argv)
+    except Exception as error:  # of any kind: SGLang and transformers look at the model here
+        raise RunFailure(f"SGLang cannot start with {args.model_path}: {error}") from error
+
+
+def _sglang_parser() -> argparse.ArgumentParser:
+    from sglang.srt.plugins import load_plugins
+    from sglang.srt.server_args import ServerArgs
+
+    load_plugins()
+    parser = argparse.ArgumentParser(
+        prog="sglang-blendserve run",
+        usage="%(prog)s -i INPUT -o OUTPUT --model-path MODEL [options] [SGLang's flags]\n"
+        "`sglang-blendserve run --help` and `--help-sglang` list them.",
+    )
+    ServerArgs.add_cli_args(parser)
+    return parser
+
+
+class _SGLangHelp(argparse.Action):
+    def __init__(self, option_strings: list[str], dest: str, help: str | None = None) -> None:
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        prepare_environment()
+        _sglang_parser().print_help()
+        parser.exit()
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return number

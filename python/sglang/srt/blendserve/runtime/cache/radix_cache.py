@@ -1,0 +1,323 @@
+"""SGLang's radix cache, annotated with what the plan will still use (backend ``blendserve``).
+
+A node's annotation says how many waiting requests come through it, when the next of them is due,
+their density and predicted KV. It is looked up in the plan when it is needed, for the few nodes at
+hand, and never kept per request: see `pool.upcoming_use`. Only where a node lies in the prefix tree
+is remembered on the node, and that stays right however nodes are split, locked or freed.
+
+Eviction takes what no request of the pool will need first, then what is needed latest. A leaf of
+which only the beginning is still needed is split first, and of a needed leaf no more is evicted
+than has to be. In a full cache, what a request leaves behind and nobody waits for is not cached at
+all: it would be the first to be evicted, before the pool is through.
+Which tokens are cached never changes a result, only how much is computed again.
+"""
+
+from __future__ import annotations
+
+import time
+from array import array
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from sglang.srt.mem_cache.base_prefix_cache import EvictParams, EvictResult
+from sglang.srt.mem_cache.radix_cache import RadixCache, RadixKey, TreeNode
+
+from sglang.srt.blendserve.pool.upcoming_use import ROOT, Place, UpcomingUse
+from sglang.srt.blendserve.runtime.cache.eviction_order import EvictionOrder, Use
+from sglang.srt.blendserve.runtime.cache.node_annotation import check_integrity
+from sglang.srt.blendserve.runtime.prefill_adder import offline_request
+
+if TYPE_CHECKING:
+    from sglang.srt.managers.schedule_batch import Req
+    from sglang.srt.mem_cache.cache_init_params import CacheInitParams
+
+    from sglang.srt.blendserve.pool.request_pool import PoolRequest, RequestPool
+
+_NEARLY_FULL = 16
+"""The cache is nearly full when no more than this fraction of its slots is free."""
+
+_FEW = 32
+"""Slots are evicted ahead of need when no more than this fraction of them is free."""
+
+_AHEAD = 2
+"""Leaves that are evicted ahead of need in a step at most."""
+
+_LEAST_CUT = 64
+"""Tokens that are evicted from a needed leaf at least, so that it is not split token by token."""
+
+
+@dataclass(slots=True)
+class _Note:
+    """Where a node of the cache lies in the prefix tree of the plan."""
+
+    upcoming: UpcomingUse
+    end: int
+    """Tokens from the root to the end of the node."""
+    place: Place
+
+
+class BlendRadixCache(RadixCache):
+    """SGLang's radix cache with an eviction order that knows the plan of a request pool.
+
+    Without a pool (`follow`) nothing is ever needed, and the order is SGLang's own.
+    """
+
+    def __init__(self, params: CacheInitParams) -> None:
+        self.pool: RequestPool | None = None
+        self._followed: tuple[Any, Any] = (None, None)
+        self._order = EvictionOrder(lambda node: self.eviction_strategy.get_priority(node))
+        self._checked_at = 0
+        self.evicted_tokens = 0
+        """Tokens evicted since the start."""
+        self.evicted_needed_tokens = 0
+        """Those of them that a waiting request would have used."""
+        super().__init__(params)
+
+    def follow(self, pool: RequestPool | None) -> None:
+        """Evict by what ``pool`` has planned; without one by SGLang's own policy."""
+        self.pool = pool
+
+    # --- reading ----------------------------------------------------------------------------
+
+    def cached_tokens(self, tokens: array[int], extra_key: str | None = None) -> int:
+        """How many of ``tokens``, from the first on, are cached.
+
+        As `match_prefix` finds them, but nothing is split, copied or marked as used.
+        """
+        key, page = RadixKey(tokens, extra_key), self.page_size
+        node, depth, end = self.root_node, 0, len(tokens) // page * page
+        while depth < end:
+            # As `RadixKey.child_key` has it, without a key for every node.
+            first = tokens[depth] if page == 1 else tuple(tokens[depth : depth + page])
+            child = node.children.get(first if extra_key is None else (extra_key, first))
+            if child is None:
+                break
+            whole = child.key.raw_token_ids()
+            if tokens[depth : depth + len(whole)] != whole:
+                depth += child.key.match(key[depth:end], page_size=page)
+                break
+            depth += len(whole)
+            node = child
+        return min(depth, end)
+
+    def place(self, node: TreeNode, upcoming: UpcomingUse) -> tuple[Place, int]:
+        """Where ``node`` lies in the plan's prefix tree, and how many tokens lead to its end."""
+        unknown = []
+        place, depth = ROOT, 0
+        while node is not self.root_node:
+            note: _Note | None = getattr(node, "blendserve", None)
+            if note is not None and note.upcoming is upcoming:
+                place, depth = note.place, note.end
+                break
+            unknown.append(node)
+            node = node.parent
+        for below in reversed(unknown):
+            if place.shared == depth:  # else nobody begins with what is above
+                tokens = np.frombuffer(below.key.raw_token_ids(), dtype=np.int64)
+                place = upcoming.descend(place, depth, tokens, below.key.extra_key or "")
+            depth += len(below.key)
+            below.blendserve = _Note(upcoming, depth, place)
+        return place, depth
+
+    # --- eviction ---------------------------------------------------------------------------
+
+    def evict(self, params: EvictParams) -> EvictResult:
+        """Free at least ``params.num_tokens`` slots, or all that can be freed."""
+        if self.disable:
+            return EvictResult()
+        began = time.perf_counter()
+        evicted = self._evict(params.num_tokens)
+        self.update_eviction_metrics(evicted, began)
+        return EvictResult(num_tokens_evicted=evicted)
+
+    def _evict(self, tokens: int, most: int | None = None) -> int:
+        """Evict at least so many ``tokens``; with ``most``, at most so many unneeded leaves."""
+        upcoming = self.upcoming()
+        allocator = self.token_to_kv_pool_allocator
+        grouped = allocator.is_not_in_free_group
+        if grouped:
+            allocator.free_group_begin()  # one change of the free list instead of one per node
+        evicted = leaves = 0
+        above: TreeNode | None = None
+        while evicted < tokens and leaves != most:
+            found = None if above is None else self._unneeded(above, upcoming)
+            if found is None:
+                found = self._order.pop(
+                    lambda leaf: self._use(leaf, upcoming), upcoming, unneeded=most is not None
+                )
+            if found is None:
+                break
+            node, use = found
+            self._cut(node, use, upcoming, tokens - evicted)
+            above = node.parent
+            size = self._remove(node)
+            if not self._order.comes_next(above, node):
+                above = None
+            evicted += size
+            leaves += 1
+            self.evicted_needed_tokens += size if use.next_use is not None else 0
+        if grouped:
+            allocator.free_group_end()
+        return evicted
+
+    def evict_ahead(self) -> None:
+        """Free a few slots that nobody waits for when few are free, before a step wants many.
+
+        So the work of a large prefill's evictions is spread over the steps before it.
+        """
+        free = self.token_to_kv_pool_allocator.available_size()
+        short = self.token_to_kv_pool_allocator.size // _FEW - free
+        if short > 0 and not self.disable:
+            self._evict(short, most=_AHEAD)
+
+    def upcoming(self) -> UpcomingUse | None:
+        """The plan's upcoming uses; assesses all leaves anew when there is another plan."""
+        upcoming = None if self.pool is None else self.pool.upcoming
+        followed = (upcoming, None if upcoming is None else upcoming.scanner)
+        if followed[0] is not self._followed[0] or followed[1] is not self._followed[1]:
+            self._followed = followed
+            self._order.reassess()
+        return upcoming
+
+    def _use(self, node: TreeNode, upcoming: UpcomingUse | None) -> Use:
+        """What waiting requests use of the leaf ``node``."""
+        if upcoming is None:
+            return Use(0, 0, 0, None)
+        place, end = self.place(node, upcoming)
+        start = end - len(node.key)
+        used = upcoming.used(place, start)
+        shared = min(used.shared, end) // self.page_size * self.page_size
+        next_use = upcoming.next_use(used.node) if shared == end else None
+        return Use(end, shared, used.node, next_use)
+
+    def _unneeded(
+        self, leaf: TreeNode, upcoming: UpcomingUse | None
+    ) -> tuple[TreeNode, Use] | None:
+        """``leaf`` with its use if nobody needs all of it; else it takes its place in the order."""
+        use = self._use(leaf, upcoming)
+        if use.next_use is None:
+            return leaf, use
+        self._order.assess(leaf, use, upcoming)
+        return None
+
+    def _cut(self, leaf: TreeNode, use: Use, upcoming: UpcomingUse | None, tokens: int) -> None:
+        """Cut off the beginning of ``leaf`` that should stay.
+
+        That is what waiting requests use, if they do not use it all; else what is used by more
+        of them than the rest is, and whatever goes beyond the ``tokens`` to evict.
+        """
+        start = use.end - len(leaf.key)
+        keep = use.shared
+        if use.next_use is not None:
+            assert upcoming is not None
+            least = max(tokens, _LEAST_CUT)
+            keep = max(self._parting(use.node, start, upcoming), use.end - least)
+            keep = keep // self.page_size * self.page_size
+        if start < keep < use.end:
+            self._split_node(leaf.key, leaf, keep - start)
+
+    def _remove(self, leaf: TreeNode) -> int:
+        """Free the slots of ``leaf`` and forget it; returns their number."""
+        tokens = len(leaf.key)
+        self.token_to_kv_pool_allocator.free_segment(leaf.value, start_pos=0)
+        self._delete_leaf(leaf)
+        self._record_remove_event(leaf)
+        self.evicted_tokens += tokens
+        return tokens
+
+    def _parting(self, node: int, above: int, upcoming: UpcomingUse) -> int:
+        """The deepest point above ``node`` where requests due at another time part from it."""
+        use = upcoming.next_use(node)
+        depth = upcoming.depth_above(node)
+        while depth > above:
+            node = upcoming.parent(node)
+            if upcoming.next_use(node) != use:
+                return depth
+            depth = upcoming.depth_above(node)
+        return above
+
+    # --- what ended requests leave behind ------------------------------------------------------
+
+    def cache_finished_req(
+        self, req: Req, is_insert: bool = True, *, kv_len_to_handle: int
+    ) -> None:
+        """As upstream; but cache no more of ``req`` than is worth its room."""
+        keep = self.worth_keeping(offline_request(req)) if is_insert else None
+        if keep is not None:
+            # A request that ends with its first token has nothing in the tree yet: what others
+            # wait for goes there now, and the rest is freed.
+            keep = min(keep, kv_len_to_handle) // self.page_size * self.page_size
+            if keep > req.cache_protected_len:
+                slots = self.req_to_token_pool.req_to_token[req.req_pool_idx]
+                behind = slots[keep:kv_len_to_handle]
+                self.token_to_kv_pool_allocator.free_segment(behind, start_pos=keep)
+                super().cache_finished_req(req, kv_len_to_handle=keep)
+                return
+        super().cache_finished_req(
+            req, is_insert=is_insert and keep is None, kv_len_to_handle=kv_len_to_handle
+        )
+        if keep is not None:
+            self.drop_behind(req.last_node, req.cache_protected_len, keep)
+
+    def worth_keeping(self, request: PoolRequest | None) -> int | None:
+        """How many tokens of ``request``, which ends, should stay cached; None: all.
+
+        What nobody waits for is not kept when the cache is nearly full and the pool has more to
+        write than there is room. Not so with requests that have arrived since the plan was made:
+        they may want it.
+        """
+        pool, allocator = self.pool, self.token_to_kv_pool_allocator
+        if request is None or pool is None or pool.unplanned:
+            return None
+        free = allocator.available_size()
+        if free > allocator.size // _NEARLY_FULL or free > pool.rest_tokens:
+            return None
+        upcoming = pool.upcoming
+        if upcoming is None or self.disable:
+            return None
+        shared = upcoming.still_shared(request.index)
+        return None if shared >= request.prompt.size else shared
+
+    def drop_behind(self, node: TreeNode, end: int, keep: int) -> None:
+        """Remove what is cached behind the first ``keep`` tokens of the path to ``node``.
+
+        ``end``: tokens of that path. Only of what no other request uses or continues.
+        """
+        keep = -(-keep // self.page_size) * self.page_size
+        while end > keep and node in self.evictable_leaves:
+            above, start = node.parent, end - len(node.key)
+            if start < keep:
+                self._split_node(node.key, node, keep - start)
+            self._remove(node)
+            node, end = above, start
+
+    # --- the evictable leaves -----------------------------------------------------------------
+
+    def reset(self) -> None:
+        """Forget everything (``flush_cache``)."""
+        self._order.clear()
+        super().reset()
+
+    def _update_leaf_status(self, node: TreeNode) -> None:
+        super()._update_leaf_status(node)
+        if node in self.evictable_leaves:
+            self._order.add(node)
+        else:
+            self._order.discard(node)
+
+    def _delete_leaf(self, node: TreeNode) -> None:
+        super()._delete_leaf(node)
+        self._order.discard(node)
+
+    def check_when_idle(self) -> None:
+        """Check the annotations if anything has changed since the last time; the pool is empty."""
+        if self._checked_at != self._order.changes:
+            check_integrity(self)
+            self._checked_at = self._order.changes
+
+    def check_order(self) -> None:
+        """Assert that the eviction order holds just the evictable leaves."""
+        known = {node for node in self.evictable_leaves if node in self._order}
+        assert known == self.evictable_leaves, "an evictable leaf is missing in the order"
+        assert len(self._order) == len(known), "the eviction order holds a node that is no leaf"

@@ -1,0 +1,1 @@
+"""What an engine without a GPU needs."""

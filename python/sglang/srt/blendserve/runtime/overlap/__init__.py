@@ -1,0 +1,1 @@
+"""Prefill and decode at once, on two lanes of one GPU."""

@@ -1,0 +1,70 @@
+"""The lane trace: one CSV row for each decode step and each prefill batch that ran on a lane."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sglang.srt.blendserve.runtime.overlap.work import InFlight
+    from sglang.srt.blendserve.runtime.scheduler import BlendScheduler
+
+
+@dataclass(frozen=True, slots=True)
+class LaneRow:
+    """What ran, from when to when; seconds since the scheduler's start."""
+
+    lane: str
+    """``prefill`` or ``decode``."""
+    launched_seconds: float
+    """When the host launched it."""
+    ended_seconds: float
+    """When the host saw its end."""
+    device_seconds: float
+    """Time on the device, from the first kernel to the last."""
+    prefill_sms: int
+    decode_sms: int
+    """The division it ran at."""
+    beside: int
+    """Whether the other lane was busy at its launch."""
+    requests: int
+    tokens: int
+    """Prompt tokens computed, or output tokens."""
+    kv_tokens: int
+    """KV tokens that a decode read."""
+    compute_seconds: float
+    memory_seconds: float
+    """Its work by the cost model."""
+    free_slots: int
+    """KV slots free or evictable when it ended."""
+    waiting: int
+    """Offline requests in the pool."""
+
+
+def lane_path(trace: Path) -> Path:
+    """Beside the step trace: ``steps.csv`` has its lanes in ``steps.lanes.csv``."""
+    return trace.with_name(f"{trace.stem}.lanes{trace.suffix}")
+
+
+def lane_row(
+    scheduler: BlendScheduler, lane: str, ended: InFlight, sms: tuple[int, int], now: float
+) -> LaneRow:
+    """What has just ended, at ``now`` seconds, at the division ``sms`` (prefill, decode)."""
+    free = scheduler.token_to_kv_pool_allocator.available_size()
+    return LaneRow(
+        lane=lane,
+        launched_seconds=ended.launched,
+        ended_seconds=now,
+        device_seconds=ended.seconds,
+        prefill_sms=sms[0],
+        decode_sms=sms[1],
+        beside=int(ended.beside),
+        requests=len(ended.batch.reqs),
+        tokens=ended.load.tokens,
+        kv_tokens=ended.load.kv_tokens,
+        compute_seconds=ended.load.compute,
+        memory_seconds=ended.load.memory,
+        free_slots=free + scheduler.tree_cache.evictable_size(),
+        waiting=len(scheduler.pool),
+    )

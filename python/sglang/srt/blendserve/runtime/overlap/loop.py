@@ -1,0 +1,350 @@
+"""The scheduler's loop with prefill and decode running at once.
+
+A decode step and a prefill batch are in flight side by side. Whichever ends is processed and its
+lane gets the next one; a decode never waits for a prefill, whose requests join the decodes at the
+next step after they are through. A prefill batch is launched a few layers at a time (where the
+model can), so that the host is free when the decode ends.
+
+``layers``: prompts are computed whole, as SGLang's PD multiplexing does. ``chunks``: a prompt may
+be cut after `--blendserve-overlap-chunk` tokens, as with chunked prefill.
+
+The next decode step is launched before the results of the last one are processed, where that is
+possible (`overlap_work.may_run_ahead`), so that the decode lane does not wait for the host. As with
+SGLang's overlap schedule, a request that has ended then takes part in one step more. Its slots are
+free again while that step still runs: a prefill that begins meanwhile is ordered behind the step.
+
+Everything that both lanes read (slot lists, request table) is written on the scheduler's own
+stream, between launches; see `lanes`.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from sglang.srt.distributed.parallel_state import set_pdmux_status
+from sglang.srt.environ import envs
+from sglang.srt.managers.io_struct import (
+    AbortReq,
+    BatchTokenizedGenerateReqInput,
+    TokenizedGenerateReqInput,
+)
+from sglang.srt.managers.schedule_batch import FINISH_ABORT, Req, ScheduleBatch
+from sglang.srt.model_executor.forward_batch_info import ForwardMode
+from sglang.srt.multiplex.pdmux_context import set_current_stream_idx
+
+from sglang.srt.blendserve.runtime.cache.radix_cache import BlendRadixCache
+from sglang.srt.blendserve.runtime.overlap.lane_trace import lane_row
+from sglang.srt.blendserve.runtime.overlap.lanes import Lanes, Work
+from sglang.srt.blendserve.runtime.overlap.sm_split import SplitController
+from sglang.srt.blendserve.runtime.overlap.work import (
+    InFlight,
+    Load,
+    decode_load,
+    may_run_ahead,
+    on_all_ranks,
+    prefill_load,
+    work_left,
+)
+from sglang.srt.blendserve.runtime.record.row_file import RowFile
+
+if TYPE_CHECKING:
+    from sglang.srt.blendserve.runtime.scheduler import BlendScheduler
+
+logger = logging.getLogger(__name__)
+
+_PIECES = 8
+"""Parts into which the layers of a prefill batch are divided for launching."""
+
+_AHEAD = 2
+"""Parts on the prefill stream at most: one runs, one waits, so that the stream never runs dry and
+a new division of the SMs takes effect soon."""
+
+_HARMLESS = (TokenizedGenerateReqInput, BatchTokenizedGenerateReqInput, AbortReq)
+"""Messages that may be handled while something is in flight. Others (flushing the cache, new
+weights, pausing) wait until nothing is."""
+
+
+class OverlapLoop:
+    """Runs a scheduler's batches on two lanes."""
+
+    def __init__(self, scheduler: BlendScheduler, lanes: Lanes, trace: RowFile | None) -> None:
+        self.scheduler = scheduler
+        self.lanes = lanes
+        self.trace = trace
+        self.controller = SplitController(lanes.shares)
+        self.prefill: InFlight | None = None
+        self.decode: InFlight | None = None
+        self.joining: list[ScheduleBatch] = []
+        """Prefilled batches whose requests decode from the next step on."""
+        self._no_prefill = True
+        """Whether there was nothing to prefill when last looked."""
+        self._held = False
+        """Whether decode waits for the memory that the prefill in flight may turn out to need."""
+        self._fence: Work | None = None
+        """The decode step behind which the next prefill begins; None once one has."""
+        self._began = time.perf_counter()
+        self._ahead = isinstance(scheduler.tree_cache, BlendRadixCache)
+        if self._ahead:
+            # Late results of a request that has ended are dropped, as in SGLang's overlap schedule.
+            scheduler.batch_result_processor = replace(
+                scheduler.batch_result_processor, enable_overlap=True
+            )
+        model = scheduler.tp_worker.model_runner.model
+        self._layers = (
+            scheduler.model_config.num_hidden_layers
+            if hasattr(model, "forward_split_prefill")
+            else 0
+        )
+        self.decode_steps = self.prefill_batches = self.steps_beside = self.steps_ahead = 0
+
+    # --- state the scheduler asks for ------------------------------------------------------------
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is in flight or about to join the decodes."""
+        return self.prefill is not None or self.decode is not None or bool(self.joining)
+
+    @property
+    def joining_requests(self) -> int:
+        """Requests that are prefilled and not yet in the running batch."""
+        return sum(len(batch.reqs) for batch in self.joining)
+
+    def state(self) -> dict[str, Any]:
+        """Counts and learned speeds, for ``get_server_info``."""
+        prefill, decode = self.controller.speeds()
+        return {
+            "decode_steps": self.decode_steps,
+            "decode_steps_beside_prefill": self.steps_beside,
+            "decode_steps_ahead": self.steps_ahead,
+            "prefill_batches": self.prefill_batches,
+            "divisions": [list(sms) for sms in self.lanes.counts],
+            "division": self._division_now(),
+            "division_changes": self.controller.switches,
+            "prefill_speeds": prefill.tolist(),
+            "decode_speeds": decode.tolist(),
+        }
+
+    def abort(self, message: AbortReq) -> None:
+        """Mark the requests that SGLang does not know of: in the prefill lane and joining."""
+        batches = [*self.joining] + ([] if self.prefill is None else [self.prefill.batch])
+        for req in (r for batch in batches for r in batch.reqs):
+            matches = message.abort_all or req.rid.startswith(message.rid)
+            if matches and not req.finished() and req is not self.scheduler.chunked_req:
+                req.to_finish = FINISH_ABORT()
+
+    # --- the loop --------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def run(self) -> None:
+        """Serve until the scheduler is told to exit."""
+        scheduler = self.scheduler
+        while not scheduler.gracefully_exit:
+            messages = scheduler.request_receiver.recv_requests()
+            if any(not isinstance(message, _HARMLESS) for message in messages or ()):
+                while self.prefill is not None or self.decode is not None:
+                    self._wait(go_on=False)
+                self._join()
+            scheduler.process_input_requests(messages)
+            if not scheduler._engine_paused:
+                self._start_decode()
+                self._start_prefill()
+            if self.prefill is not None or self.decode is not None:
+                self._wait(go_on=self._ahead and not scheduler._engine_paused)
+            elif not scheduler._engine_paused:
+                if self.trace is not None:
+                    self.trace.flush()
+                scheduler.on_idle()
+
+    def _wait(self, *, go_on: bool) -> None:
+        """Until a decode step or a prefill batch is over; process it.
+
+        ``go_on``: whether another decode step may be launched.
+        """
+        scheduler = self.scheduler
+        while True:
+            self._launch_prefill()
+            decode, prefill = self.decode, self.prefill
+            decode_done = decode is not None and decode.works[0].done()
+            piece_done = prefill is not None and prefill.works[0].done()
+            decode_done, piece_done = on_all_ranks(scheduler, decode_done, piece_done)
+            if piece_done:
+                assert prefill is not None
+                prefill.seconds += prefill.works.popleft().seconds()
+                if not prefill.works and not prefill.layers_left:
+                    self._end_prefill(prefill)
+            if decode_done:
+                assert decode is not None
+                self.decode = None
+                if go_on:
+                    self._run_ahead()
+                self._end_decode(decode)
+            if decode_done or (prefill is not None and self.prefill is None):
+                return
+
+    # --- decode ----------------------------------------------------------------------------------
+
+    def _join(self) -> None:
+        scheduler = self.scheduler
+        for batch in self.joining:
+            if scheduler.running_batch.is_empty():
+                scheduler.running_batch = batch
+            else:
+                scheduler.running_batch.merge_batch(batch)
+        self.joining.clear()
+
+    def _start_decode(self) -> None:
+        scheduler = self.scheduler
+        if self.decode is not None:
+            return
+        self._join()
+        batch = scheduler.running_batch
+        batch.filter_batch()
+        # With too little memory SGLang gives requests back, and ends the last one with an error.
+        # Before that, see what the prefill in flight becomes: it can be given back as well.
+        self._held = (
+            not batch.is_empty() and self.prefill is not None and not batch.check_decode_mem()
+        )
+        if self._held:
+            return
+        scheduler.running_batch = batch = scheduler.update_running_batch(batch)
+        if batch.is_empty() or batch.is_prefill_only:
+            return
+        load = decode_load(batch, scheduler.pool.cost)
+        beside = self.prefill is not None or not self._no_prefill
+        group = self._divide(load) if beside else self.lanes.alone
+        set_current_stream_idx(group)
+        scheduler.tp_worker.model_runner.update_decode_attn_backend(group)
+        set_pdmux_status(False)
+        scheduler.last_batch = batch
+        self.decode = InFlight(batch, load, group, self.prefill is not None, self._now())
+        self.decode.result, work = self.lanes.decode.launch(
+            group, partial(scheduler.run_batch, batch)
+        )
+        self.decode.batch = batch.copy()
+        self.decode.works.append(work)
+
+    def _run_ahead(self) -> None:
+        """The next step, before the results of the last one are processed."""
+        self._join()
+        batch = self.scheduler.running_batch
+        batch.filter_batch()
+        # With too little memory requests are given back, which the results must precede.
+        if may_run_ahead(batch) and batch.check_decode_mem():
+            self._start_decode()
+            self.steps_ahead += self.decode is not None
+
+    def _end_decode(self, ended: InFlight) -> None:
+        scheduler = self.scheduler
+        scheduler.process_batch_result(ended.batch, ended.result)
+        if self.decode is not None and any(req.finished() for req in ended.batch.reqs):
+            self._fence = self.decode.works[0]
+        ended.seconds = ended.works.popleft().seconds()
+        beside = ended.beside and self.prefill is not None
+        self.decode_steps += 1
+        self.steps_beside += beside
+        if beside and self._is_division(ended.group):
+            work = ended.load.compute + ended.load.memory
+            self.controller.observe_decode(ended.group - self.lanes.first, work, ended.seconds)
+        self._trace("decode", ended)
+        if (
+            envs.SGLANG_ENABLE_STRICT_MEM_CHECK_DURING_BUSY.get()
+            and not self.busy
+            and scheduler.chunked_req is None
+        ):
+            scheduler.invariant_checker.self_check_during_busy()
+
+    # --- prefill ---------------------------------------------------------------------------------
+
+    def _start_prefill(self) -> None:
+        scheduler = self.scheduler
+        if self.prefill is not None or self._held:
+            return
+        scheduler.process_pending_chunked_abort()
+        scheduler._abort_on_waiting_timeout()
+        scheduler._abort_on_running_timeout(scheduler.running_batch)
+        chunked: Req | None = scheduler.chunked_req
+        if chunked is not None and chunked.extend_range.end > len(chunked.prefix_indices):
+            scheduler.stash_chunked_request(chunked)
+        plan = scheduler.get_new_batch_prefill(scheduler.running_batch)
+        scheduler.running_batch = plan.running_batch
+        batch = plan.batch_to_run
+        self._no_prefill = batch is None
+        if batch is None:
+            return
+        if self._layers:
+            batch.forward_mode = ForwardMode.SPLIT_PREFILL
+        load = prefill_load(batch, scheduler.pool.cost)
+        beside = self.decode is not None
+        self.prefill = InFlight(batch, load, -1, beside, self._now())
+        self.prefill.layers_left = self._layers or 1
+        self._launch_prefill()
+
+    def _launch_prefill(self) -> None:
+        """Keep the prefill stream supplied with layers."""
+        scheduler, prefill = self.scheduler, self.prefill
+        while prefill is not None and prefill.layers_left and len(prefill.works) < _AHEAD:
+            batch = prefill.batch
+            layers = min(-(-self._layers // _PIECES), prefill.layers_left)
+            group = 0 if scheduler.running_batch.is_empty() else self._division_now()
+            first = prefill.group < 0
+            prefill.one_group = first or (prefill.one_group and prefill.group == group)
+            prefill.group = group
+            batch.split_forward_count = layers
+            set_pdmux_status(True)
+            prefill.result, work = self.lanes.prefill.launch(
+                group, partial(scheduler.run_batch, batch), self._fence if first else None
+            )
+            set_pdmux_status(False)
+            self._fence = None if first else self._fence
+            batch.split_index += layers
+            prefill.layers_left -= layers if self._layers else 1
+            prefill.works.append(work)
+            batch.split_prefill_finished = not prefill.layers_left
+
+    def _end_prefill(self, ended: InFlight) -> None:
+        self.prefill = None
+        scheduler, batch = self.scheduler, ended.batch
+        unfinished = [r for r in (scheduler.chunked_req, batch.chunked_req) if r is not None]
+        scheduler.process_batch_result(batch, ended.result)
+        self.prefill_batches += 1
+        self._trace("prefill", ended)
+        if ended.one_group and self._is_division(ended.group):
+            index = ended.group - self.lanes.first
+            self.controller.observe_prefill(index, ended.load.compute, ended.seconds)
+        batch.split_index, batch.split_forward_batch = 0, None  # it decodes from here on
+        requests = len(batch.reqs)
+        batch.filter_batch(chunked_req_to_exclude=unfinished)
+        if len(batch.reqs) < requests:
+            scheduler.running_batch.batch_is_full = False
+        if not batch.is_empty():
+            self.joining.append(batch)
+
+    # --- the division of the SMs -----------------------------------------------------------------
+
+    def _divide(self, load: Load) -> int:
+        """The group for a decode step of this load, and for the prefill beside it."""
+        pool, prefill = self.scheduler.pool, self.prefill
+        beside = None if prefill is None else prefill.load
+        left = work_left(pool.rest, load, beside, pool.cost)
+        return self.lanes.first + self.controller.choose(*left)
+
+    def _division_now(self) -> int:
+        return self.lanes.first + self.controller.index
+
+    def _is_division(self, group: int) -> bool:
+        return 0 <= group - self.lanes.first < self.lanes.choices
+
+    # --- record ----------------------------------------------------------------------------------
+
+    def _now(self) -> float:
+        return time.perf_counter() - self._began
+
+    def _trace(self, lane: str, ended: InFlight) -> None:
+        if self.trace is not None:
+            counts = self.lanes.counts[ended.group]
+            self.trace.add(lane_row(self.scheduler, lane, ended, counts, self._now()))

@@ -1,0 +1,89 @@
+"""Where marked requests enter the pool instead of SGLang's waiting queue."""
+
+from __future__ import annotations
+
+import gc
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sglang.srt.blendserve import job_ids
+from sglang.srt.blendserve.pool.request_pool import PoolRequest, RequestPool
+
+if TYPE_CHECKING:
+    from sglang.srt.managers.io_struct import AbortReq
+    from sglang.srt.managers.schedule_batch import Req
+
+_QUIET_PASSES = 64
+"""Scheduling passes without an arrival after which a job is taken to have arrived."""
+
+_FREEZE_ARRIVALS = 1024
+"""Arrivals after which what is there is taken out of the garbage collector's sight."""
+
+
+class Intake:
+    """Takes in requests for a pool, and finds those to be aborted."""
+
+    def __init__(self, pool: RequestPool) -> None:
+        self._pool = pool
+        self._passes_since_arrival = 0
+        self._arrived = 0
+        self._froze: bool | None = None
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing has arrived lately."""
+        return self._passes_since_arrival > _QUIET_PASSES
+
+    def pass_begins(self) -> None:
+        """To be called once in each scheduling pass."""
+        self._passes_since_arrival += 1
+
+    def wants(self, req: Req) -> bool:
+        """Whether ``req`` belongs into the pool.
+
+        A request that is already known to fail only passes through SGLang to report its error.
+        """
+        marked = job_ids.parse_rid(req.rid) is not None
+        return marked and not (req.to_finish is not None or req.finished() or req.rid in self._pool)
+
+    def take(self, req: Req) -> None:
+        """Let ``req``, which the pool `wants`, wait there."""
+        mark = job_ids.parse_rid(req.rid)
+        assert mark is not None
+        parameters = req.sampling_params
+        req.blendserve = PoolRequest(
+            rid=req.rid,
+            prompt=np.array(req.origin_input_ids, dtype=np.int64).astype(np.int32),
+            max_tokens=parameters.max_new_tokens,
+            known_length=bool(parameters.ignore_eos and not parameters.stop_strs),
+            job=mark.job,
+            namespace=req.extra_key or "",
+            payload=req,
+        )
+        self._pool.add(req.blendserve)
+        self._passes_since_arrival = 0
+        self._arrived += 1
+        if self._arrived % _FREEZE_ARRIVALS == 0:
+            # Every full collection would visit every object of every request: more than a second
+            # for 100,000 of them. Reference counts free them all the same.
+            if self._froze is None:
+                # Not if somebody else has frozen what was there before. Counting walks through
+                # all that is frozen, so it is done once.
+                self._froze = gc.get_freeze_count() == 0
+            gc.freeze()
+
+    def rest(self) -> None:
+        """Nothing is in the engine: let the garbage collector see everything again."""
+        if self._froze:
+            gc.unfreeze()
+        self._froze = None
+
+    def to_abort(self, order: AbortReq) -> list[PoolRequest]:
+        """The waiting requests that ``order`` names: one, those of a job, or all."""
+        if order.abort_all:
+            return [*self._pool.waiting()]
+        request = self._pool.get(order.rid)
+        if request is not None:  # no other id begins with a whole one
+            return [] if self._pool.runs(request) else [request]
+        return self._pool.select(lambda r: r.rid.startswith(order.rid))

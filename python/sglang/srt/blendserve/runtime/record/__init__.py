@@ -1,0 +1,1 @@
+"""What steps did: records, metrics, the step trace and feedback to the pace."""

@@ -1,0 +1,136 @@
+"""Prometheus series of the policy, beside SGLang's own (``--enable-metrics``).
+
+They carry the labels of SGLang's scheduler series and go to the same registry, so they appear
+under ``/metrics``. Steps are added up and published once a second.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from sglang.srt.blendserve.runtime.record.step_record import StepRecord
+
+_SECONDS = 1.0
+
+_COUNTERS: dict[str, tuple[str, str, dict[str, str]]] = {
+    "prefill_tokens": (
+        "Prompt tokens computed, by the end of the plan they came from.",
+        "side",
+        {"compute": "prefill_compute", "memory": "prefill_memory", "online": "prefill_online"},
+    ),
+    "decode_tokens": (
+        "Output tokens, by the end of the plan their request came from.",
+        "side",
+        {"compute": "decode_compute", "memory": "decode_memory", "online": "decode_online"},
+    ),
+    "step_seconds": (
+        "Time of the steps: measured, and predicted by the cost model (compute, memory, sum).",
+        "kind",
+        {
+            "measured": "measured_seconds",
+            "predicted": "predicted_seconds",
+            "predicted_compute": "predicted_compute_seconds",
+            "predicted_memory": "predicted_memory_seconds",
+        },
+    ),
+    "prompt_tokens": (
+        "Prompt tokens that entered batches, and those found in the prefix cache.",
+        "kind",
+        {"all": "prompt_tokens", "hit": "hit_tokens"},
+    ),
+    "evicted_tokens": (
+        "Tokens evicted from the prefix cache, and those that a waiting request would have used.",
+        "kind",
+        {"all": "evicted_tokens", "needed": "evicted_needed_tokens"},
+    ),
+    "retracted_requests": ("Offline requests retracted.", "kind", {"offline": "retractions"}),
+}
+"""Name: what it is, its own label, and for each value of that label the field that is added up."""
+
+_GAUGES: dict[str, tuple[str, str, dict[str, str]]] = {
+    "pool_requests": (
+        "Offline requests in the pool.",
+        "state",
+        {"waiting": "waiting", "running": "running"},
+    ),
+    "kv_tokens": (
+        "KV tokens: read by requests in flight, by side; cached without a reader; free.",
+        "side",
+        {
+            "compute": "kv_compute",
+            "memory": "kv_memory",
+            "online": "kv_online",
+            "evictable": "kv_evictable",
+            "free": "kv_free",
+        },
+    ),
+    "budget_tokens": (
+        "Prompt tokens that the pace allows the step.",
+        "side",
+        {"compute": "budget_compute", "memory": "budget_memory"},
+    ),
+    "rest_density": (
+        "Compute density of the planned requests that still wait.",
+        "kind",
+        {"waiting": "rest_density"},
+    ),
+    "plans": ("Plans made since the start.", "kind", {"all": "plans"}),
+}
+
+
+class BlendMetrics:
+    """Publishes step records through SGLang's scheduler metrics."""
+
+    def __init__(self, collector: Any) -> None:
+        """``collector``: SGLang's `SchedulerMetricsCollector`, whose labels and metric classes
+        are used (they may write to another backend than prometheus_client)."""
+        # Import after SGLang has set PROMETHEUS_MULTIPROC_DIR.
+        from prometheus_client import Counter, Gauge
+
+        counter, gauge = collector._counter_cls or Counter, collector._gauge_cls or Gauge
+        labels: dict[str, Any] = collector.labels
+        self._steps = counter(
+            "sglang:blendserve_steps", "Steps of the engine.", labelnames=[*labels]
+        ).labels(**labels)
+        self._counters: list[tuple[str, Any]] = []
+        for name, (text, label, values) in _COUNTERS.items():
+            series = counter(f"sglang:blendserve_{name}", text, labelnames=[*labels, label])
+            for value, field in values.items():
+                self._counters.append((field, series.labels(**labels, **{label: value})))
+        self._gauges: list[tuple[str, Any]] = []
+        for name, (text, label, values) in _GAUGES.items():
+            series = gauge(
+                f"sglang:blendserve_{name}",
+                text,
+                labelnames=[*labels, label],
+                multiprocess_mode="mostrecent",
+            )
+            for value, field in values.items():
+                self._gauges.append((field, series.labels(**labels, **{label: value})))
+        self._sums = [0.0] * len(self._counters)
+        self._count = 0
+        self._last: StepRecord | None = None
+        self._published = time.monotonic()
+
+    def add(self, record: StepRecord) -> None:
+        """Add up one step."""
+        self._count += 1
+        self._last = record
+        for at, (field, _) in enumerate(self._counters):
+            self._sums[at] += getattr(record, field)
+        if time.monotonic() - self._published > _SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Publish what has been added up."""
+        self._published = time.monotonic()
+        if self._last is None:
+            return
+        self._steps.inc(self._count)
+        for total, (_, series) in zip(self._sums, self._counters, strict=True):
+            series.inc(total)
+        for field, series in self._gauges:
+            series.set(getattr(self._last, field))
+        self._sums = [0.0] * len(self._counters)
+        self._count = 0

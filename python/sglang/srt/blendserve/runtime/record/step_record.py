@@ -1,0 +1,189 @@
+"""What one scheduling step did: the figures behind the metrics and the step trace."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Protocol
+
+from sglang.srt.blendserve.cost.cost_model import density
+from sglang.srt.blendserve.plan.scanner import Side
+from sglang.srt.blendserve.runtime.cache.radix_cache import BlendRadixCache
+from sglang.srt.blendserve.runtime.prefill_adder import offline_request
+
+if TYPE_CHECKING:
+    from sglang.srt.managers.schedule_batch import ScheduleBatch
+
+    from sglang.srt.blendserve.runtime.scheduler import BlendScheduler
+
+
+@dataclass(slots=True)
+class StepRecord:
+    """One step. Tokens unless the name says otherwise; every field is a column of the trace.
+
+    ``..._compute`` and ``..._memory`` belong to requests taken from that end of the plan,
+    ``..._online`` to requests without an offline mark.
+    """
+
+    step: int = 0
+    """SGLang's number of the forward pass."""
+    start_seconds: float = 0.0
+    """When the forward was launched, since the scheduler started."""
+    measured_seconds: float = 0.0
+    """From this launch to the next one, or until the engine fell idle."""
+    predicted_compute_seconds: float = 0.0
+    predicted_memory_seconds: float = 0.0
+    """By the cost model: KV cache read and weights loaded."""
+    predicted_seconds: float = 0.0
+    """Their sum: the engine does one after the other."""
+    prefill_compute: int = 0
+    """Prompt tokens computed."""
+    prefill_memory: int = 0
+    prefill_online: int = 0
+    decode_compute: int = 0
+    """Output tokens: one per decoding request."""
+    decode_memory: int = 0
+    decode_online: int = 0
+    kv_compute: int = 0
+    """KV tokens that the requests of this step read, shared prefixes counted for each."""
+    kv_memory: int = 0
+    kv_online: int = 0
+    kv_evictable: int = 0
+    """Cached and used by no request in flight."""
+    kv_free: int = 0
+    budget_compute: int = 0
+    """The pace's prompt tokens for this step, if any go to the compute-bound end."""
+    budget_memory: int = 0
+    prompt_tokens: int = 0
+    """Prompt tokens of the requests that entered the batch, cached ones included."""
+    hit_tokens: int = 0
+    """Those of them found in the prefix cache."""
+    evicted_tokens: int = 0
+    """Evicted since the last step."""
+    evicted_needed_tokens: int = 0
+    """Those of them that a waiting request would have used."""
+    retractions: int = 0
+    """Offline requests retracted since the last step."""
+    waiting: int = 0
+    """Requests in the pool."""
+    running: int = 0
+    """Offline requests in flight."""
+    plans: int = 0
+    """Plans made since the scheduler started."""
+    rest_density: float = 0.0
+    """Compute density of the planned requests that still wait."""
+
+
+COLUMNS = tuple(column.name for column in fields(StepRecord))
+
+
+class StepSink(Protocol):
+    """Takes the record of every step."""
+
+    def add(self, record: StepRecord) -> None:
+        """The step of ``record`` is over."""
+
+    def flush(self) -> None:
+        """The engine is idle: nothing may be left in a buffer."""
+
+
+class StepRecorder:
+    """Watches the scheduler's steps and hands one record of each to the sinks.
+
+    Reading a step costs 0.2 to 0.4 ms at 256 requests in flight (docs/runtime.md); without sinks
+    there is no recorder.
+    """
+
+    def __init__(self, scheduler: BlendScheduler, sinks: list[StepSink]) -> None:
+        self._scheduler = scheduler
+        self._sinks = sinks
+        self._began = time.perf_counter()
+        self._open: StepRecord | None = None
+        self._evicted = self._evicted_needed = self._retractions = 0
+
+    def launched(self, batch: ScheduleBatch) -> None:
+        """``batch`` is about to run: the step before it is over."""
+        now = time.perf_counter() - self._began
+        self._close(now)
+        record = StepRecord(step=self._scheduler.forward_ct + 1, start_seconds=now)
+        self._read_batch(record, batch)
+        self._read_scheduler(record)
+        self._open = record
+
+    def idle(self) -> None:
+        """Nothing runs: the last step is over."""
+        if self._open is not None:
+            self._close(time.perf_counter() - self._began)
+            for sink in self._sinks:
+                sink.flush()
+
+    def _close(self, now: float) -> None:
+        record, self._open = self._open, None
+        if record is not None:
+            record.measured_seconds = now - record.start_seconds
+            for sink in self._sinks:
+                sink.add(record)
+
+    def _read_batch(self, record: StepRecord, batch: ScheduleBatch) -> None:
+        reqs: list[Any] = batch.reqs
+        prefilled = 0
+        if batch.forward_mode.is_extend():
+            prefilled = len(reqs) - len(batch.decoding_reqs or ())
+            for req, tokens in zip(reqs[:prefilled], batch.extend_lens, strict=False):
+                offline = offline_request(req)
+                if offline is None:
+                    record.prefill_online += tokens
+                elif offline.side is Side.COMPUTE:
+                    record.prefill_compute += tokens
+                else:
+                    record.prefill_memory += tokens
+            if (stats := batch.prefill_stats) is not None:
+                record.hit_tokens = stats.log_hit_tokens
+                record.prompt_tokens = stats.log_input_tokens + stats.log_hit_tokens
+        self._read_decodes(record, reqs[prefilled:])
+
+    def _read_decodes(self, record: StepRecord, reqs: list[Any]) -> None:
+        # Hundreds of requests in every step: local sums, and no call for each.
+        compute = memory = online = kv_compute = kv_memory = kv_online = 0
+        from_compute_end = Side.COMPUTE
+        for req in reqs:
+            offline = getattr(req, "blendserve", None)
+            if offline is None:
+                online += 1
+                kv_online += len(req.origin_input_ids) + len(req.output_ids)
+            elif offline.side is from_compute_end:
+                compute += 1
+                kv_compute += offline.prompt.size + offline.generated
+            else:
+                memory += 1
+                kv_memory += offline.prompt.size + offline.generated
+        record.decode_compute, record.decode_memory, record.decode_online = compute, memory, online
+        record.kv_compute, record.kv_memory, record.kv_online = kv_compute, kv_memory, kv_online
+
+    def _read_scheduler(self, record: StepRecord) -> None:
+        scheduler = self._scheduler
+        pool, cache = scheduler.pool, scheduler.tree_cache
+        cost = pool.cost
+        prefill = record.prefill_compute + record.prefill_memory + record.prefill_online
+        decode = record.decode_compute + record.decode_memory + record.decode_online
+        read = record.kv_compute + record.kv_memory + record.kv_online
+        compute = cost.prefill_seconds(prefill) + cost.decode_compute_seconds(decode, read)
+        memory = cost.kv_read_seconds(read) + cost.weights_seconds(prefill + decode)
+        record.predicted_compute_seconds, record.predicted_memory_seconds = (
+            float(compute),
+            float(memory),
+        )
+        record.predicted_seconds = float(compute + memory)
+        record.kv_evictable = cache.evictable_size()
+        record.kv_free = scheduler.token_to_kv_pool_allocator.available_size()
+        record.budget_compute, record.budget_memory = scheduler.step_policy.budget
+        if isinstance(cache, BlendRadixCache):
+            record.evicted_tokens = cache.evicted_tokens - self._evicted
+            record.evicted_needed_tokens = cache.evicted_needed_tokens - self._evicted_needed
+            self._evicted = cache.evicted_tokens
+            self._evicted_needed = cache.evicted_needed_tokens
+        record.retractions = scheduler.retractions - self._retractions
+        self._retractions = scheduler.retractions
+        record.waiting, record.running = len(pool), pool.running_count
+        record.plans = pool.plans_made
+        record.rest_density = float(density(pool.rest.compute, pool.rest.memory))

@@ -1,0 +1,1 @@
+"""The batch API over HTTP, inside SGLang's server."""

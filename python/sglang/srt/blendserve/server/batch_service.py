@@ -1,0 +1,160 @@
+"""Batches: what ``/v1/batches`` does, without HTTP."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import replace
+
+from sglang.srt.blendserve.answering.engine import Engine
+from sglang.srt.blendserve.server.api_errors import ApiError, invalid, no_such_batch
+from sglang.srt.blendserve.server.completion_window import window_seconds
+from sglang.srt.blendserve.server.file_service import FileService
+from sglang.srt.blendserve.server.parameters import CreateBatch, ListBatches
+from sglang.srt.blendserve.server.runner import Runner
+from sglang.srt.blendserve.store import batch_table
+from sglang.srt.blendserve.store.batch_table import BatchRecord
+from sglang.srt.blendserve.store.ids import is_batch_id, new_batch_id
+from sglang.srt.blendserve.store.objects import BatchObject, Page, page_of
+from sglang.srt.blendserve.store.store import Store, now
+
+
+class BatchService:
+    """Creates, lists, shows and cancels batches of the store."""
+
+    def __init__(self, store: Store, files: FileService, engine: Engine, runner: Runner) -> None:
+        self._store, self._files, self._engine, self._runner = store, files, engine, runner
+
+    async def create(self, wanted: CreateBatch) -> BatchObject:
+        """Create a batch; when this returns it survives any crash.
+
+        Raises:
+            ApiError: 400, no such input file, not one for batches, or an endpoint that the
+                server's model does not have.
+            OSError, sqlite3.Error: the disk is full; nothing is stored.
+        """
+        if wanted.endpoint not in self._engine.endpoints:
+            has = ", ".join(sorted(self._engine.endpoints))
+            raise invalid(
+                f"The model of this server does not do {wanted.endpoint}; it does {has}.",
+                "endpoint",
+                "invalid_value",
+            )
+        store, batch_id, created_at = self._store, new_batch_id(), now()
+        input_id = await self._check_input(wanted.input_file_id)
+        workspace = store.workspace(batch_id)
+        try:
+            await store.io(lambda: workspace.create(store.files.path(input_id)))
+        except FileNotFoundError as error:  # deleted just now
+            raise _no_input(input_id) from error
+        keep = wanted.output_expires_after
+
+        def insert(db: sqlite3.Connection) -> BatchRecord:
+            batch_table.insert(
+                db,
+                batch_id=batch_id,
+                endpoint=wanted.endpoint,
+                input_file_id=input_id,
+                completion_window=wanted.completion_window,
+                metadata=wanted.metadata,
+                output_expires_after=None if keep is None else keep.seconds,
+                model=self._engine.model,
+                created_at=created_at,
+                expires_at=created_at + window_seconds(wanted.completion_window),
+            )
+            return _get(db, batch_id)
+
+        try:
+            record = await store.db.write(insert)
+        except BaseException:
+            await store.io(workspace.remove)
+            raise
+        self._runner.add(record)
+        return record.to_api()
+
+    async def list(self, query: ListBatches) -> Page[BatchObject]:
+        """Return a page of batches, newest first.
+
+        Raises:
+            ApiError: 400, ``after`` names no batch.
+        """
+        try:
+            records, more = await self._store.db.read(
+                lambda db: batch_table.page(db, limit=query.limit, after=query.after)
+            )
+        except LookupError as error:
+            raise invalid("No such batch to list after.", "after") from error
+        return page_of([self._show(record) for record in records], more)
+
+    async def get(self, batch_id: str) -> BatchObject:
+        """Return a batch's object.
+
+        Raises:
+            ApiError: 404.
+        """
+        return self._show(await self.record(batch_id))
+
+    async def record(self, batch_id: str) -> BatchRecord:
+        """Return a batch as it is stored.
+
+        Raises:
+            ApiError: 404.
+        """
+        record = None
+        if is_batch_id(batch_id):
+            record = await self._store.db.read(lambda db: batch_table.get(db, batch_id))
+        if record is None:
+            raise no_such_batch(batch_id)
+        return record
+
+    async def cancel(self, batch_id: str) -> BatchObject:
+        """Begin to cancel a batch; results it has are kept. Again, it changes nothing.
+
+        Raises:
+            ApiError: 404; 409, the batch has ended otherwise.
+        """
+        await self.record(batch_id)
+
+        def change(db: sqlite3.Connection) -> BatchRecord:
+            record = _get(db, batch_id)
+            if not record.done and record.status != "cancelling":
+                batch_table.enter(db, batch_id, "cancelling", now())
+            return _get(db, batch_id)
+
+        record = await self._store.db.write(change)
+        if record.status not in ("cancelling", "cancelled"):
+            raise ApiError(
+                409,
+                f"Cannot cancel a batch with status '{record.status}'.",
+                param="batch_id",
+                code="batch_not_cancellable",
+            )
+        self._runner.cancel(batch_id)
+        return self._show(record)
+
+    async def _check_input(self, file_id: str) -> str:
+        try:
+            file = await self._files.get(file_id)
+        except ApiError as error:
+            raise _no_input(file_id) from error
+        if file.purpose != "batch":
+            raise invalid(
+                f"File {file.id} has the purpose '{file.purpose}'; a batch takes one with the "
+                "purpose 'batch'.",
+                "input_file_id",
+                "invalid_value",
+            )
+        return file.id
+
+    def _show(self, record: BatchRecord) -> BatchObject:
+        problem = self._runner.problem(record.id)
+        return replace(record, errors=[*problem, *record.errors]).to_api()
+
+
+def _no_input(file_id: str) -> ApiError:
+    return invalid(f"No such File object: {file_id[:80]}", "input_file_id", "file_not_found")
+
+
+def _get(db: sqlite3.Connection, batch_id: str) -> BatchRecord:
+    record = batch_table.get(db, batch_id)
+    assert record is not None, batch_id
+    return record

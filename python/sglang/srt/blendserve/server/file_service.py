@@ -1,0 +1,107 @@
+"""Files: what ``/v1/files`` does, without HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from sglang.srt.blendserve.server.api_errors import invalid, no_such_file
+from sglang.srt.blendserve.server.parameters import CreateFile, ListFiles, from_fields
+from sglang.srt.blendserve.server.upload import receive
+from sglang.srt.blendserve.store import file_table
+from sglang.srt.blendserve.store.ids import is_file_id, new_file_id
+from sglang.srt.blendserve.store.objects import DeletedFile, FileObject, Page, page_of
+from sglang.srt.blendserve.store.store import Store, now
+
+
+class FileService:
+    """Uploads, lists, reads and deletes files of the store."""
+
+    def __init__(self, store: Store, max_file_bytes: int) -> None:
+        self._store = store
+        self._max_file_bytes = max_file_bytes
+
+    async def upload(self, body: AsyncIterator[bytes], content_type: str) -> FileObject:
+        """Store the file of a multipart form; when this returns it survives any crash.
+
+        Raises:
+            ApiError: the form is not right, or the file too large.
+            OSError, sqlite3.Error: the disk is full; nothing is stored.
+        """
+        store, file_id = self._store, new_file_id()
+        writer = await store.io(lambda: store.files.new(file_id))
+        try:
+            upload = await receive(
+                body, content_type, writer, max_file_bytes=self._max_file_bytes, io=store.io
+            )
+            wanted = from_fields(CreateFile, upload.fields)
+            keep, created_at = wanted.expires_after, now()
+            file = FileObject(
+                id=file_id,
+                bytes=writer.size,
+                created_at=created_at,
+                expires_at=None if keep is None else created_at + keep.seconds,
+                filename=upload.filename,
+                purpose=wanted.purpose,
+            )
+            # Row, content, row: whatever a crash leaves half done, the next start clears away.
+            await store.db.write(lambda db: file_table.insert(db, file, state="pending"))
+            await store.io(writer.commit)
+            await store.db.write(
+                lambda db: file_table.mark_ready(
+                    db, file.id, file.bytes, file.created_at, file.expires_at
+                )
+            )
+        finally:
+            await store.io(writer.discard)
+        return file
+
+    async def list(self, query: ListFiles) -> Page[FileObject]:
+        """Return a page of files.
+
+        Raises:
+            ApiError: 400, ``after`` names no file.
+        """
+        try:
+            files, more = await self._store.db.read(
+                lambda db: file_table.page(db, now=now(), **query.model_dump())
+            )
+        except LookupError as error:
+            raise invalid("No such file to list after.", "after") from error
+        return page_of(files, more)
+
+    async def get(self, file_id: str) -> FileObject:
+        """Return a file's object.
+
+        Raises:
+            ApiError: 404.
+        """
+        file = None
+        if is_file_id(file_id):
+            file = await self._store.db.read(lambda db: file_table.get(db, file_id, now()))
+        if file is None:
+            raise no_such_file(file_id)
+        return file
+
+    async def content(self, file_id: str) -> tuple[FileObject, Path]:
+        """Return a file's object and where its content is.
+
+        Raises:
+            ApiError: 404.
+        """
+        file = await self.get(file_id)
+        path = self._store.files.path(file.id)
+        if not await self._store.io(path.is_file):
+            raise no_such_file(file_id)
+        return file, path
+
+    async def delete(self, file_id: str) -> DeletedFile:
+        """Delete a file. Batches that have it as their input go on: they hold their own link.
+
+        Raises:
+            ApiError: 404.
+        """
+        file = await self.get(file_id)
+        await self._store.db.write(lambda db: file_table.delete(db, file.id))
+        await self._store.io(lambda: self._store.files.delete(file.id))
+        return DeletedFile(id=file.id)

@@ -1,0 +1,110 @@
+"""Where the batch service meets SGLang: its flags, and its routes in ``launch_server``.
+
+`register` is called by the plugin in every process; only the one that serves HTTP does anything
+with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import multiprocessing
+from typing import TYPE_CHECKING, Any
+
+from sglang.srt.blendserve.server import flags as settings
+from sglang.srt.blendserve.settings import POLICY
+
+if TYPE_CHECKING:
+    from sglang.srt.blendserve.store.store import Store
+
+logger = logging.getLogger(__name__)
+
+_SERVER = "sglang.srt.entrypoints.http_server"
+_ARGS = "sglang.srt.server_args.ServerArgs"
+
+_store: Store | None = None
+_registered = False
+
+
+def register() -> None:
+    """Hook the batch service into SGLang's command line and HTTP server; again it does nothing."""
+    global _registered
+    from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+
+    if _registered or multiprocessing.parent_process() is not None:
+        return  # the latter: a scheduler or a detokenizer
+    _registered = True
+    HookRegistry.register(f"{_ARGS}.add_cli_args", _add_flags, HookType.AFTER)
+    HookRegistry.register(f"{_ARGS}.from_cli_args", _read_flags, HookType.AFTER)
+    HookRegistry.register(f"{_SERVER}.launch_server", _before_launch, HookType.BEFORE)
+    HookRegistry.register(f"{_SERVER}._setup_and_run_http_server", _before_http, HookType.BEFORE)
+
+
+def _add_flags(_: Any, parser: argparse.ArgumentParser) -> None:
+    settings.add_cli_args(parser)
+
+
+def _read_flags(_: Any, __: type, args: argparse.Namespace) -> None:
+    settings.read_cli_args(args)
+
+
+def _before_launch(server_args: Any, *_: Any, **__: Any) -> None:
+    """Before ``launch_server``: a directory that cannot be used is an error before the model is
+    loaded, not after."""
+    if _wanted(server_args):
+        _open_store()
+
+
+def _before_http(
+    server_args: Any, tokenizer_manager: Any, template_manager: Any, *_: Any, **__: Any
+) -> None:
+    """Before the HTTP server runs: add the batch API to its application."""
+    if not _wanted(server_args):
+        return
+    from sglang.srt.entrypoints.http_server import app
+
+    from sglang.srt.blendserve.answering.engine import ServerEngine
+    from sglang.srt.blendserve.server.mount import mount
+
+    mount(
+        app,
+        _open_store(),
+        ServerEngine(tokenizer_manager, template_manager),
+        settings.current(),
+        metrics=server_args.enable_metrics,
+    )
+    logger.info("Batch API: /v1/files, /v1/batches and the page /batches")
+
+
+def _wanted(server_args: Any) -> bool:
+    if server_args.schedule_policy != POLICY:
+        return False
+    if server_args.tokenizer_worker_num > 1:
+        logger.warning(
+            "The batch API is off: it needs one process that holds the batches, and "
+            "--tokenizer-worker-num is %d. Leave that flag out to have /v1/files and /v1/batches.",
+            server_args.tokenizer_worker_num,
+        )
+        return False
+    return True
+
+
+def _open_store() -> Store:
+    """Open the batch directory once.
+
+    Raises:
+        SystemExit: it cannot be used; the message says why and what to do.
+    """
+    global _store
+    from sglang.srt.blendserve.store.lock import DirectoryInUse
+    from sglang.srt.blendserve.store.schema import NewerSchema
+    from sglang.srt.blendserve.store.store import Store, StoreUnusable
+
+    if _store is None:
+        directory = settings.current().directory
+        try:
+            _store = Store(directory)
+        except (DirectoryInUse, NewerSchema, StoreUnusable) as error:
+            raise SystemExit(f"error: {error}") from error
+        logger.info("Batch directory: %s", directory)
+    return _store

@@ -1,0 +1,54 @@
+"""The batch service as a whole: store, runner, services and routes on one FastAPI application."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+
+from sglang.srt.blendserve.answering.engine import Engine
+from sglang.srt.blendserve.server.batch_routes import batch_router
+from sglang.srt.blendserve.server.batch_service import BatchService
+from sglang.srt.blendserve.server.file_routes import file_router
+from sglang.srt.blendserve.server.file_service import FileService
+from sglang.srt.blendserve.server.flags import BatchSettings
+from sglang.srt.blendserve.server.gauges import Gauges
+from sglang.srt.blendserve.server.page import page_router
+from sglang.srt.blendserve.server.runner import Runner
+from sglang.srt.blendserve.store.store import Store
+
+
+def mount(
+    app: FastAPI, store: Store, engine: Engine, settings: BatchSettings, *, metrics: bool = False
+) -> Runner:
+    """Add the batch API to ``app``; call it before the application starts.
+
+    The runner starts after the application and stops before it; then the store is closed.
+
+    Args:
+        metrics: also keep Prometheus gauges, in SGLang's registry.
+    """
+    runner = Runner(store, engine, settings)
+    files = FileService(store, settings.max_file_bytes)
+    batches = BatchService(store, files, engine, runner)
+    app.include_router(file_router(files))
+    app.include_router(batch_router(batches))
+    app.include_router(page_router(batches, runner, engine))
+    if metrics:
+        runner.on_report(Gauges().report)
+    lifespan = app.router.lifespan_context
+
+    @asynccontextmanager
+    async def with_runner(application: FastAPI) -> AsyncIterator[Any]:
+        async with lifespan(application) as state:
+            await runner.start()
+            try:
+                yield state
+            finally:
+                await runner.stop()
+                store.close()
+
+    app.router.lifespan_context = with_runner
+    return runner

@@ -1,0 +1,75 @@
+"""The page ``/batches``: what the batch service is doing, for a person to look at."""
+
+from __future__ import annotations
+
+import secrets
+from datetime import UTC, datetime
+
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from sglang.srt.blendserve.answering.engine import Engine
+from sglang.srt.blendserve.server import plan_view
+from sglang.srt.blendserve.server.batch_service import BatchService
+from sglang.srt.blendserve.server.http import OpenAIRoute
+from sglang.srt.blendserve.server.parameters import ListBatches, from_fields
+from sglang.srt.blendserve.server.runner import Runner
+from sglang.srt.blendserve.store.objects import TERMINAL
+
+REFRESH_SECONDS = 5
+
+
+def page_router(batches: BatchService, runner: Runner, engine: Engine) -> APIRouter:
+    """Return the route of the page."""
+    router = APIRouter(route_class=OpenAIRoute, include_in_schema=False)
+    pages = Environment(
+        loader=PackageLoader("sglang.srt.blendserve.server", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    pages.filters["time"] = _time
+    template = pages.get_template("batches.html")
+
+    @router.get("/batches", response_class=HTMLResponse)
+    async def show_batches(request: Request) -> HTMLResponse:
+        listed = await batches.list(from_fields(ListBatches, request.query_params))
+        plan = await engine.plan()
+        nonce = secrets.token_urlsafe(16)
+        html = template.render(
+            model=engine.model,
+            batches=listed.data,
+            older=listed.last_id if listed.has_more else None,
+            terminal=TERMINAL,
+            report=await runner.report(),
+            plan=plan,
+            bars=plan_view.bars(plan.density) if plan else [],
+            picture=(plan_view.WIDTH, plan_view.HEIGHT),
+            refresh=REFRESH_SECONDS,
+            nonce=nonce,
+        )
+        return HTMLResponse(html, headers=_headers(nonce))
+
+    return router
+
+
+def _headers(nonce: str) -> dict[str, str]:
+    """Nothing but this page's own style is let in, and no other page may frame it."""
+    policy = (
+        f"default-src 'none'; style-src 'nonce-{nonce}'; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'"
+    )
+    return {
+        "Content-Security-Policy": policy,
+        "Cache-Control": "no-store",
+        "Referrer-Policy": "no-referrer",
+        "X-Content-Type-Options": "nosniff",
+    }
+
+
+def _time(seconds: int | None) -> str:
+    if seconds is None:
+        return ""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")

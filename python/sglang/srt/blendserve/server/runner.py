@@ -1,0 +1,146 @@
+"""Runs all open batches of the store, each in a task of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from sglang.srt.blendserve.answering.engine import Engine
+from sglang.srt.blendserve.answering.patience import is_storage_failure
+from sglang.srt.blendserve.answering.rate_meter import RateMeter
+from sglang.srt.blendserve.answering.slot_pool import SlotPool
+from sglang.srt.blendserve.server.batch_run import BatchRun, Surroundings
+from sglang.srt.blendserve.server.flags import BatchSettings
+from sglang.srt.blendserve.server.report import STATUSES, Report
+from sglang.srt.blendserve.store import batch_table
+from sglang.srt.blendserve.store.batch_table import BatchRecord
+from sglang.srt.blendserve.store.store import Store, now
+
+logger = logging.getLogger(__name__)
+
+TICK_SECONDS = 0.5
+_REPORT_TICKS = 10
+_SWEEP_TICKS = 120
+
+
+class Runner:
+    """Adopts the batches that a server before left open, and takes new ones."""
+
+    def __init__(self, store: Store, engine: Engine, settings: BatchSettings) -> None:
+        self._store, self._engine = store, engine
+        self._meter = RateMeter()
+        self._pool = SlotPool(settings.max_in_flight, settings.max_in_flight_bytes, self._meter)
+        self._around = Surroundings(store, engine, self._pool, settings.max_requests)
+        self._runs: dict[str, BatchRun] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._ready = asyncio.Event()
+        self._stopping = False
+        self._clock: asyncio.Task[None] | None = None
+        self._listeners: list[Callable[[Report], None]] = []
+
+    def on_report(self, listener: Callable[[Report], None]) -> None:
+        """Call ``listener`` with a new report every few seconds."""
+        self._listeners.append(listener)
+
+    async def report(self) -> Report:
+        """Return what is going on."""
+        counts, records = await self._store.db.read(
+            lambda db: (batch_table.count_by_status(db), batch_table.open_batches(db))
+        )
+        completed = sum(record.tally.completed for record in records)
+        failed = sum(record.tally.failed for record in records)
+        total = sum(record.total for record in records)
+        in_flight = self._pool.in_flight
+        return Report(
+            batches={status: counts.get(status, 0) for status in STATUSES},
+            requests={
+                "completed": completed,
+                "failed": failed,
+                "in_flight": in_flight,
+                "waiting": max(total - completed - failed - in_flight, 0),
+            },
+            slots=self._pool.slots,
+            waiting=sum(bool(run.problem) for run in self._runs.values()),
+            rates=self._meter.rates(),
+        )
+
+    def problem(self, batch_id: str) -> list[dict[str, Any]]:
+        """Return why a batch waits, in the form of ``errors.data``; empty when it does not."""
+        run = self._runs.get(batch_id)
+        return run.problem if run else []
+
+    async def start(self) -> None:
+        """Clear away what a crash left, and go on with open batches once the engine is ready."""
+        await self._store.recover()
+        records = await self._store.db.read(batch_table.open_batches)
+        if records:
+            logger.info("Adopting %d open batches", len(records))
+        for record in records:
+            self.add(record)
+        self._clock = asyncio.create_task(self._tick_forever())
+
+    def add(self, record: BatchRecord) -> None:
+        """Run a batch, from the state it is in."""
+        if self._stopping:
+            return  # the next server adopts it
+        run = self._runs[record.id] = BatchRun(record, self._around)
+        task = self._tasks[record.id] = asyncio.create_task(self._carry(record.id, run))
+        task.add_done_callback(lambda _: self._tasks.pop(record.id, None))
+
+    def cancel(self, batch_id: str) -> None:
+        """Stop a batch whose state in the database is ``cancelling``."""
+        if run := self._runs.get(batch_id):
+            run.stop("cancelled")
+
+    async def stop(self) -> None:
+        """Suspend all batches; when this returns, their results so far are synced."""
+        self._suspend()
+        if self._clock:
+            self._clock.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks.values())
+
+    async def _carry(self, batch_id: str, run: BatchRun) -> None:
+        await self._ready.wait()
+        try:
+            await run.run()
+        except Exception:
+            # Its state is as it was; the next start of the server tries again.
+            logger.exception("%s stopped by an error", batch_id)
+            run.broken = True
+        else:
+            del self._runs[batch_id]
+
+    async def _tick_forever(self) -> None:
+        ticks = 0
+        while True:
+            try:
+                self._tick()
+                if self._listeners and ticks % _REPORT_TICKS == 0:
+                    report = await self.report()
+                    for listener in self._listeners:
+                        listener(report)
+                if ticks % _SWEEP_TICKS == 0:
+                    await self._store.delete_expired_files()
+            except Exception as error:
+                if not is_storage_failure(error):
+                    logger.exception("The batch service's clock stumbled")
+            ticks += 1
+            await asyncio.sleep(TICK_SECONDS)
+
+    def _tick(self) -> None:
+        if self._engine.ready:
+            self._ready.set()
+        if self._engine.stopping:
+            self._suspend()
+        for run in list(self._runs.values()):
+            if run.expires_at <= now():
+                run.stop("expired")
+
+    def _suspend(self) -> None:
+        self._stopping = True
+        for run in list(self._runs.values()):
+            run.stop("suspended")
+        self._ready.set()  # those that wait for the engine end at once

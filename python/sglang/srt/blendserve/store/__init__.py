@@ -1,0 +1,1 @@
+"""The batch directory: everything the server must not lose."""

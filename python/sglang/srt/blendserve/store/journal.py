@@ -1,0 +1,183 @@
+"""The append-only journal of one batch's results.
+
+One record a line: number of the input line, outcome, four token counts, CRC-32 and the result
+line itself as it will stand in the output (``o``) or error (``e``) file::
+
+    12 o 35 0 17 0 9f3ac1d2 {"id":"batch_req_...","custom_id":...}
+
+A group of records is written and synced together; only then is it counted. After a crash the
+records up to the first broken one are good, because every synced group ended before it; what
+follows was never counted, and its requests run again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import zlib
+from array import array
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from sglang.srt.blendserve.store.tally import Tally
+
+logger = logging.getLogger(__name__)
+
+_ABSENT = -1
+
+
+class Entry(NamedTuple):
+    """The result of one input line.
+
+    Attributes:
+        line: its number in the input, from 1.
+        tally: one request, completed or failed, and its tokens.
+        data: the result as one line of JSON, newline included.
+    """
+
+    line: int
+    tally: Tally
+    data: bytes
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether it belongs in the output file, not the error file."""
+        return self.tally.completed == 1
+
+
+class ResultJournal:
+    """The results of one batch, at most one for each input line.
+
+    Memory: 8 bytes for each input line; the results stay on the disk.
+
+    Attributes:
+        tally: sum over all results in it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open the journal, creating it if need be, and cut off what a crash left unfinished."""
+        self.tally = Tally()
+        self._offsets = array("q")
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            self._end = self._recover()
+            size = os.fstat(self._fd).st_size
+            if size > self._end:
+                logger.warning("%s: cut %d bytes of an unfinished write", path, size - self._end)
+                os.ftruncate(self._fd, self._end)
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def __contains__(self, line: int) -> bool:
+        return line < len(self._offsets) and self._offsets[line] != _ABSENT
+
+    def __len__(self) -> int:
+        return self.tally.completed + self.tally.failed
+
+    def lines(self) -> Iterator[int]:
+        """Yield the numbers of the input lines that have a result, ascending."""
+        return (line for line, offset in enumerate(self._offsets) if offset != _ABSENT)
+
+    def append(self, entries: Sequence[Entry]) -> None:
+        """Write ``entries`` and sync them; when this returns they survive any crash.
+
+        Raises:
+            OSError: the disk is full or failing; none of them was kept, try again later.
+            ValueError: a line has a result already; none of them was kept.
+        """
+        lines = [entry.line for entry in entries]
+        if len(set(lines)) < len(lines) or any(line in self for line in lines):
+            raise ValueError("an input line cannot have two results")
+        records = [_encode(entry) for entry in entries]
+        try:
+            _write_at(self._fd, b"".join(records), self._end)
+            os.fdatasync(self._fd)
+        except OSError:
+            os.ftruncate(self._fd, self._end)
+            raise
+        for entry, record in zip(entries, records, strict=True):
+            self._remember(entry.line, self._end, entry.tally)
+            self._end += len(record)
+
+    def read(self, line: int) -> Entry:
+        """Return the result of an input line.
+
+        Raises:
+            KeyError: it has none.
+            OSError: the disk fails, or what stands there is not what was written.
+        """
+        if line not in self:
+            raise KeyError(line)
+        entry = _decode(_read_record(self._fd, self._offsets[line]))
+        if entry is None or entry.line != line:
+            raise OSError(f"the result of line {line} in the journal is damaged")
+        return entry
+
+    def close(self) -> None:
+        """Close the file. Calling it twice does nothing."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _recover(self) -> int:
+        """Read all good records from the start; return where they end (bytes)."""
+        end = 0
+        with open(os.dup(self._fd), "rb") as stream:
+            for record in stream:
+                entry = _decode(record)
+                if entry is None or entry.line in self:
+                    break
+                self._remember(entry.line, end, entry.tally)
+                end += len(record)
+        return end
+
+    def _remember(self, line: int, offset: int, tally: Tally) -> None:
+        missing = line + 1 - len(self._offsets)
+        if missing > 0:
+            self._offsets.extend((_ABSENT,) * missing)
+        self._offsets[line] = offset
+        self.tally = self.tally.plus(tally)
+
+
+def _encode(entry: Entry) -> bytes:
+    tally = entry.tally
+    outcome = "o" if entry.succeeded else "e"
+    head = (
+        f"{entry.line} {outcome} {tally.input_tokens} {tally.cached_tokens} "
+        f"{tally.output_tokens} {tally.reasoning_tokens}"
+    ).encode()
+    return b"%b %08x %b" % (head, zlib.crc32(head + entry.data), entry.data)
+
+
+def _decode(record: bytes) -> Entry | None:
+    """Return the entry, or None when the record is not whole."""
+    fields = record.split(b" ", 7)
+    if len(fields) != 8 or not record.endswith(b"\n"):
+        return None
+    *head, check, data = fields
+    if b"%08x" % zlib.crc32(b" ".join(head) + data) != check:
+        return None
+    line, outcome, *tokens = head
+    succeeded = outcome == b"o"
+    tally = Tally(int(succeeded), int(not succeeded), *(int(token) for token in tokens))
+    return Entry(int(line), tally, data)
+
+
+def _write_at(fd: int, data: bytes, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(fd, view, offset)
+        view, offset = view[written:], offset + written
+
+
+def _read_record(fd: int, offset: int) -> bytes:
+    pieces = []
+    while piece := os.pread(fd, 1 << 16, offset):
+        end = piece.find(b"\n") + 1
+        pieces.append(piece[:end] if end else piece)
+        if end:
+            break
+        offset += len(piece)
+    return b"".join(pieces)

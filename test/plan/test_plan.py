@@ -1,0 +1,351 @@
+"""From prompts to a scan order: annotations, layer sort, node split, merge.
+
+Run: pytest test/plan/test_plan.py
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from random import Random
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pools import COST, Pool, pools
+
+from sglang.srt.blendserve.plan import node_split
+from sglang.srt.blendserve.plan.annotations import annotate, request_costs
+from sglang.srt.blendserve.plan.layer_sort import layer_sort
+from sglang.srt.blendserve.plan.merge import merge_units
+from sglang.srt.blendserve.plan.node_split import sort_tree, split_tree
+from sglang.srt.blendserve.plan.outliers import Cuts
+from sglang.srt.blendserve.plan.prefix_tree import PrefixTree
+from sglang.srt.blendserve.plan.scan_plan import Plan, build_plan, plan_tree, replan
+
+
+def plan_of(pool: Pool, keep_sharing: float = 0.99, kv_slots: int | None = None) -> Plan:
+    return build_plan(
+        pool.prompts,
+        pool.output_tokens,
+        COST,
+        namespaces=pool.namespaces,
+        keep_sharing=keep_sharing,
+        kv_slots=kv_slots,
+    )
+
+
+def few_shot_pool(subjects: int = 20, questions: int = 50) -> Pool:
+    """Long shared prefixes with short answers, but for one long answer in 25."""
+    rng = np.random.default_rng(7)
+    prompts, lengths = [], []
+    for _ in range(subjects):
+        prefix = rng.integers(0, 30_000, 500)
+        for question in range(questions):
+            prompts.append(np.append(prefix, rng.integers(0, 30_000, 90)).astype(np.int32))
+            lengths.append(3000.0 if question % 25 == 0 else 2.0)
+    return Pool(prompts, np.array(lengths), None)
+
+
+# Annotations
+
+
+@given(pools())
+def test_costs_of_the_requests_add_up_to_the_tree(pool: Pool) -> None:
+    tree = PrefixTree.build(pool.prompts, pool.namespaces)
+    costs = request_costs(tree, pool.output_tokens, COST)
+    prompt = tree.depth[tree.leaf_nodes]
+    prefill = COST.prefill_seconds(tree.segment, tree.depth[tree.parent]).sum()
+    output = COST.output_seconds(prompt, pool.output_tokens[tree.leaf_requests]).sum()
+    assert costs.computed_tokens.sum() == pytest.approx(tree.unique_tokens)
+    assert costs.compute_seconds.sum() == pytest.approx(prefill + output)
+
+
+@given(pools(least=1))
+def test_a_request_pays_its_even_share_of_every_prefix(pool: Pool) -> None:
+    costs = request_costs(PrefixTree.build(pool.prompts), pool.output_tokens, COST)
+    for request, prompt in enumerate(pool.prompts):
+        share = 0.0
+        for end in range(1, prompt.size + 1):
+            users = sum(p[:end].tolist() == prompt[:end].tolist() for p in pool.prompts)
+            share += 1 / users
+        assert costs.computed_tokens[request] == pytest.approx(share)
+    np.testing.assert_array_equal(costs.prompt_tokens, [p.size for p in pool.prompts])
+
+
+@given(pools())
+def test_annotations_are_sums_over_the_subtree(pool: Pool) -> None:
+    tree = PrefixTree.build(pool.prompts, pool.namespaces)
+    costs = request_costs(tree, pool.output_tokens, COST)
+    notes = annotate(tree, costs)
+    for node in range(tree.nodes):
+        below = tree.leaf_requests[tree.leaf_start[node] : tree.leaf_end[node]]
+        assert notes.requests[node] == below.size
+        assert notes.prompt_tokens[node] == costs.prompt_tokens[below].sum()
+        assert notes.output_tokens[node] == pytest.approx(costs.output_tokens[below].sum())
+        assert notes.compute_seconds[node] == pytest.approx(costs.compute_seconds[below].sum())
+        assert notes.memory_seconds[node] == pytest.approx(costs.memory_seconds[below].sum())
+        assert notes.unique_tokens[node] == tree.segment[node : tree.subtree_end[node]].sum()
+    assert notes.sharing[0] == pytest.approx(tree.sharing)
+
+
+def test_shared_prefix_makes_a_request_less_compute_bound() -> None:
+    """DESIGN (7): counted once per request, sharing-heavy pools look several times too dense."""
+    pool = few_shot_pool()
+    costs = request_costs(PrefixTree.build(pool.prompts), pool.output_tokens, COST)
+    alone = COST.density(590.0, 2.0)
+    assert costs.density[1] < 0.25 * float(alone)
+
+
+# Layer sort
+
+
+@given(pools())
+def test_layer_sort_orders_siblings_and_keeps_all_sharing(pool: Pool) -> None:
+    tree = PrefixTree.build(pool.prompts, pool.namespaces)
+    notes = annotate(tree, request_costs(tree, pool.output_tokens, COST))
+    result, order = layer_sort(tree, notes.density)
+    sorted_notes = notes.take(order)
+    result.check_integrity()
+    assert result.unique_tokens == tree.unique_tokens
+    for node in range(1, result.nodes):
+        sibling = result.subtree_end[node]
+        if sibling < result.subtree_end[result.parent[node]]:
+            one, other = sorted_notes.density[[node, sibling]].astype(np.float32)
+            assert one >= other
+
+
+# Node split
+
+
+@given(pools(), st.sampled_from([0.0, 0.5, 0.9, 0.99, 1.0]))
+def test_splits_keep_the_sharing_they_promise(pool: Pool, keep: float) -> None:
+    before = sort_tree(PrefixTree.build(pool.prompts, pool.namespaces), pool.output_tokens, COST)
+    after = split_tree(before, pool.output_tokens, COST, keep_sharing=keep)
+    after.tree.check_integrity()
+    assert sorted(after.tree.leaf_requests) == list(range(len(pool.prompts)))
+    np.testing.assert_array_equal(
+        after.tree.depth[after.tree.leaf_nodes],
+        [pool.prompts[r].size for r in after.tree.leaf_requests],
+    )
+    saved = before.tree.prompt_tokens - before.tree.unique_tokens
+    still = after.tree.prompt_tokens - after.tree.unique_tokens
+    assert saved >= still >= keep * saved
+
+
+@given(pools(least=1))
+def test_a_split_tree_is_still_a_tree_of_prefixes(pool: Pool) -> None:
+    tree = plan_of(pool, keep_sharing=0.0).tree
+    for node in range(1, tree.nodes):
+        below = tree.leaf_requests[tree.leaf_start[node] : tree.leaf_end[node]]
+        heads = {tuple(pool.prompts[r][: tree.depth[node]].tolist()) for r in below}
+        assert len(heads) == 1
+        assert len(next(iter(heads))) == tree.depth[node]
+
+
+def test_outliers_move_to_their_own_density() -> None:
+    pool = few_shot_pool()
+    long = np.flatnonzero(pool.output_tokens > 1000)
+    whole, split = plan_of(pool, keep_sharing=1.0), plan_of(pool)
+    assert whole.sharing == whole.sharing_optimum == split.sharing_optimum
+    assert split.sharing >= 0.99 * split.sharing_optimum
+    last = split.order.size - long.size
+    # Unsplit, each subject's long answers stand at the end of that subject; the budget of 1 %
+    # (4,900 tokens) pays for nine copies of a prefix of 500 tokens, two long answers under each.
+    assert (whole.position[long] >= last).sum() <= 3
+    assert (split.position[long] >= last).sum() >= 14
+    free = plan_of(pool, keep_sharing=0.0)
+    assert (free.position[long] >= last).all()
+
+
+def test_a_run_of_outliers_costs_one_copy_of_its_prefix() -> None:
+    """Two subjects with the same spread: one cut of all long answers, not one per answer."""
+    pool = few_shot_pool(subjects=2, questions=100)
+    plan = plan_of(pool, keep_sharing=0.97)
+    assert (pool.output_tokens > 1000).sum() == 8
+    assert plan.tree.unique_tokens - plan.trie.unique_tokens == 500
+    assert (np.diff(plan.output_tokens[plan.order]) >= 0).all()
+
+
+def test_a_sorted_scan_is_not_split() -> None:
+    """One prefix over everything: its children are sorted already, however far apart they are."""
+    pool = few_shot_pool(subjects=1, questions=300)
+    plan = plan_of(pool, keep_sharing=0.0)
+    assert plan.tree.unique_tokens == plan.trie.unique_tokens
+
+
+def test_a_node_that_loses_all_its_children_goes() -> None:
+    tree = PrefixTree.build([np.array([1, 2, 3]), np.array([1, 2, 4]), np.array([5])])
+    assert tree.segment.tolist() == [0, 2, 1, 1, 1]
+    cuts = Cuts(np.array([2, 3]), np.array([2, 3]))
+    moved = node_split._move(tree, cuts)
+    moved.check_integrity()
+    assert sorted(moved.segment) == [0, 1, 3, 3]
+    assert moved.unique_tokens == moved.prompt_tokens
+
+
+def test_no_splits_where_all_sharing_must_stay() -> None:
+    plan = plan_of(few_shot_pool(), keep_sharing=1.0)
+    assert plan.tree.unique_tokens == plan.trie.unique_tokens
+    with pytest.raises(ValueError, match="keep_sharing"):
+        plan_of(few_shot_pool(), keep_sharing=1.5)
+
+
+# Merge
+
+seconds = st.floats(min_value=0, max_value=1e6)
+
+
+@given(st.lists(st.tuples(seconds, seconds)))
+def test_units_are_monotone_and_hold_the_sums(parts: list[tuple[float, float]]) -> None:
+    compute = np.array([c for c, _ in parts])
+    memory = np.array([m for _, m in parts])
+    unit, level = merge_units(compute, memory)
+    assert unit.shape == level.shape == compute.shape
+    assert (level[1:] <= level[:-1]).all()
+    if unit.size:
+        assert unit[0] == 0
+        assert set(np.diff(unit)) <= {0, 1}
+    for number in set(unit):
+        inside = unit == number
+        assert np.unique(level[inside]).size == 1
+        if memory[inside].sum() > 1e-3:
+            assert level[inside][0] == pytest.approx(
+                compute[inside].sum() / memory[inside].sum(), rel=1e-6, abs=1e-9
+            )
+
+
+def test_sorted_densities_stay_units_of_their_own() -> None:
+    unit, level = merge_units(np.array([9.0, 4.0, 1.0]), np.ones(3))
+    assert unit.tolist() == [0, 1, 2]
+    assert level.tolist() == [9.0, 4.0, 1.0]
+
+
+def test_neighbours_in_the_wrong_order_become_one_unit() -> None:
+    unit, level = merge_units(np.array([9.0, 1.0, 3.0, 2.5, 0.5]), np.ones(5))
+    assert unit.tolist() == [0, 1, 1, 1, 2]
+    assert level == pytest.approx([9.0, 6.5 / 3, 6.5 / 3, 6.5 / 3, 0.5])
+
+
+def test_a_request_without_any_work_joins_its_neighbour() -> None:
+    unit, level = merge_units(np.array([2.0, 0.0, 1.0]), np.array([1.0, 0.0, 1.0]))
+    assert unit.tolist() == [0, 1, 1]
+    assert level.tolist() == [2.0, 1.0, 1.0]
+
+
+# The whole plan
+
+
+@given(pools())
+def test_every_request_once_in_order(pool: Pool) -> None:
+    plan = plan_of(pool)
+    assert sorted(plan.order) == list(range(len(pool.prompts)))
+    np.testing.assert_array_equal(plan.position[plan.order], np.arange(plan.order.size))
+    assert (np.diff(plan.unit) >= 0).all()
+    assert (plan.density[1:] <= plan.density[:-1]).all()
+    np.testing.assert_array_equal(plan.tree.leaf_requests, plan.order)
+
+
+@given(pools())
+def test_the_same_input_gives_the_same_plan_bit_for_bit(pool: Pool) -> None:
+    first, second = plan_of(pool), plan_of(pool)
+    for field in fields(Plan):
+        one, two = getattr(first, field.name), getattr(second, field.name)
+        if isinstance(one, np.ndarray):
+            assert one.tobytes() == two.tobytes(), field.name
+        elif isinstance(one, float):
+            assert one == two, field.name
+
+
+@given(pools(), st.randoms(use_true_random=False))
+def test_the_order_of_the_input_changes_nothing_but_the_indices(pool: Pool, random: Random) -> None:
+    shuffle = list(range(len(pool.prompts)))
+    random.shuffle(shuffle)
+    other = Pool(
+        [pool.prompts[i] for i in shuffle],
+        pool.output_tokens[shuffle],
+        None if pool.namespaces is None else pool.namespaces[shuffle],
+    )
+    one, two = plan_of(pool), plan_of(other)
+
+    # Requests that are equal in everything may swap places.
+    def contents(p: Pool, plan: Plan) -> list[tuple[object, ...]]:
+        return [(p.prompts[r].tolist(), p.output_tokens[r]) for r in plan.order]
+
+    assert contents(pool, one) == contents(other, two)
+    np.testing.assert_allclose(one.density, two.density)
+    assert one.sharing == two.sharing
+    assert one.total_compute_seconds == pytest.approx(two.total_compute_seconds)
+
+
+@given(pools(least=2), st.data())
+def test_replanning_the_rest_is_planning_the_rest(pool: Pool, data: st.DataObject) -> None:
+    count = len(pool.prompts)
+    mask = np.array(data.draw(st.lists(st.booleans(), min_size=count, max_size=count)), dtype=bool)
+    lengths = np.ceil(pool.output_tokens / 2)
+    rest = np.flatnonzero(mask)
+    again = replan(plan_of(pool), lengths, COST, remaining=mask)
+    assert sorted(again.order) == rest.tolist()
+    assert (again.position[~mask] == -1).all()
+    assert again.compute_seconds[~mask].sum() == 0
+    spaces = None if pool.namespaces is None else pool.namespaces[mask]
+    fresh = build_plan([pool.prompts[r] for r in rest], lengths[mask], COST, namespaces=spaces)
+    assert again.sharing_optimum == pytest.approx(fresh.sharing_optimum)
+    assert again.optimum_seconds == pytest.approx(fresh.optimum_seconds)
+    assert again.total_memory_seconds == pytest.approx(fresh.total_memory_seconds)
+
+
+def test_optimum_and_bounds() -> None:
+    pool = few_shot_pool()
+    plan = plan_of(pool, kv_slots=100_000)
+    memory = COST.memory_seconds(590.0, pool.output_tokens).sum()
+    assert plan.total_memory_seconds == pytest.approx(memory)
+    assert plan.optimum_seconds == pytest.approx(
+        max(plan_of(pool, keep_sharing=1.0).total_compute_seconds, memory)
+    )
+    assert plan.root_density == pytest.approx(
+        plan.total_compute_seconds / plan.total_memory_seconds
+    )
+    weights = float(COST.weights_seconds(1)) / float(COST.kv_read_seconds(100_000))
+    assert plan.bound_seconds == pytest.approx(max(plan.optimum_seconds, memory * (1 + weights)))
+    assert plan_of(pool).bound_seconds is None
+    with pytest.raises(ValueError, match="kv_slots"):
+        plan_of(pool, kv_slots=0)
+
+
+def test_the_optimum_of_a_compute_bound_pool_is_its_compute_without_splits() -> None:
+    pool = few_shot_pool()
+    short = pool._replace(output_tokens=np.minimum(pool.output_tokens, 20.0))
+    plan = plan_of(short, keep_sharing=0.9)
+    whole = plan_of(short, keep_sharing=1.0)
+    assert plan.root_density > 1
+    assert plan.total_compute_seconds > whole.total_compute_seconds
+    assert plan.optimum_seconds == whole.optimum_seconds == whole.total_compute_seconds
+
+
+@pytest.mark.parametrize("lengths", [[1.0], [1.0, -2.0], [1.0, np.nan], [1.0, np.inf]])
+def test_wrong_lengths_are_refused(lengths: list[float]) -> None:
+    with pytest.raises(ValueError, match="output_tokens"):
+        build_plan([np.array([1]), np.array([2])], lengths, COST)
+
+
+def test_a_wrong_mask_is_refused() -> None:
+    plan = build_plan([np.array([1]), np.array([2])], [1.0, 2.0], COST)
+    with pytest.raises(ValueError, match="remaining"):
+        replan(plan, [1.0, 2.0], COST, remaining=np.ones(3, dtype=bool))
+
+
+def test_lengths_that_vary_cost_more_memory_than_their_mean() -> None:
+    """Of two kinds with the same mean, the one whose lengths vary is the more memory-bound."""
+    prompts = [np.arange(100, dtype=np.int32) + 1000 * n for n in range(8)]
+    mean = np.full(8, 200.0)
+    exact = 100 * mean + mean**2 / 2
+    varying = np.where(np.arange(8) % 2, exact, exact + 200.0**2)
+    plan = plan_tree(PrefixTree.build(prompts), mean, COST, kv_reads=varying)
+    assert set(plan.order[:4].tolist()) == {1, 3, 5, 7}
+    assert plan.total_memory_seconds == pytest.approx(float(COST.kv_read_seconds(varying.sum())))
+    assert plan.compute_seconds[0] == plan.compute_seconds[1]
+    same = plan_tree(PrefixTree.build(prompts), mean, COST, kv_reads=exact)
+    assert np.allclose(same.memory_seconds, plan_tree(same.trie, mean, COST).memory_seconds)
+    with pytest.raises(ValueError, match="kv_reads must have shape"):
+        plan_tree(same.trie, mean, COST, kv_reads=exact[:3])

@@ -1,0 +1,145 @@
+"""Plans that are made beside the engine's steps: what happens meanwhile is not lost.
+
+pytest test/pool/test_planning.py
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pools import COST
+
+from sglang.srt.blendserve.plan.scanner import Side
+from sglang.srt.blendserve.pool import request_table as table
+from sglang.srt.blendserve.pool.background import Background
+from sglang.srt.blendserve.pool.planner import Planned
+from sglang.srt.blendserve.pool.request_pool import PoolRequest, RequestPool
+
+
+def request(number: int) -> PoolRequest:
+    prompt = np.array([number % 3, number % 5, number], dtype=np.int32)
+    return PoolRequest(f"r{number}", prompt, 10 + number % 7)
+
+
+class Held(Background[Planned]):
+    """Keeps the result back until it is told to hand it out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hold = True
+        self._made: Planned | None = None
+
+    @property
+    def busy(self) -> bool:
+        return self._made is not None
+
+    def begin(self, work: Callable[[], Planned], requests: int) -> None:
+        self._made = work()
+
+    def poll(self, idle_seconds: float = 0.0) -> Planned | None:
+        if self.hold:
+            return None
+        made, self._made = self._made, None
+        return made
+
+    def drop(self) -> None:
+        self._made = None
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    st.lists(
+        st.sampled_from(["arrive", "plan", "adopt", "start", "finish", "retract", "abort"]),
+        max_size=80,
+    )
+)
+def test_whatever_happens_while_a_plan_is_made_every_request_is_served_once(
+    events: list[str],
+) -> None:
+    background = Held()
+    pool = RequestPool(COST, 1000, background=background)
+    arrived, ended = 0, []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(table, "LEAST_ENDED", 3)
+        for event in [*events, "arrive"]:
+            running = pool.running
+            if event == "arrive":
+                for _ in range(4):
+                    pool.add(request(arrived))
+                    arrived += 1
+            elif event in ("plan", "adopt"):
+                background.hold = event == "plan"
+                pool.plan_if_due(quiet=True)
+            elif event == "start" and (
+                next_one := pool.peek_returned() or pool.next_sample() or pool.peek(Side.MEMORY)
+            ):
+                pool.start(next_one)
+            elif running and event == "finish":
+                ended.append(running[0].rid)
+                pool.finish(running[0], 5)
+            elif running and event == "retract":
+                pool.put_back(running[-1])
+            elif running and event == "abort":
+                ended.append(running[-1].rid)
+                pool.forget(running[-1])
+            check(pool)
+        background.hold = False
+        while len(pool) or pool.running:
+            pool.plan_if_due(quiet=True)
+            while (one := pool.peek_returned() or pool.peek(Side.COMPUTE)) is not None:
+                pool.start(one)
+            check(pool)
+            for one in pool.running:
+                ended.append(one.rid)
+                pool.finish(one, 5)
+    assert sorted(ended) == sorted(f"r{n}" for n in range(arrived))
+
+
+def check(pool: RequestPool) -> None:
+    """What the plan says of who waits is what the pool says."""
+    waiting = {r.index for r in pool.waiting()} - {r.index for r in pool.returned}
+    scanned = set(pool.scanner.waiting().tolist())
+    assert scanned <= waiting
+    assert len(pool) == len(waiting) + len(pool.returned)
+    for one in [*pool.waiting(), *pool.running]:
+        assert pool.get(one.rid) is one
+        assert pool.request(one.index) is one
+    plan = pool.plan
+    if plan is not None:
+        rest = sum(plan.memory_seconds[index] for index in scanned)
+        assert pool.rest.memory == pytest.approx(rest)
+        assert len(waiting - scanned) == pool.unplanned
+
+
+def test_a_plan_is_adopted_when_it_is_there() -> None:
+    pool = RequestPool(COST, 1000, background=Background())
+    for number in range(20):
+        pool.add(request(number))
+    assert not pool.plan_if_due(quiet=True)
+    assert pool.peek(Side.COMPUTE) is None
+    assert pool.plan_if_due(quiet=True, idle_seconds=30)
+    assert pool.peek(Side.COMPUTE) is not None
+
+
+def test_ranks_adopt_a_plan_in_the_same_pass_however_long_it_takes() -> None:
+    """The first makes it at once; the second only when the third pass waits for it."""
+    made = threading.Event()
+    slow, quick = Background[int](lambda _: 3), Background[int](lambda _: 3)
+    quick.begin(lambda: 7, 20)
+    slow.begin(lambda: 7 if made.wait(30) else 0, 20)
+    assert [quick.poll(), quick.poll()] == [slow.poll(), slow.poll()] == [None, None]
+    made.set()
+    assert quick.poll() == slow.poll() == 7
+    assert not quick.busy
+
+
+def test_what_fails_in_the_background_fails_where_it_is_polled() -> None:
+    background = Background[int]()
+    background.begin(lambda: 1 // 0, 1)
+    with pytest.raises(ZeroDivisionError):
+        background.poll(30)

@@ -1,0 +1,97 @@
+"""The command line of ``run``: its own flags, SGLang's behind them, mistakes told in a line."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from sglang.srt.blendserve.run import flags
+from sglang.srt.blendserve.run.failure import RunFailure
+from sglang.srt.blendserve.runtime.cpu import defaults as cpu_defaults
+
+
+def parse(*argv: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="run")
+    flags.add_arguments(parser)
+    required = ("-i", "in.jsonl", "-o", "folder/out.jsonl", "--model-path", "m")
+    return flags.parse_args(parser, [*required, *argv])
+
+
+def test_sglang_s_flags_are_passed_on_in_order() -> None:
+    args = parse(
+        "--tp-size", "2", "--summary", "s.json", "--max-total-tokens=5", "--trust-remote-code"
+    )
+    assert args.server_flags == ["--tp-size", "2", "--max-total-tokens=5", "--trust-remote-code"]
+    assert args.summary == Path("s.json")
+    assert args.policy == "blendserve"
+
+
+def test_an_abbreviation_of_ours_may_be_a_flag_of_sglang_s() -> None:
+    assert parse("--max-in", "3").server_flags == ["--max-in", "3"]
+
+
+def test_the_policy_goes_by_both_names() -> None:
+    assert parse("--policy", "lpm").policy == parse("--schedule-policy", "lpm").policy == "lpm"
+
+
+def test_errors_stand_beside_the_output() -> None:
+    assert parse().errors == Path("folder/out.errors.jsonl")
+    assert parse("--errors", "e").errors == Path("e")
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("--errors", "folder/out.jsonl"),
+        ("--errors", "in.jsonl"),
+        ("-o", "in.jsonl"),
+        ("-o", "out.jsonl.gz"),
+        ("--resume", "--overwrite"),
+        ("--max-in-flight", "0"),
+    ],
+)
+def test_mistakes_end_with_status_2(argv: tuple[str, ...]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse(*argv)
+    assert ended.value.code == 2
+
+
+def test_no_other_flag_is_taken_from_sglang() -> None:
+    ours = argparse.ArgumentParser(add_help=False)
+    flags.add_arguments(ours)
+    shared = set(ours._option_string_actions) & set(flags._sglang_parser()._option_string_actions)
+    assert shared == {"--model-path", "--model", "--schedule-policy"}
+
+
+def test_a_missing_model_folder() -> None:
+    args = parse("--model-path", "/nowhere/model")
+    with pytest.raises(RunFailure, match="no model folder /nowhere/model"):
+        flags.server_args(args, has_gpu=True)
+
+
+def test_defaults_without_a_gpu_give_way_to_what_is_given(tmp_path: Path) -> None:
+    found = cpu_defaults.server_flags(str(tmp_path), ["--device=cpu", "--max-total-tokens", "9"])
+    assert [flag for flag in found if flag.startswith("--")] == [
+        "--sleep-on-idle",
+        "--sampling-backend",
+        "--grammar-backend",
+        "--cuda-graph-backend-decode",
+        "--cuda-graph-backend-prefill",
+    ]
+
+
+def test_the_kv_cache_is_bounded_without_a_gpu(model: str) -> None:
+    for where in (model, "a/name-on-a-hub"):
+        found = cpu_defaults.server_flags(where)
+        tokens = int(found[found.index("--max-total-tokens") + 1])
+        assert 1024 <= tokens <= cpu_defaults.MAX_TOTAL_TOKENS
+
+
+def test_the_environment_of_the_user_stays() -> None:
+    environ = {"OMP_NUM_THREADS": "7", "SGLANG_USE_CPU_ENGINE": "0"}
+    cpu_defaults.apply_environment(environ)
+    assert environ["OMP_NUM_THREADS"] == "7"
+    assert environ["SGLANG_USE_CPU_ENGINE"] == "0"
+    assert environ["TORCHDYNAMO_DISABLE"] == "1"

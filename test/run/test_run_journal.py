@@ -1,0 +1,248 @@
+"""The journal of a run: killed at any byte it goes on, and every line ends with one result."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sglang.srt.blendserve.batch_file.results import OutputLine, Response, answer, refusal
+from sglang.srt.blendserve.batch_file.types import BatchLine, LineError
+from sglang.srt.blendserve.batch_file.validation import parse_lines
+from sglang.srt.blendserve.run.failure import RunFailure
+from sglang.srt.blendserve.run.journal import Identity, RunJournal
+
+INPUT = b"\n".join(
+    [
+        json.dumps(
+            {
+                "custom_id": name,
+                "method": "POST",
+                "url": "/v1/completions",
+                "body": {"prompt": name * 3},
+            }
+        ).encode()
+        for name in ("a", "ü", "c", "a", "fails", "e")
+    ]
+    + [b"not json", b"[]"]
+)
+IDENTITY = Identity("job", "digest", "model")
+
+
+def lines() -> Iterator[BatchLine | LineError]:
+    return parse_lines(io.BytesIO(INPUT))
+
+
+def result(line: BatchLine | LineError) -> OutputLine:
+    if isinstance(line, LineError):
+        return refusal("job", line)
+    status = 400 if line.custom_id == "fails" else 200
+    body = {"text": line.body["prompt"] + "\n"}
+    return answer(
+        "job", line.line, line.custom_id, Response(status_code=status, request_id="r", body=body)
+    )
+
+
+class Run:
+    """The files of one run in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.output, self.errors = folder / "out.jsonl", folder / "errors.jsonl"
+
+    def open(
+        self, identity: Identity = IDENTITY, *, resume: bool = False, overwrite: bool = False
+    ) -> RunJournal:
+        return RunJournal(self.output, self.errors, identity, resume=resume, overwrite=overwrite)
+
+    def finish(self, stop_after: int | None = None, *, resume: bool = False) -> int:
+        """Answer the lines without a result, ``stop_after`` of them at most; return how many."""
+        answered = 0
+        with self.open(resume=resume) as journal:
+            for line in lines():
+                if line in journal or answered == stop_after:
+                    continue
+                journal.append(result(line))
+                answered += 1
+        return answered
+
+    def written(self) -> Counter[bytes]:
+        return Counter(
+            self.output.read_bytes().splitlines() + self.errors.read_bytes().splitlines()
+        )
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run(tmp_path)
+
+
+WHOLE = Counter(result(line).to_json().rstrip(b"\n") for line in lines())
+
+
+def test_every_line_gets_one_result_in_the_right_file(run: Run) -> None:
+    assert run.finish() == 8
+    assert run.written() == WHOLE
+    names = [json.loads(line)["custom_id"] for line in run.output.read_bytes().splitlines()]
+    assert names == ["a", "ü", "c", "e"]
+    with run.open(resume=True) as journal:
+        assert (journal.completed, journal.failed, journal.done) == (4, 4, 8)
+
+
+@pytest.mark.parametrize("name", ["output", "errors"])
+def test_cut_at_every_byte_and_resumed(run: Run, name: str) -> None:
+    """A crash can leave any prefix of each file."""
+    run.finish()
+    path: Path = getattr(run, name)
+    data, other = path.read_bytes(), run.written()
+    assert other == WHOLE
+    for size in range(len(data)):
+        path.write_bytes(data[:size])
+        left = 4 - data[:size].count(b"\n")
+        assert run.finish(resume=True) == left
+        assert run.written() == WHOLE, f"cut at byte {size}"
+
+
+def test_zeros_behind_the_last_synced_line_are_cut_off(run: Run) -> None:
+    """Some file systems leave zeros where data had not reached the disk when the power went."""
+    run.finish()
+    data = run.output.read_bytes()
+    keep = data[: data.index(b"\n") + 1]
+    run.output.write_bytes(keep + b"\0" * 50 + b"\n" + b"\0" * 5)
+    assert run.finish(resume=True) == 3
+    assert run.written() == WHOLE
+
+
+@given(
+    stops=st.lists(st.integers(0, 4), max_size=5), cuts=st.lists(st.integers(0, 300), max_size=5)
+)
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_number_of_crashes(
+    tmp_path_factory: pytest.TempPathFactory, stops: list[int], cuts: list[int]
+) -> None:
+    run = Run(tmp_path_factory.mktemp("run"))
+    for stop, cut in zip(stops, cuts, strict=False):
+        run.finish(stop_after=stop, resume=True)
+        for path in (run.output, run.errors):
+            os.truncate(path, max(0, path.stat().st_size - cut))
+    run.finish(resume=True)
+    assert run.written() == WHOLE
+
+
+def test_results_are_not_touched_without_being_asked(run: Run) -> None:
+    run.finish(stop_after=2)
+    before = run.written()
+    with pytest.raises(RunFailure, match="--resume"):
+        run.open()
+    assert run.written() == before
+
+
+def test_only_errors_are_results_too(run: Run) -> None:
+    with run.open() as journal:
+        journal.append(result(next(x for x in lines() if isinstance(x, LineError))))
+    with pytest.raises(RunFailure, match=r"errors\.jsonl has results"):
+        run.open()
+
+
+def test_overwrite_starts_again(run: Run) -> None:
+    run.finish()
+    other = Identity("other", "another digest", "model")
+    with run.open(other, overwrite=True) as journal:
+        assert journal.done == 0
+    assert not run.written()
+    with run.open(other, resume=True):
+        pass
+
+
+def test_resume_without_results_starts(run: Run) -> None:
+    assert run.finish(resume=True) == 8
+
+
+def test_resume_with_another_input_is_refused(run: Run) -> None:
+    run.finish(stop_after=3)
+    before = run.written()
+    with pytest.raises(RunFailure, match="another input"):
+        run.open(Identity("job", "changed", "model"), resume=True)
+    assert run.written() == before
+
+
+def test_resume_keeps_the_job_and_tells_of_another_model(run: Run) -> None:
+    run.finish(stop_after=3)
+    with run.open(Identity("new", "digest", "other"), resume=True) as journal:
+        assert journal.identity == Identity("job", "digest", "other")
+        assert journal.earlier_model == "model"
+
+
+@pytest.mark.parametrize("content", [None, b"", b"[]", b"{}", b'{"format": 2}'])
+def test_resume_without_a_usable_sidecar_is_refused(run: Run, content: bytes | None) -> None:
+    run.finish(stop_after=3)
+    sidecar = run.output.with_name("out.jsonl.run.json")
+    if content is None:
+        sidecar.unlink()
+    else:
+        sidecar.write_bytes(content)
+    with pytest.raises(RunFailure, match=r"out\.jsonl\.run\.json"):
+        run.open(resume=True)
+
+
+def test_a_foreign_line_between_results_is_refused_and_kept(run: Run) -> None:
+    run.finish()
+    data = run.output.read_bytes()
+    first, rest = data.split(b"\n", 1)
+    run.output.write_bytes(first + b"\nmine\n" + rest)
+    with pytest.raises(RunFailure, match="line 2"):
+        run.open(resume=True)
+    assert b"\nmine\n" in run.output.read_bytes()
+
+
+def test_two_runs_cannot_write_the_same_file(run: Run) -> None:
+    with run.open() as journal:
+        journal.append(result(next(lines())))
+        for resume, overwrite in ((True, False), (False, True), (False, False)):
+            with pytest.raises(RunFailure, match="another run"):
+                run.open(resume=resume, overwrite=overwrite)
+    assert len(run.output.read_bytes().splitlines()) == 1
+
+
+@pytest.mark.parametrize("output", ["/dev/null", "missing/out.jsonl", "."])
+def test_an_output_that_is_no_file(tmp_path: Path, output: str) -> None:
+    with pytest.raises(RunFailure):
+        RunJournal(tmp_path / output, tmp_path / "errors.jsonl", IDENTITY)
+
+
+def test_a_full_disk_leaves_whole_lines(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, room = os.write, [700]
+
+    def write(fd: int, data: bytes) -> int:
+        taken = real(fd, data[: room[0]]) if room[0] else 0
+        room[0] -= taken
+        if not taken:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return taken
+
+    def append_all(journal: RunJournal) -> None:
+        for line in lines():
+            if line.line not in written:
+                journal.append(result(line))
+                written.add(line.line)
+
+    written: set[int | None] = set()
+    with run.open() as journal:
+        monkeypatch.setattr(os, "write", write)
+        with pytest.raises(RunFailure, match="Make room"):
+            append_all(journal)
+        room[0] = 10_000  # room again, but what was begun is not mended by going on
+        with pytest.raises(RunFailure):
+            append_all(journal)
+        monkeypatch.undo()
+    assert 0 < len(written) < 8
+    assert run.written() < WHOLE
+    assert run.finish(resume=True) == 8 - len(written)
+    assert run.written() == WHOLE

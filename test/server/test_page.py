@@ -1,0 +1,175 @@
+"""The page ``/batches``: what it shows, what it lets in, and how a browser takes it."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import re
+import shutil
+import socket
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import uvicorn
+from scripted import MODEL, ScriptedEngine, Service, line, serve
+
+from sglang.srt.blendserve.batch_file.types import BatchLine
+from sglang.srt.blendserve.server.plan_view import HEIGHT, WIDTH, PlanView, bars
+
+pytestmark = pytest.mark.anyio
+
+PLAN = PlanView(
+    waiting=40,
+    running=7,
+    density=(120.0, 12.0, 1.5, 0.4, 0.02),
+    root_density=2.5,
+    sharing=0.31,
+    sharing_optimum=0.32,
+    optimum_seconds=81.0,
+)
+NASTY = "<script>document.title='owned'</script>\"'&"
+
+
+async def test_an_empty_service_says_so(directory: Path) -> None:
+    async with serve(directory) as service:
+        page = await service.http.get("/batches")
+        assert page.status_code == 200
+        assert 'id="no-batches"' in page.text
+        assert 'id="no-plan"' in page.text
+        assert "<svg" not in page.text
+
+
+async def test_nothing_but_the_pages_own_style_is_let_in(directory: Path) -> None:
+    async with serve(directory) as service:
+        page = await service.http.get("/batches")
+        policy = page.headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "frame-ancestors 'none'" in policy
+        assert "unsafe" not in policy
+        nonce = re.search(r"'nonce-([^']+)'", policy)[1]
+        assert f'<style nonce="{nonce}">' in page.text
+        assert " style=" not in page.text
+        assert "<script" not in page.text
+        again = await service.http.get("/batches")
+        assert nonce not in again.text
+
+
+async def test_batches_are_shown_escaped_and_paged(directory: Path) -> None:
+    async with serve(directory, ScriptedEngine(shown_plan=PLAN)) as service:
+        for n in range(3):
+            batch = await service.submit(
+                [line("a"), line("b", url=NASTY)], metadata={"note": NASTY + str(n)}
+            )
+            await service.finish(batch.id)
+        page = (await service.http.get("/batches?limit=2")).text
+        assert "<script" not in page
+        assert "&lt;script&gt;" in page
+        assert "1 done, 1 failed of 2" in page
+        assert "unsupported_url" in page
+        assert page.count("<progress") == 2
+        older = re.search(r'href="(\?after=batch_[0-9a-f]{32})"', page)[1]
+        rest = (await service.http.get("/batches" + older)).text
+        assert rest.count("<progress") == 1
+        assert page.count("<rect") == len(PLAN.density)
+        assert "31.0 % of prompt tokens" in page
+
+
+def test_bars_stay_in_the_picture() -> None:
+    density = (float("inf"), 1e9, 1e3, 1.0, 0.5, 1e-9, 0.0)
+    found = bars(density)
+    assert len(found) == len(density)
+    for x, y, width, height, compute in found:
+        assert 0 <= x <= x + width <= WIDTH + 1e-9
+        assert 0 <= y <= y + height <= HEIGHT
+        assert compute == (y + height <= HEIGHT / 2)
+    heights = [height for _, _, _, height, _ in found]
+    assert heights[0] == heights[1] == heights[2] == heights[-1] == HEIGHT / 2
+
+
+def test_a_scheduler_without_a_plan_has_no_view() -> None:
+    assert PlanView.from_state({}) is None
+    state = {"plans_made": 1, **dataclasses.asdict(PLAN)}
+    assert PlanView.from_state({"blendserve": state}) == PLAN
+    assert PlanView.from_state({"blendserve": {**state, "waiting": 0}}) is None
+    assert PlanView.from_state({"blendserve": {**state, "density": []}}) is None
+
+
+@asynccontextmanager
+async def on_a_port(service: Service) -> AsyncIterator[str]:
+    """Serve the application on a loopback port, from this event loop."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = uvicorn.Server(
+        uvicorn.Config(service.app, host="127.0.0.1", port=port, lifespan="off", log_level="error")
+    )
+    task = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.02)
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    await task
+
+
+async def browse(profile: Path, *arguments: str) -> str:
+    """Run headless Chromium; return what it prints."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("chromium is not installed (Debian: apt-get install chromium)")
+    process = await asyncio.create_subprocess_exec(
+        chromium,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--user-data-dir={profile}",
+        "--virtual-time-budget=2000",
+        *arguments,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    stdout, _ = await asyncio.wait_for(process.communicate(), 90)
+    return stdout.decode()
+
+
+async def test_in_a_browser(directory: Path, tmp_path: Path) -> None:
+    gate = threading.Event()
+
+    async def half(request: BatchLine) -> None:
+        while int(request.custom_id) >= 2 and not gate.is_set():
+            await asyncio.sleep(0.02)
+
+    engine = ScriptedEngine(half, shown_plan=PLAN)
+    async with serve(directory, engine) as service, on_a_port(service) as url:
+        batch = await service.submit([line(str(n)) for n in range(4)], metadata={"n": NASTY})
+        while (await service.client.batches.retrieve(batch.id)).request_counts.completed < 2:
+            await asyncio.sleep(0.02)
+
+        page = await browse(tmp_path / "profile", "--dump-dom", f"{url}/batches")
+
+        assert f"<title>Batches of {MODEL}</title>" in page  # no script has changed it
+        assert re.search(r'<progress max="4" value="2">', page)
+        assert "2 done, 0 failed of 4" in page
+        shot = tmp_path / "page.png"
+        await browse(
+            tmp_path / "profile",
+            "--window-size=1000,900",
+            f"--screenshot={shot}",
+            f"{url}/batches",
+        )
+        colours = colours_of(shot)
+        assert (217, 130, 43) in colours  # .compute: the page's style was let in
+        assert (43, 123, 217) in colours  # .memory
+        gate.set()
+        await service.finish(batch.id)
+        page = await browse(tmp_path / "profile", "--dump-dom", f"{url}/batches")
+        assert "4 done, 0 failed of 4" in page
+
+
+def colours_of(picture: Path) -> set[tuple[int, ...]]:
+    from PIL import Image
+
+    image = Image.open(picture).convert("RGB")
+    return {colour for _, colour in image.getcolors(1 << 24)}

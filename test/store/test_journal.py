@@ -1,0 +1,122 @@
+"""The result journal: what was synced survives, what was not is cut, nothing is there twice."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sglang.srt.blendserve.store.journal import Entry, ResultJournal
+from sglang.srt.blendserve.store.tally import Tally
+
+
+def entry(line: int, succeeded: bool = True, text: str = "x") -> Entry:
+    tally = Tally(int(succeeded), int(not succeeded), line, 1, 2, 0)
+    return Entry(line, tally, b'{"line":%d,"text":"%s"}\n' % (line, text.encode()))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "results.journal"
+
+
+def test_reopened_journal_has_every_result_and_their_sum(path: Path) -> None:
+    journal = ResultJournal(path)
+    journal.append([entry(5), entry(2, succeeded=False)])
+    journal.append([entry(3)])
+    journal.close()
+
+    again = ResultJournal(path)
+
+    assert list(again.lines()) == [2, 3, 5]
+    assert again.read(2) == entry(2, succeeded=False)
+    assert again.tally == Tally(2, 1, 10, 3, 6, 0)
+    assert 4 not in again
+    with pytest.raises(KeyError):
+        again.read(4)
+
+
+def test_a_line_gets_one_result_only(path: Path) -> None:
+    journal = ResultJournal(path)
+    journal.append([entry(1)])
+    with pytest.raises(ValueError, match="two results"):
+        journal.append([entry(2), entry(1)])
+    with pytest.raises(ValueError, match="two results"):
+        journal.append([entry(3), entry(3)])
+    assert list(journal.lines()) == [1]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    synced=st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\n")), max_size=4),
+    tail=st.binary(max_size=80),
+)
+def test_any_unfinished_tail_is_cut(
+    tmp_path_factory: pytest.TempPathFactory, synced: list[str], tail: bytes
+) -> None:
+    path = tmp_path_factory.mktemp("journal") / "results.journal"
+    journal = ResultJournal(path)
+    entries = [entry(line, text=text) for line, text in enumerate(synced, start=1)]
+    journal.append(entries)
+    journal.close()
+    size = path.stat().st_size
+    with path.open("ab") as stream:
+        stream.write(tail)
+
+    again = ResultJournal(path)
+
+    assert [again.read(line) for line in again.lines()] == entries
+    assert path.stat().st_size == size
+
+
+def test_every_cut_of_a_crashed_write_leaves_whole_results_only(path: Path) -> None:
+    journal = ResultJournal(path)
+    journal.append([entry(1)])
+    first = path.stat().st_size
+    journal.append([entry(2), entry(3)])
+    whole = path.read_bytes()
+    second = whole.index(b"\n", first) + 1
+    for size in range(first, len(whole) + 1):
+        path.write_bytes(whole[:size])
+        lines = list(ResultJournal(path).lines())
+        assert lines == [1] + [2] * (size >= second) + [3] * (size == len(whole))
+
+
+def test_zeros_where_a_power_cut_left_a_hole_are_cut(path: Path) -> None:
+    journal = ResultJournal(path)
+    journal.append([entry(1)])
+    size = path.stat().st_size
+    with path.open("ab") as stream:
+        stream.write(bytes(40) + b'"}\n')
+    assert list(ResultJournal(path).lines()) == [1]
+    assert path.stat().st_size == size
+
+
+def test_a_full_disk_keeps_none_of_the_group_and_the_next_try_all(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = ResultJournal(path)
+    journal.append([entry(1)])
+    size = path.stat().st_size
+    pwrite = os.pwrite
+    calls = []
+
+    def fill_up(fd: int, data: memoryview, offset: int) -> int:
+        calls.append(offset)
+        if len(calls) == 1:
+            return pwrite(fd, data[:7], offset)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "pwrite", fill_up)
+    with pytest.raises(OSError, match="No space left"):
+        journal.append([entry(2)])
+    monkeypatch.undo()
+
+    assert path.stat().st_size == size
+    assert 2 not in journal
+    journal.append([entry(2)])
+    assert list(ResultJournal(path).lines()) == [1, 2]

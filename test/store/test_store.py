@@ -1,0 +1,206 @@
+"""The batch directory: one user at a time, migrations, and what a crash leaves behind."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sglang.srt.blendserve.store import batch_table, file_table, lock, schema
+from sglang.srt.blendserve.store.ids import is_batch_id, is_file_id, new_batch_id, new_file_id
+from sglang.srt.blendserve.store.lock import DirectoryInUse
+from sglang.srt.blendserve.store.objects import FileObject
+from sglang.srt.blendserve.store.schema import NewerSchema
+from sglang.srt.blendserve.store.store import Store, StoreUnusable
+
+pytestmark = pytest.mark.anyio
+
+
+async def put(store: Store, content: bytes, expires_at: int | None = None) -> FileObject:
+    file = FileObject(
+        id=new_file_id(),
+        bytes=len(content),
+        created_at=1,
+        expires_at=expires_at,
+        filename="in.jsonl",
+        purpose="batch",
+    )
+    writer = store.files.new(file.id)
+    writer.write(content)
+    writer.commit()
+    await store.db.write(lambda db: file_table.insert(db, file, state="ready"))
+    return file
+
+
+async def create_batch(store: Store, file: FileObject) -> str:
+    batch_id = new_batch_id()
+    store.workspace(batch_id).create(store.files.path(file.id))
+    await store.db.write(
+        lambda db: batch_table.insert(
+            db,
+            batch_id=batch_id,
+            endpoint="/v1/completions",
+            input_file_id=file.id,
+            completion_window="24h",
+            metadata=None,
+            output_expires_after=None,
+            model="m",
+            created_at=1,
+            expires_at=2,
+        )
+    )
+    return batch_id
+
+
+def test_second_process_is_refused_until_the_first_is_gone(directory: Path) -> None:
+    code = (  # the module alone: importing sglang takes seconds
+        "import sys, pathlib, runpy\n"
+        "lock = runpy.run_path(sys.argv[1])['DirectoryLock'](pathlib.Path(sys.argv[2]))\n"
+        "print('locked', flush=True); sys.stdin.read()\n"
+    )
+    directory.mkdir()
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, lock.__file__, str(directory)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "locked\n"
+    with pytest.raises(DirectoryInUse, match=rf"process {holder.pid}.*--batch-dir"):
+        Store(directory)
+    holder.kill()
+    holder.wait()
+    Store(directory).close()
+
+
+def test_same_process_is_refused_too(directory: Path) -> None:
+    first = Store(directory)
+    with pytest.raises(DirectoryInUse):
+        Store(directory)
+    first.close()
+    Store(directory).close()
+
+
+def test_a_database_from_the_future_is_left_alone(directory: Path) -> None:
+    Store(directory).close()
+    with sqlite3.connect(directory / "blendserve.db") as db:
+        db.execute("PRAGMA user_version = 99")
+    with pytest.raises(NewerSchema, match=r"version 99.*Upgrade"):
+        Store(directory)
+    with sqlite3.connect(directory / "blendserve.db") as db:
+        assert db.execute("PRAGMA user_version").fetchone() == (99,)
+
+
+async def test_a_failed_migration_changes_nothing(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Store(directory)
+    file = await put(first, b"kept")
+    first.close()
+    broken = (*schema.MIGRATIONS, "CREATE TABLE extra (a); CREATE TABLE extra (a);")
+    monkeypatch.setattr(schema, "MIGRATIONS", broken)
+    with pytest.raises(StoreUnusable, match="already exists"):
+        Store(directory)
+    monkeypatch.undo()
+    again = Store(directory)
+    assert await again.db.read(lambda db: file_table.get(db, file.id, 1)) == file
+    again.close()
+
+
+def test_a_file_in_place_of_the_directory_is_a_clear_error(tmp_path: Path) -> None:
+    place = tmp_path / "file"
+    place.write_text("")
+    with pytest.raises(StoreUnusable, match=r"cannot be used.*--batch-dir"):
+        Store(place)
+
+
+def test_something_else_in_place_of_the_database_is_a_clear_error(directory: Path) -> None:
+    directory.mkdir()
+    (directory / "blendserve.db").write_bytes(b"not a database" * 100)
+    with pytest.raises(StoreUnusable, match="not a database"):
+        Store(directory)
+    (directory / "blendserve.db").unlink()
+    Store(directory).close()  # the lock was given back
+
+
+async def test_foreign_keys_hold(store: Store) -> None:
+    ghost = FileObject(
+        id=new_file_id(), bytes=0, created_at=1, filename="x", purpose="batch", expires_at=None
+    )
+    store.files.new(ghost.id).commit()
+    with pytest.raises(sqlite3.IntegrityError, match="FOREIGN KEY"):
+        await create_batch(store, ghost)
+
+
+async def test_a_failed_transaction_leaves_the_database_usable(store: Store) -> None:
+    def fail(db: sqlite3.Connection) -> None:
+        db.execute("INSERT INTO files VALUES (1, 'x', 'batch', 'x', 0, 0, NULL, 'ready')")
+        raise RuntimeError("midway")
+
+    with pytest.raises(RuntimeError, match="midway"):
+        await store.db.write(fail)
+    assert await store.db.read(lambda db: db.execute("SELECT * FROM files").fetchall()) == []
+    await put(store, b"next")
+
+
+async def test_recovery_clears_what_a_crash_cut_short_and_nothing_else(directory: Path) -> None:
+    store = Store(directory)
+    kept = await put(store, b"kept")
+    batch_id = await create_batch(store, kept)
+    deleted = await put(store, b"deleted")
+    await store.db.write(lambda db: file_table.delete(db, deleted.id))  # crash before the unlink
+    pending = FileObject(
+        id=new_file_id(), bytes=3, created_at=1, filename="x", purpose="batch", expires_at=None
+    )
+    await store.db.write(lambda db: file_table.insert(db, pending, state="pending"))
+    store.files.new(pending.id).commit()  # crash before the row is ready
+    store.files.new(new_file_id()).write(b"torn")  # crash in the middle of an upload
+    orphan = store.workspace(new_batch_id())
+    orphan.create(store.files.path(kept.id))  # crash before the batch's row
+    store.close()
+
+    again = Store(directory)
+    await again.recover()
+
+    assert again.files.ids() == {kept.id}
+    assert again.files.path(kept.id).read_bytes() == b"kept"
+    assert again.workspace(batch_id).input.read_bytes() == b"kept"
+    assert not orphan.folder.exists()
+    again.close()
+
+
+async def test_a_batch_keeps_its_input_when_the_file_is_deleted(store: Store) -> None:
+    file = await put(store, b"input")
+    batch_id = await create_batch(store, file)
+    store.files.delete(file.id)
+    assert store.workspace(batch_id).input.read_bytes() == b"input"
+
+
+async def test_files_expire(store: Store) -> None:
+    early = await put(store, b"early", expires_at=10)
+    late = await put(store, b"late", expires_at=2**40)
+    assert await store.db.read(lambda db: file_table.get(db, early.id, 9)) == early
+    assert await store.db.read(lambda db: file_table.get(db, early.id, 10)) is None
+    await store.delete_expired_files()
+    assert store.files.ids() == {late.id}
+
+
+def test_ids_cannot_name_a_path() -> None:
+    assert is_file_id(new_file_id())
+    assert is_batch_id(new_batch_id())
+    good = new_file_id()
+    for bad in ("", "..", "../x", f"{good}/..", f"{good}\n", f" {good}", good.upper(), good + "0"):
+        assert not is_file_id(bad)
+        assert not is_batch_id(bad)
+    assert len({new_file_id() for _ in range(1000)}) == 1000
+
+
+async def test_content_is_private(store: Store, directory: Path) -> None:
+    await put(store, b"secret")
+    for path in (directory, directory / "files", directory / "batches"):
+        assert os.stat(path).st_mode & 0o077 == 0
