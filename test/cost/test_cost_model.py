@@ -60,7 +60,7 @@ def test_formulas_of_the_paper_hold_for_short_prompts() -> None:
 def test_long_prompts_pay_for_half_of_the_square() -> None:
     p = 100_000.0
     linear = 2 * p * LLAMA_3.prefill_parameters
-    square = 2 * p * p * LLAMA_3.hidden_size * LLAMA_3.layers
+    square = 2 * p * p * LLAMA_3.attention_width * LLAMA_3.layers
     assert float(COST.prefill_seconds(p)) == pytest.approx((linear + square) / 312e12)
 
 

@@ -103,7 +103,7 @@ def test_restricted_tree_is_the_tree_of_the_rest(pool: Pool, data: st.DataObject
 def test_sums_over_subtrees_and_paths(pool: Pool) -> None:
     tree = PrefixTree.build(pool.prompts, pool.namespaces)
     values = np.arange(1, tree.nodes + 1)
-    subtree, path = tree.subtree_sum(values), tree.path_sum(values)
+    subtree, path = tree.subtree_sum(values), path_sum(tree.parent, values)
     leaves = tree.leaf_sum(np.arange(len(pool.prompts)) + 1)
     for node in range(tree.nodes):
         assert subtree[node] == values[node : tree.subtree_end[node]].sum()

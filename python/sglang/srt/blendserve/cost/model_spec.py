@@ -27,7 +27,6 @@ class ModelSpec:
 
     name: str
     layers: int
-    hidden_size: int
     attention_width: float
     """Query heads x head dim; for latent attention the mean of score and value widths."""
     decode_attention_width: float
@@ -120,7 +119,6 @@ class ModelSpec:
         return cls(
             name=name,
             layers=layers,
-            hidden_size=hidden,
             attention_width=attention.prefill_width,
             decode_attention_width=attention.decode_width,
             parameters=parameters,

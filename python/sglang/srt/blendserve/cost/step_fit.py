@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from sglang.srt.blendserve.cost.cost_model import CostModel
-
 _FORGET = 0.998
 """Weight of a step after each further one: the last 500 steps or so count."""
 
@@ -88,7 +86,3 @@ class StepFit:
         middle = (compute * memory) ** 0.5
         apart = min(max(compute / memory, 1 / MOST), MOST) ** 0.5
         return middle * apart, middle / apart
-
-    def corrected(self, cost: CostModel) -> CostModel:
-        """``cost`` with the device's rates as they were measured."""
-        return cost.at_rates(*self.factors())

@@ -32,9 +32,6 @@ _ROUNDS = 2
 """Passes of guessing the running requests' lengths and fitting again (expectation maximisation)."""
 _CLASS_SIZE = 100
 _CLASSES_PER_CELL = 8
-_UNSEEN_SPREAD = 1.0
-_UNSEEN_WEIGHT = 8.0
-"""Spread of log(true / estimate) before anything finished, and how many requests it counts for."""
 
 
 class LengthEstimator:
@@ -83,7 +80,6 @@ class LengthEstimator:
         self._finished: list[int] = []
         self._start = self._prior.predict(self._prompt, self._limit)
         self._mean = self._start
-        self._left_out = np.zeros(0)
         empty, none = np.zeros(0), np.zeros(0, dtype=np.int64)
         self._boundaries = np.zeros(1)
         self._shape = LengthShape.fit(1, empty, none, empty, none)
@@ -164,13 +160,6 @@ class LengthEstimator:
         square = np.minimum(square, expected * self._upper)
         return np.asarray(self._prompt * expected + square / 2)
 
-    def error_scale(self) -> float:
-        """Robust spread (as a standard deviation) of log(true / estimate) of single requests.
-
-        Each finished request against the estimate from all the others, at the last `estimate`.
-        """
-        return self._error_scale
-
     def prior(self) -> LengthPrior:
         """What is worth knowing when these requests are gone; small."""
         seen = np.array(self._finished, dtype=np.int64)
@@ -221,18 +210,10 @@ class LengthEstimator:
             lived / self._mean[running],
             self._class[running],
         )
-        self._left_out = np.log(self._output[finished] / expected)
 
     def _finish_fit(self) -> None:
         self._class = self._classify(self._groups.cell, self._mean)
         self._unit = self._mean / self._shape.mean[self._class]
-        error = self._left_out
-        spread = 0.0
-        if error.size:
-            low, high = np.quantile(error, (0.16, 0.84))
-            spread = float(high - low) / 2
-        weight = _UNSEEN_WEIGHT / (_UNSEEN_WEIGHT + error.size)
-        self._error_scale = weight * _UNSEEN_SPREAD + (1 - weight) * spread
 
     def _classify(self, cell: Ints, mean: Floats) -> Ints:
         found: Ints = np.searchsorted(self._boundaries, _class_key(cell, mean), side="right") - 1

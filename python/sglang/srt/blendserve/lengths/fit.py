@@ -37,8 +37,6 @@ class LengthFit:
     """(n,) expected length of each request."""
     left_out: Floats
     """(s,) expected length of each sample, from all the other samples."""
-    strengths: tuple[Floats, ...]
-    """By level: (cells,) the k chosen in each cell; infinite where the level is left out."""
 
 
 def fit_lengths(groups: LengthGroups, start: Floats, samples: Ints, lengths: Floats) -> LengthFit:
@@ -54,15 +52,13 @@ def fit_lengths(groups: LengthGroups, start: Floats, samples: Ints, lengths: Flo
     mean = np.maximum(start * (total / exposure), _SMALLEST_MEAN)
     left_out = expected * _ratio(total - lengths, exposure - expected, total / exposure)
     left_out = np.maximum(left_out, _SMALLEST_MEAN)
-    chosen: list[Floats] = []
     for level in groups.levels:
         evidence = _Evidence(level, groups, samples, lengths, left_out)
         k = evidence.best_strength()
-        chosen.append(k)
         if np.isfinite(k).any():
             mean = np.maximum(mean * evidence.factors(k), _SMALLEST_MEAN)
             left_out = evidence.left_out(k[groups.cell[samples]])
-    return LengthFit(mean, left_out, tuple(chosen))
+    return LengthFit(mean, left_out)
 
 
 class _Evidence:

@@ -108,14 +108,6 @@ class PrefixTree:
         return self.depth - self.depth[self.parent]
 
     @cached_property
-    def top_level(self) -> Ints:
-        """(nodes,) the ancestor of each node (or itself) that is a child of the root; root: 0."""
-        below_root = self.parent == 0
-        below_root[:1] = True
-        top: Ints = np.flatnonzero(below_root)[np.cumsum(below_root) - 1]
-        return top
-
-    @cached_property
     def prompt_tokens(self) -> int:
         """Tokens of all prompts."""
         return int(self.depth[self.leaf_nodes].sum())
@@ -141,10 +133,6 @@ class PrefixTree:
         sums = np.zeros(self.leaf_nodes.size + 1, dtype=values.dtype)
         np.cumsum(values[self.leaf_requests], out=sums[1:])
         return sums[self.leaf_end] - sums[self.leaf_start]
-
-    def path_sum(self, values: NDArray[Number]) -> NDArray[Number]:
-        """(nodes,) sums of node values (nodes,) on the path from the root to each node."""
-        return path_sum(self.parent, values)
 
     def reordered(self, rank: NDArray[np.number]) -> tuple[PrefixTree, Ints]:
         """The tree with each node's children in ascending order of ``rank`` (nodes,).

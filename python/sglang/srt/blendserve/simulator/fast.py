@@ -47,7 +47,6 @@ class Totals:
     steps: int = 0
     prefilled: int = 0
     """Prompt tokens computed, without those of requests that start again after a retraction."""
-    recomputed: int = 0
     retractions: int = 0
     kv_tokens: int = 0
     """Sum over steps of the KV tokens read."""
@@ -104,9 +103,7 @@ class FastEngine:
         self._hit[request], self._own[request] = hit, tokens
         self.todo[request] = tokens
         self.starting.append(request)
-        if done:
-            self.totals.recomputed += tokens
-        else:
+        if not done:
             self.totals.prefilled += tokens
         return True
 

@@ -99,9 +99,7 @@ class Device:
         return StepWork(prefill, scores, sampled, decodes, kv)
 
     def _count_prefill(self, request: Any, tokens: int) -> None:
-        if request.output_ids:
-            self.totals.recomputed += tokens
-        else:
+        if not request.output_ids:
             self.totals.prefilled += tokens
 
 
