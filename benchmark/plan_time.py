@@ -31,10 +31,10 @@ from sglang.srt.blendserve.cost.model_spec import ModelSpec
 from sglang.srt.blendserve.plan.merge import merge_units
 from sglang.srt.blendserve.plan.node_split import sort_tree, split_tree
 from sglang.srt.blendserve.plan.prefix_tree import PrefixTree
-from sglang.srt.blendserve.plan.scan_plan import KEEP_SHARING, build_plan, replan
+from sglang.srt.blendserve.plan.scan_order import KEEP_SHARING, build_plan, plan_tree
 from sglang.srt.blendserve.pool.background import Background
 from sglang.srt.blendserve.pool.request_pool import PoolRequest, RequestPool
-from sglang.srt.blendserve.simulator.partition import partition
+from simulate.partition import partition
 
 Result = TypeVar("Result")
 
@@ -98,7 +98,7 @@ def measure(count: int) -> None:
     watch.time("merge", lambda: merge_units(compute, memory))
     plan = watch.time("all of it: build_plan", lambda: build_plan(prompts, lengths, cost))
     remaining = np.random.default_rng(1).random(count) < 0.5
-    watch.time("replan of half", lambda: replan(plan, lengths, cost, remaining=remaining))
+    watch.time("half of it again", lambda: plan_tree(tree.restricted(remaining), lengths, cost))
     watch.time("partition for 8 ranks", lambda: partition(plan, 8))
     watch.stop()
     extra = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before

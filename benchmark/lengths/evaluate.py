@@ -37,7 +37,7 @@ from sglang.srt.blendserve.lengths.estimator import LengthEstimator
 from sglang.srt.blendserve.lengths.first_wave import sample_wave
 from sglang.srt.blendserve.lengths.groups import subtree_of
 from sglang.srt.blendserve.plan.annotations import request_costs
-from sglang.srt.blendserve.plan.scan_plan import plan_tree
+from sglang.srt.blendserve.plan.scan_order import plan_tree
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

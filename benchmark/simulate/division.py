@@ -2,7 +2,7 @@
 
 ``round robin`` is what SGLang's data parallel controller does with the requests of a job that
 arrive one by one, whatever the policy. ``sub-trees`` is the paper's section 5.5: one plan over all
-requests, cut into shares of equal compute and memory work (`simulator.partition`). Lengths are not
+requests, cut into shares of equal compute and memory work (`partition`). Lengths are not
 known there either: 1 % of the requests are sampled first, as the policy does by itself.
 """
 
@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from partition import partition
 
 from sglang.srt.blendserve.pool.request_pool import PoolRequest, RequestPool
 from sglang.srt.blendserve.simulator.fast_run import FastRun
 from sglang.srt.blendserve.simulator.machine import Machine
-from sglang.srt.blendserve.simulator.partition import partition
 from sglang.srt.blendserve.simulator.workload import Workload
 
 Ints = NDArray[np.int64]
@@ -76,6 +76,6 @@ def shares(workload: Workload, machine: Machine, replicas: int, division: str) -
     plan = pool.plan
     assert plan is not None
     return [
-        np.sort(np.append(share.requests, sampled[rank::replicas])).astype(np.int64)
-        for rank, share in enumerate(partition(plan, replicas))
+        np.sort(np.append(part.requests, sampled[rank::replicas])).astype(np.int64)
+        for rank, part in enumerate(partition(plan, replicas))
     ]

@@ -21,7 +21,7 @@ from sglang.srt.blendserve.plan.merge import merge_units
 from sglang.srt.blendserve.plan.node_split import sort_tree, split_tree
 from sglang.srt.blendserve.plan.outliers import Cuts
 from sglang.srt.blendserve.plan.prefix_tree import PrefixTree
-from sglang.srt.blendserve.plan.scan_plan import Plan, build_plan, plan_tree, replan
+from sglang.srt.blendserve.plan.scan_order import Plan, build_plan, plan_tree
 
 
 def plan_of(pool: Pool, keep_sharing: float = 0.99, kv_slots: int | None = None) -> Plan:
@@ -33,6 +33,16 @@ def plan_of(pool: Pool, keep_sharing: float = 0.99, kv_slots: int | None = None)
         keep_sharing=keep_sharing,
         kv_slots=kv_slots,
     )
+
+
+def last_of(plan: Plan, count: int) -> set[int]:
+    """The ``count`` requests at the memory-bound side of the scan."""
+    return set(plan.order[-count:].tolist())
+
+
+def unsplit_tokens(pool: Pool) -> int:
+    """Tokens of the prefix tree before any split."""
+    return PrefixTree.build(pool.prompts, pool.namespaces).unique_tokens
 
 
 def few_shot_pool(subjects: int = 20, questions: int = 50) -> Pool:
@@ -149,13 +159,12 @@ def test_outliers_move_to_their_own_density() -> None:
     whole, split = plan_of(pool, keep_sharing=1.0), plan_of(pool)
     assert whole.sharing == whole.sharing_optimum == split.sharing_optimum
     assert split.sharing >= 0.99 * split.sharing_optimum
-    last = split.order.size - long.size
     # Unsplit, each subject's long answers stand at the end of that subject; the budget of 1 %
     # (4,900 tokens) pays for nine copies of a prefix of 500 tokens, two long answers under each.
-    assert (whole.position[long] >= last).sum() <= 3
-    assert (split.position[long] >= last).sum() >= 14
+    assert len(last_of(whole, long.size) & set(long.tolist())) <= 3
+    assert len(last_of(split, long.size) & set(long.tolist())) >= 14
     free = plan_of(pool, keep_sharing=0.0)
-    assert (free.position[long] >= last).all()
+    assert last_of(free, long.size) == set(long.tolist())
 
 
 def test_a_run_of_outliers_costs_one_copy_of_its_prefix() -> None:
@@ -163,15 +172,14 @@ def test_a_run_of_outliers_costs_one_copy_of_its_prefix() -> None:
     pool = few_shot_pool(subjects=2, questions=100)
     plan = plan_of(pool, keep_sharing=0.97)
     assert (pool.output_tokens > 1000).sum() == 8
-    assert plan.tree.unique_tokens - plan.trie.unique_tokens == 500
+    assert plan.tree.unique_tokens - unsplit_tokens(pool) == 500
     assert (np.diff(plan.output_tokens[plan.order]) >= 0).all()
 
 
 def test_a_sorted_scan_is_not_split() -> None:
     """One prefix over everything: its children are sorted already, however far apart they are."""
     pool = few_shot_pool(subjects=1, questions=300)
-    plan = plan_of(pool, keep_sharing=0.0)
-    assert plan.tree.unique_tokens == plan.trie.unique_tokens
+    assert plan_of(pool, keep_sharing=0.0).tree.unique_tokens == unsplit_tokens(pool)
 
 
 def test_a_node_that_loses_all_its_children_goes() -> None:
@@ -185,52 +193,71 @@ def test_a_node_that_loses_all_its_children_goes() -> None:
 
 
 def test_no_splits_where_all_sharing_must_stay() -> None:
-    plan = plan_of(few_shot_pool(), keep_sharing=1.0)
-    assert plan.tree.unique_tokens == plan.trie.unique_tokens
+    pool = few_shot_pool()
+    assert plan_of(pool, keep_sharing=1.0).tree.unique_tokens == unsplit_tokens(pool)
     with pytest.raises(ValueError, match="keep_sharing"):
         plan_of(few_shot_pool(), keep_sharing=1.5)
 
 
 # Merge
 
-seconds = st.floats(min_value=0, max_value=1e6)
+seconds = st.just(0.0) | st.floats(min_value=1e-9, max_value=1e6)
+
+
+def falling_by_definition(compute: list[float], memory: list[float]) -> list[float]:
+    """The falling densities nearest to the given ones, by the max-min formula of isotonic
+    regression: the least over all starts of the most over all ends of the summed density."""
+    count = len(compute)
+
+    def between(first: int, last: int) -> float:
+        c, m = sum(compute[first : last + 1]), sum(memory[first : last + 1])
+        return c / m if m else np.inf
+
+    return [
+        min(max(between(a, b) for b in range(at, count)) for a in range(at + 1))
+        for at in range(count)
+    ]
+
+
+@given(st.lists(st.tuples(seconds, seconds).filter(any), max_size=12))
+def test_unit_densities_are_the_nearest_that_never_rise(parts: list[tuple[float, float]]) -> None:
+    compute, memory = [c for c, _ in parts], [m for _, m in parts]
+    level = merge_units(np.array(compute), np.array(memory))
+    assert (level[1:] <= level[:-1]).all()
+    assert level == pytest.approx(falling_by_definition(compute, memory), rel=1e-6)
 
 
 @given(st.lists(st.tuples(seconds, seconds)))
 def test_units_are_monotone_and_hold_the_sums(parts: list[tuple[float, float]]) -> None:
     compute = np.array([c for c, _ in parts])
     memory = np.array([m for _, m in parts])
-    unit, level = merge_units(compute, memory)
-    assert unit.shape == level.shape == compute.shape
+    level = merge_units(compute, memory)
+    assert level.shape == compute.shape
     assert (level[1:] <= level[:-1]).all()
-    if unit.size:
-        assert unit[0] == 0
-        assert set(np.diff(unit)) <= {0, 1}
-    for number in set(unit):
-        inside = unit == number
-        assert np.unique(level[inside]).size == 1
+    for value in np.unique(level):
+        inside = level == value
         if memory[inside].sum() > 1e-3:
-            assert level[inside][0] == pytest.approx(
-                compute[inside].sum() / memory[inside].sum(), rel=1e-6, abs=1e-9
-            )
+            sums = compute[inside].sum() / memory[inside].sum()
+            assert value == pytest.approx(sums, rel=1e-6, abs=1e-9)
 
 
 def test_sorted_densities_stay_units_of_their_own() -> None:
-    unit, level = merge_units(np.array([9.0, 4.0, 1.0]), np.ones(3))
-    assert unit.tolist() == [0, 1, 2]
-    assert level.tolist() == [9.0, 4.0, 1.0]
+    assert merge_units(np.array([9.0, 4.0, 1.0]), np.ones(3)).tolist() == [9.0, 4.0, 1.0]
 
 
 def test_neighbours_in_the_wrong_order_become_one_unit() -> None:
-    unit, level = merge_units(np.array([9.0, 1.0, 3.0, 2.5, 0.5]), np.ones(5))
-    assert unit.tolist() == [0, 1, 1, 1, 2]
+    level = merge_units(np.array([9.0, 1.0, 3.0, 2.5, 0.5]), np.ones(5))
     assert level == pytest.approx([9.0, 6.5 / 3, 6.5 / 3, 6.5 / 3, 0.5])
 
 
-def test_a_request_without_any_work_joins_its_neighbour() -> None:
-    unit, level = merge_units(np.array([2.0, 0.0, 1.0]), np.array([1.0, 0.0, 1.0]))
-    assert unit.tolist() == [0, 1, 1]
-    assert level.tolist() == [2.0, 1.0, 1.0]
+def test_units_without_memory_or_without_any_work() -> None:
+    """No memory: infinitely dense. No work at all: of the unit before."""
+    level = merge_units(np.array([3.0, 2.0, 0.0, 1.0]), np.array([0.0, 1.0, 0.0, 1.0]))
+    assert level.tolist() == [np.inf, 2.0, 2.0, 1.0]
+    late = merge_units(np.array([0.0, 2.0, 4.0]), np.array([0.0, 1.0, 0.0]))
+    assert late.tolist() == [6.0, 6.0, 6.0]
+    assert merge_units(np.zeros(2), np.zeros(2)).tolist() == [0.0, 0.0]
+    assert merge_units(np.zeros(0), np.zeros(0)).size == 0
 
 
 # The whole plan
@@ -240,9 +267,6 @@ def test_a_request_without_any_work_joins_its_neighbour() -> None:
 def test_every_request_once_in_order(pool: Pool) -> None:
     plan = plan_of(pool)
     assert sorted(plan.order) == list(range(len(pool.prompts)))
-    np.testing.assert_array_equal(plan.position[plan.order], np.arange(plan.order.size))
-    assert (np.diff(plan.unit) >= 0).all()
-    assert (plan.density[1:] <= plan.density[:-1]).all()
     np.testing.assert_array_equal(plan.tree.leaf_requests, plan.order)
 
 
@@ -273,20 +297,20 @@ def test_the_order_of_the_input_changes_nothing_but_the_indices(pool: Pool, rand
         return [(p.prompts[r].tolist(), p.output_tokens[r]) for r in plan.order]
 
     assert contents(pool, one) == contents(other, two)
-    np.testing.assert_allclose(one.density, two.density)
+    np.testing.assert_allclose(one.costs.density[one.order], two.costs.density[two.order])
     assert one.sharing == two.sharing
     assert one.total_compute_seconds == pytest.approx(two.total_compute_seconds)
 
 
 @given(pools(least=2), st.data())
-def test_replanning_the_rest_is_planning_the_rest(pool: Pool, data: st.DataObject) -> None:
+def test_planning_the_rest_of_a_tree_is_planning_the_rest(pool: Pool, data: st.DataObject) -> None:
     count = len(pool.prompts)
     mask = np.array(data.draw(st.lists(st.booleans(), min_size=count, max_size=count)), dtype=bool)
     lengths = np.ceil(pool.output_tokens / 2)
     rest = np.flatnonzero(mask)
-    again = replan(plan_of(pool), lengths, COST, remaining=mask)
+    tree = PrefixTree.build(pool.prompts, pool.namespaces)
+    again = plan_tree(tree.restricted(mask), lengths, COST)
     assert sorted(again.order) == rest.tolist()
-    assert (again.position[~mask] == -1).all()
     assert again.compute_seconds[~mask].sum() == 0
     spaces = None if pool.namespaces is None else pool.namespaces[mask]
     fresh = build_plan([pool.prompts[r] for r in rest], lengths[mask], COST, namespaces=spaces)
@@ -329,23 +353,18 @@ def test_wrong_lengths_are_refused(lengths: list[float]) -> None:
         build_plan([np.array([1]), np.array([2])], lengths, COST)
 
 
-def test_a_wrong_mask_is_refused() -> None:
-    plan = build_plan([np.array([1]), np.array([2])], [1.0, 2.0], COST)
-    with pytest.raises(ValueError, match="remaining"):
-        replan(plan, [1.0, 2.0], COST, remaining=np.ones(3, dtype=bool))
-
-
 def test_lengths_that_vary_cost_more_memory_than_their_mean() -> None:
     """Of two kinds with the same mean, the one whose lengths vary is the more memory-bound."""
     prompts = [np.arange(100, dtype=np.int32) + 1000 * n for n in range(8)]
     mean = np.full(8, 200.0)
     exact = 100 * mean + mean**2 / 2
     varying = np.where(np.arange(8) % 2, exact, exact + 200.0**2)
-    plan = plan_tree(PrefixTree.build(prompts), mean, COST, kv_reads=varying)
+    tree = PrefixTree.build(prompts)
+    plan = plan_tree(tree, mean, COST, kv_reads=varying)
     assert set(plan.order[:4].tolist()) == {1, 3, 5, 7}
     assert plan.total_memory_seconds == pytest.approx(float(COST.kv_read_seconds(varying.sum())))
     assert plan.compute_seconds[0] == plan.compute_seconds[1]
-    same = plan_tree(PrefixTree.build(prompts), mean, COST, kv_reads=exact)
-    assert np.allclose(same.memory_seconds, plan_tree(same.trie, mean, COST).memory_seconds)
+    same = plan_tree(tree, mean, COST, kv_reads=exact)
+    assert np.allclose(same.memory_seconds, plan_tree(tree, mean, COST).memory_seconds)
     with pytest.raises(ValueError, match="kv_reads must have shape"):
-        plan_tree(same.trie, mean, COST, kv_reads=exact[:3])
+        plan_tree(tree, mean, COST, kv_reads=exact[:3])

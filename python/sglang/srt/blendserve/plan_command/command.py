@@ -31,7 +31,7 @@ from sglang.srt.blendserve.cost.cost_model import CostModel
 from sglang.srt.blendserve.cost.device_spec import DeviceSpec, known_devices, measure_cpu
 from sglang.srt.blendserve.cost.model_config import ConfigError
 from sglang.srt.blendserve.cost.model_spec import ModelSpec
-from sglang.srt.blendserve.plan.scan_plan import KEEP_SHARING, Plan, build_plan
+from sglang.srt.blendserve.plan.scan_order import KEEP_SHARING, Plan, build_plan
 
 if TYPE_CHECKING:
     from sglang.srt.blendserve.requests.tokenizing import TokenizedBatch

@@ -13,7 +13,7 @@ import numpy as np
 from sglang.srt.blendserve.cost.remaining_work import RemainingWork
 from sglang.srt.blendserve.lengths.forecast import LengthForecast
 from sglang.srt.blendserve.lengths.prior import LengthPrior
-from sglang.srt.blendserve.plan.scan_plan import Plan
+from sglang.srt.blendserve.plan.scan_order import Plan
 from sglang.srt.blendserve.plan.scanner import DualScanner
 from sglang.srt.blendserve.pool.background import Background
 from sglang.srt.blendserve.pool.planner import Ordered, Planned, Planner, PoolSnapshot
@@ -138,14 +138,7 @@ class CurrentPlan:
     def _make(self, work: Callable[[], Planned], snapshot: PoolSnapshot) -> bool:
         if self._background is None:
             return self._adopt(work())
-
-        def work_and_report() -> Planned:
-            planned = work()
-            if planned.order is not None:
-                _ = planned.order.plan.density  # here, not while steps wait for a status report
-            return planned
-
-        self._background.begin(work_and_report, len(snapshot.requests))
+        self._background.begin(work, len(snapshot.requests))
         return False
 
     def _adopt(self, planned: Planned) -> bool:

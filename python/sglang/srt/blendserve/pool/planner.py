@@ -18,7 +18,7 @@ from sglang.srt.blendserve.lengths.first_wave import sample_wave
 from sglang.srt.blendserve.lengths.forecast import LengthForecast
 from sglang.srt.blendserve.lengths.prior import LengthPrior
 from sglang.srt.blendserve.plan.prefix_tree import PrefixTree
-from sglang.srt.blendserve.plan.scan_plan import Plan, plan_tree
+from sglang.srt.blendserve.plan.scan_order import Plan, plan_tree
 from sglang.srt.blendserve.plan.scanner import DualScanner
 from sglang.srt.blendserve.pool.pool_request import PoolRequest
 from sglang.srt.blendserve.pool.upcoming_use import UpcomingUse

@@ -17,7 +17,7 @@ from sglang.srt.blendserve.cost.cost_model import CostModel
 from sglang.srt.blendserve.cost.remaining_work import RemainingWork
 from sglang.srt.blendserve.lengths.estimator import LengthEstimator
 from sglang.srt.blendserve.lengths.forecast import LengthForecast
-from sglang.srt.blendserve.plan.scan_plan import KEEP_SHARING, Plan
+from sglang.srt.blendserve.plan.scan_order import KEEP_SHARING, Plan
 from sglang.srt.blendserve.plan.scanner import DualScanner, Side
 from sglang.srt.blendserve.pool.background import Background
 from sglang.srt.blendserve.pool.current_plan import CurrentPlan

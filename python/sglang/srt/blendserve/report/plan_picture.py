@@ -1,6 +1,6 @@
 """A plan as a picture: density along the scan order above, the prefix tree below.
 
-Left is the compute-bound end of the scan, right the memory-bound end. In the tree a box is a
+Left is the compute-bound side of the scan, right the memory-bound side. In the tree a box is a
 prefix: as wide as the requests that share it, as high as its tokens, coloured by density.
 """
 
@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sglang.srt.blendserve.plan.scan_plan import Plan
+from sglang.srt.blendserve.plan.merge import merge_units
+from sglang.srt.blendserve.plan.scan_order import Plan
 
 _SMALLEST = 1 / 3000
 """Boxes that are narrower than this part of the picture are left out; nobody would see them."""
@@ -39,7 +40,8 @@ def draw_plan(plan: Plan, path: str | Path, *, title: str = "") -> None:
     own = np.clip(plan.costs.density[plan.order], 1e-4, 1e6)
     dot = 3 if count <= 2000 else 1
     above.plot(scan, own, ".", color="0.6", markersize=dot, rasterized=True, label="requests")
-    above.plot(scan, np.clip(plan.density, 1e-4, 1e6), color="black", label="units")
+    units = merge_units(plan.compute_seconds[plan.order], plan.memory_seconds[plan.order])
+    above.plot(scan, np.clip(units, 1e-4, 1e6), color="black", label="units")
     above.axhline(plan.root_density, color="tab:green", linestyle="--", label="whole pool")
     above.axhline(1.0, color="0.8", linewidth=0.8, zorder=0)
     above.set(yscale="log", ylabel="compute density", title=title)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sglang.srt.blendserve.plan.scan_plan import Plan
+from sglang.srt.blendserve.plan.scan_order import Plan
 
 _ERRORS_SHOWN = 10
 

@@ -1,8 +1,8 @@
-"""Cut one plan into balanced shares for data parallel ranks (paper section 5.5).
+"""Cut one plan into balanced parts for data parallel ranks (paper section 5.5).
 
 The same dual scan that feeds one engine deals the requests to the ranks: rank after rank takes
-from both ends of the scan order until it has its part of the compute and of the memory work; the
-last rank gets the middle. Each share is two runs of the scan order, so k ranks make 2 (k - 1)
+from both sides of the scan order until it has its part of the compute and of the memory work; the
+last rank gets the middle. Each part is two runs of the scan order, so k ranks make 2 (k - 1)
 cuts, and a cut costs no more than the prefix shared across it: at most one root-to-leaf path.
 """
 
@@ -13,47 +13,46 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sglang.srt.blendserve.plan.scan_plan import Plan
+from sglang.srt.blendserve.plan.scan_order import Plan
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class Part:
     """What one rank gets."""
 
     requests: Ints
     """(m,) request indices in scan order, most compute-bound first."""
     compute_seconds: float
-    """Compute of the share, prefixes shared across a cut not yet paid twice."""
+    """Compute of the part, prefixes shared across a cut not yet paid twice."""
     memory_seconds: float
 
 
-def partition(plan: Plan, ranks: int) -> list[Share]:
-    """Deal the requests of ``plan`` to ``ranks`` shares of equal compute and memory work.
+def partition(plan: Plan, ranks: int) -> list[Part]:
+    """Deal the requests of ``plan`` to ``ranks`` parts of equal compute and memory work.
 
-    Every planned request is in exactly one share. Balance is as good as whole requests allow;
-    with fewer requests than ranks some shares are empty. To run a share on its own, `replan` with
-    its requests as ``remaining``. Raises ValueError if ``ranks`` is below 1.
+    Every planned request is in exactly one part. Balance is as good as whole requests allow;
+    with fewer requests than ranks some parts are empty. Raises ValueError if ``ranks`` is below 1.
     """
     if ranks < 1:
         raise ValueError(f"ranks must be at least 1, got {ranks}")
     compute = np.append(0.0, np.cumsum(plan.compute_seconds[plan.order]))
     memory = np.append(0.0, np.cumsum(plan.memory_seconds[plan.order]))
     low, high = 0, plan.order.size
-    shares: list[Share] = []
+    parts: list[Part] = []
     for left in range(ranks, 1, -1):
         front, back = _deal(compute, memory, low, high, left)
-        shares.append(_share(plan, np.r_[low:front, back:high]))
+        parts.append(_part(plan, np.r_[low:front, back:high]))
         low, high = front, back
-    shares.append(_share(plan, np.r_[low:high]))
-    return shares
+    parts.append(_part(plan, np.r_[low:high]))
+    return parts
 
 
-def _share(plan: Plan, positions: NDArray[np.integer]) -> Share:
+def _part(plan: Plan, positions: NDArray[np.integer]) -> Part:
     requests = plan.order[positions.astype(np.int64)]
-    return Share(
+    return Part(
         requests=requests,
         compute_seconds=float(plan.compute_seconds[requests].sum()),
         memory_seconds=float(plan.memory_seconds[requests].sum()),
@@ -61,11 +60,11 @@ def _share(plan: Plan, positions: NDArray[np.integer]) -> Share:
 
 
 def _deal(compute: Floats, memory: Floats, low: int, high: int, ranks: int) -> tuple[int, int]:
-    """How far one of ``ranks`` ranks takes from both ends of positions ``low`` to ``high``.
+    """How far one of ``ranks`` ranks takes from both sides of positions ``low`` to ``high``.
 
     Returns (front, back): it takes ``low`` to ``front`` and ``back`` to ``high``. ``compute`` and
     ``memory`` are prefix sums along the scan. Looks at every front; the back that then completes
-    the compute share is found by bisection; the pair nearest to both shares wins.
+    the compute part is found by bisection; the pair nearest to both parts wins.
     """
     wanted = np.array([compute[high] - compute[low], memory[high] - memory[low]]) / ranks
     front = np.arange(low, high + 1)
