@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 
 from sglang.srt.blendserve.plan.prefix_tree import PrefixTree
 from sglang.srt.blendserve.simulator.calibration import Calibration
+from sglang.srt.blendserve.simulator.length_traces import LengthTrace
 from sglang.srt.blendserve.simulator.machine import Machine
 from sglang.srt.blendserve.simulator.peers import peer_order
 from sglang.srt.blendserve.simulator.recipe import Recipe
-from sglang.srt.blendserve.simulator.sources import Source
 from sglang.srt.blendserve.simulator.step_cost import Bound, bound
 from sglang.srt.blendserve.simulator.workload import Workload, concatenated
 
@@ -81,7 +81,7 @@ class Load:
         ratio = whole.compute / whole.memory
 
         def part(place: int, name: str, count: int) -> Workload:
-            drawn = Source.named(name).draw(count, seed, place)
+            drawn = LengthTrace.named(name).draw(count, seed, place)
             # A prompt and an output keep their proportion; the others keep their lengths.
             scaled = drawn.replica(scale.scale) if name == recipe.memory else drawn
             return scaled.with_system_prompts(recipe.system)
@@ -118,7 +118,7 @@ class Load:
             "Llama-3.1-8B", "H200", 64.0, 2000, Scale.of("Llama-3.1-8B", "H200", 1).kv_slots
         )
         parts = [
-            Source.named(name).draw(count, seed, place).replica(scale.scale)
+            LengthTrace.named(name).draw(count, seed, place).replica(scale.scale)
             for place, (name, count) in enumerate((("burstgpt", 12), ("video", 3), ("mmlu", 8)))
         ]
         return cls(trace, seed, concatenated("tiny", parts, seed, shuffle=True), scale, 0.0)

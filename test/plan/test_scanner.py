@@ -1,4 +1,4 @@
-"""The dual scanner hands out every request once, from either end, in the order of the plan."""
+"""The dual scanner hands out every request once, from either side, in the order of the plan."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ sides = st.lists(st.sampled_from(list(Side)), min_size=70, max_size=70)
 
 
 @given(order=orders, picks=sides)
-def test_every_request_once_and_each_end_in_order(order: np.ndarray, picks: list[Side]) -> None:
+def test_every_request_once_and_each_side_in_order(order: np.ndarray, picks: list[Side]) -> None:
     scanner = DualScanner(order.astype(np.int64))
     taken: dict[Side, list[int]] = {side: [] for side in Side}
     for side in picks:

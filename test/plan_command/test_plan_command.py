@@ -16,7 +16,7 @@ import pytest
 from sglang.srt.blendserve import cli
 from sglang.srt.blendserve.batch_file.types import BatchLine, Endpoint, LineError
 from sglang.srt.blendserve.fetch_model.models import model_path
-from sglang.srt.blendserve.plan_command.output_lengths import output_lengths
+from sglang.srt.blendserve.plan_command.output_lengths import expected_lengths
 from sglang.srt.blendserve.requests.tokenizing import (
     TokenizedBatch,
     load_tokenizer,
@@ -257,15 +257,15 @@ def batch_of(max_tokens: list[int | None], exact: list[bool] | None = None) -> T
 
 
 def test_a_guess_stays_below_every_cap() -> None:
-    lengths = output_lengths(batch_of([None, 5, 5000, 5000], [False] * 3 + [True]), "100", 1000)
+    lengths = expected_lengths(batch_of([None, 5, 5000, 5000], [False] * 3 + [True]), "100", 1000)
     assert lengths.tokens.tolist() == [100, 5, 100, 990]
-    assert output_lengths(batch_of([None]), "100", 50).tokens.tolist() == [40]
+    assert expected_lengths(batch_of([None]), "100", 50).tokens.tolist() == [40]
 
 
 def test_max_tokens_as_lengths() -> None:
-    assert output_lengths(batch_of([None, 5]), "max", 1000).tokens.tolist() == [990, 5]
+    assert expected_lengths(batch_of([None, 5]), "max", 1000).tokens.tolist() == [990, 5]
     with pytest.raises(ValueError, match="no max_tokens"):
-        output_lengths(batch_of([None, 5]), "max", 0)
+        expected_lengths(batch_of([None, 5]), "max", 0)
 
 
 def test_usage_of_several_choices_is_shared_out(tmp_path: Path) -> None:
@@ -274,10 +274,10 @@ def test_usage_of_several_choices_is_shared_out(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     result = {"custom_id": "a", "response": {"body": {"usage": {"completion_tokens": 30}}}}
     path.write_text(json.dumps(result))
-    assert output_lengths(batch, str(path), 0).tokens.tolist() == [15, 15, 15]
+    assert expected_lengths(batch, str(path), 0).tokens.tolist() == [15, 15, 15]
     path.write_text("{")
     with pytest.raises(ValueError, match="line 1"):
-        output_lengths(batch, str(path), 0)
+        expected_lengths(batch, str(path), 0)
     path.write_text("\n")
     with pytest.raises(ValueError, match="no result line"):
-        output_lengths(batch, str(path), 0)
+        expected_lengths(batch, str(path), 0)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from small_workloads import requests
 
+from sglang.srt.blendserve.simulator.length_traces import LengthTrace
 from sglang.srt.blendserve.simulator.machine import Machine
-from sglang.srt.blendserve.simulator.sources import Source
 from sglang.srt.blendserve.simulator.workload import Workload, concatenated
 
 
@@ -49,7 +49,7 @@ def mixed() -> Workload:
 @pytest.fixture
 def trace_file(tmp_path: Path) -> Path:
     """A trace file of BurstGPT's first rows."""
-    source = Source.named("burstgpt")
+    source = LengthTrace.named("burstgpt")
     path = tmp_path / "lengths.csv"
     rows = zip(source.prompt_tokens[:200], source.output_tokens[:200], strict=True)
     path.write_text("input_tokens,output_tokens\n" + "".join(f"{p},{d}\n" for p, d in rows))

@@ -11,7 +11,7 @@ import pytest
 from sglang.srt.blendserve.cli import main
 from sglang.srt.blendserve.fetch_model.models import model_path
 from sglang.srt.blendserve.simulator.batch_replay import BatchReplay
-from sglang.srt.blendserve.simulator.sources import SourceError
+from sglang.srt.blendserve.simulator.length_traces import WorkloadError
 
 
 def tokens(*values: int) -> np.ndarray:
@@ -36,7 +36,7 @@ def test_keeps_prompts_and_arrival() -> None:
     workload = replay(*given)
     assert all((a == b).all() for a, b in zip(workload.prompts(), given, strict=True))
     assert workload.replica(1) is workload
-    with pytest.raises(SourceError, match="scale 1"):
+    with pytest.raises(WorkloadError, match="scale 1"):
         workload.replica(8)
 
 
@@ -78,5 +78,5 @@ def test_names_what_is_missing(
 ) -> None:
     assert main(["simulate", "--batch", str(batch[0])]) == 2
     assert "needs --answers too" in capsys.readouterr().err
-    with pytest.raises(SourceError, match=r"absent\.jsonl"):
+    with pytest.raises(WorkloadError, match=r"absent\.jsonl"):
         BatchReplay.read(batch[0], tmp_path / "absent.jsonl", str(model_path("smollm2")))

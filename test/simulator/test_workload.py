@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from small_workloads import requests
 
+from sglang.srt.blendserve.simulator.length_traces import NAMES, LengthTrace, WorkloadError
 from sglang.srt.blendserve.simulator.recipe import Recipe, from_files, reference_cost
-from sglang.srt.blendserve.simulator.sources import NAMES, Source, SourceError
 from sglang.srt.blendserve.simulator.workload import Workload
 
 
@@ -70,7 +70,7 @@ def test_small_mixes_do_not_fail() -> None:
 
 def test_all_sources_can_be_read() -> None:
     for name in NAMES:
-        source = Source.named(name)
+        source = LengthTrace.named(name)
         assert source.prompt_tokens.min() >= 1
         assert source.output_tokens.min() >= 1
 
@@ -97,8 +97,8 @@ def test_trace_files_mix_by_weight(trace_file: Path) -> None:
 def test_wrong_traces_are_named(tmp_path: Path, rows: str, words: str) -> None:
     path = tmp_path / "t.csv"
     path.write_text(rows)
-    with pytest.raises(SourceError, match=r".*") as error:
-        Source.from_file(path)
+    with pytest.raises(WorkloadError, match=r".*") as error:
+        LengthTrace.from_file(path)
     assert words in str(error.value)
 
 
@@ -108,7 +108,7 @@ def test_wrong_recipes_are_named() -> None:
         ("density=x", "not a number"),
         ("trace1,system=-1", "negative"),
     ):
-        with pytest.raises(SourceError, match=words):
+        with pytest.raises(WorkloadError, match=words):
             Recipe.parse(text)
 
 

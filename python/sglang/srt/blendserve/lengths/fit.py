@@ -74,8 +74,8 @@ class _Evidence:
         self.expected = expected
         self.group = level.group[samples]
         self.count = np.bincount(self.group, minlength=level.groups)
-        self.total = sums(self.group, lengths, level.groups)
-        self.exposure = sums(self.group, expected, level.groups)
+        self.total = group_sums(self.group, lengths, level.groups)
+        self.exposure = group_sums(self.group, expected, level.groups)
 
     def factors(self, k: Floats) -> Floats:
         """(n,) factor of each request's mean, for strengths k (cells,)."""
@@ -110,13 +110,14 @@ class _Evidence:
         for k in _STRENGTHS:
             after = self.left_out(k, part)
             loss = after - before - length * np.log(after / before)
-            score = sums(cell, loss, cells) + np.sqrt(sums(cell, loss * loss, cells))
+            score = group_sums(cell, loss, cells)
+            score += np.sqrt(group_sums(cell, loss * loss, cells))
             better = score < least
             best[better], least[better] = k, score[better]
         return best if self.level.by_cell else np.full(self.groups.cells, best[0])
 
 
-def sums(group: Ints, values: Floats, groups: int) -> Floats:
+def group_sums(group: Ints, values: Floats, groups: int) -> Floats:
     """(groups,) sum of the values (s,) of each group (s,)."""
     # bincount of nothing counts in integers.
     return np.asarray(np.bincount(group, values, groups), dtype=np.float64)

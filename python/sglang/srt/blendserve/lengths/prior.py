@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sglang.srt.blendserve.lengths.fit import sums
+from sglang.srt.blendserve.lengths.fit import group_sums
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -44,7 +44,9 @@ class LengthPrior:
         cells, place = np.unique(keys, return_inverse=True)
         count = np.concatenate((self.count * _FADE, np.ones(lengths.size)))
         total = np.concatenate((self.total * _FADE, lengths))
-        return LengthPrior(cells, sums(place, count, cells.size), sums(place, total, cells.size))
+        return LengthPrior(
+            cells, group_sums(place, count, cells.size), group_sums(place, total, cells.size)
+        )
 
     def predict(self, prompt_tokens: Ints, max_tokens: Ints) -> Floats:
         """(n,) expected output tokens from prompt length and ``max_tokens`` (n,), shrunk."""
@@ -59,8 +61,8 @@ class LengthPrior:
             (wanted, self.cells),
         ):
             known, place = np.unique(cells, return_inverse=True)
-            count = sums(place, self.count, known.size)
-            total = sums(place, self.total, known.size)
+            count = group_sums(place, self.count, known.size)
+            total = group_sums(place, self.total, known.size)
             at = np.minimum(np.searchsorted(known, key), known.size - 1)
             seen = known[at] == key
             mean = np.where(seen, (total[at] + _SHRINK * mean) / (count[at] + _SHRINK), mean)

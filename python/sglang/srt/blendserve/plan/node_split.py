@@ -41,7 +41,7 @@ from sglang.srt.blendserve.plan.annotations import (
     request_costs,
 )
 from sglang.srt.blendserve.plan.layer_sort import layer_sort
-from sglang.srt.blendserve.plan.outliers import Cuts, choose, scan_errors
+from sglang.srt.blendserve.plan.outliers import Cuts, choose_cuts, scan_errors
 from sglang.srt.blendserve.plan.prefix_tree import PrefixTree, preorder
 
 Ints = NDArray[np.int64]
@@ -106,7 +106,7 @@ def split_tree(
     error, prefix_errors = scan_errors(sorted_tree.tree, sorted_tree.costs)
     least = _LEAST_PROGRESS * error
     for _ in range(_ROUNDS):
-        cuts = choose(sorted_tree.tree, prefix_errors, moved, budget)
+        cuts = choose_cuts(sorted_tree.tree, prefix_errors, moved, budget)
         if not cuts.first.size:
             break
         tree = sorted_tree.tree

@@ -55,7 +55,7 @@ def scan_errors(tree: PrefixTree, costs: RequestCosts) -> tuple[float, Floats]:
     return float(sums[3, -1]), sums
 
 
-def choose(tree: PrefixTree, sums: Floats, moved: Bools, budget: int) -> Cuts:
+def choose_cuts(tree: PrefixTree, sums: Floats, moved: Bools, budget: int) -> Cuts:
     """The cuts of one round: most gain per recomputed token first, within ``budget`` tokens.
 
     ``sums``: those of `scan_errors`. ``moved``: (requests,) which have been moved before.

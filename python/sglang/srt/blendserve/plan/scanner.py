@@ -1,7 +1,7 @@
-"""The dual scanner (paper section 5.3): one plan order, taken from both of its ends.
+"""The dual scanner (paper section 5.3): one plan order, taken from both of its sides.
 
-The compute-bound end is the front of the order, the memory-bound end its back. Each end walks the
-prefix tree depth first, so neighbours share their prefix and sharing stays high.
+The compute-bound side begins at the front of the order, the memory-bound side at its back. Each
+side walks the prefix tree depth first, so neighbours share their prefix and sharing stays high.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ Ints = NDArray[np.int64]
 
 
 class Side(Enum):
-    """The end of the order that a request was taken from."""
+    """The side of the scan that a request is taken from."""
 
     COMPUTE = "compute"
     MEMORY = "memory"
 
 
 class DualScanner:
-    """Hands out each request of a plan once, from either end.
+    """Hands out each request of a plan once, from either side.
 
     Taking, discarding and peeking cost O(1) amortised over the whole scan.
     """
@@ -111,12 +111,12 @@ class DualScanner:
 
     @property
     def front(self) -> int:
-        """Scan position of the next request at the compute-bound end; 0 when none is left."""
+        """Scan position of the next request at the compute-bound side; 0 when none is left."""
         return self._cursor(Side.COMPUTE) if self._count else 0
 
     @property
     def back(self) -> int:
-        """Scan position of the next request at the memory-bound end; -1 when none is left."""
+        """Scan position of the next request at the memory-bound side; -1 when none is left."""
         return self._cursor(Side.MEMORY) if self._count else -1
 
     def positions(self, requests: Ints) -> Ints:

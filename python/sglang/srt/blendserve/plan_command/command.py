@@ -140,8 +140,8 @@ def main(args: argparse.Namespace) -> int:
 
 def _plan(args: argparse.Namespace) -> dict[str, Any]:
     """Tokenize, plan and describe; what ``--json`` prints."""
-    from sglang.srt.blendserve.plan_command.output_lengths import output_lengths
-    from sglang.srt.blendserve.report.plan_report import plan_summary, plan_tree
+    from sglang.srt.blendserve.plan_command.output_lengths import expected_lengths
+    from sglang.srt.blendserve.report.plan_report import plan_summary, tree_summary
     from sglang.srt.blendserve.requests.tokenizing import load_tokenizer
 
     if args.picture is not None:
@@ -155,7 +155,7 @@ def _plan(args: argparse.Namespace) -> dict[str, Any]:
     if not batch.prompts:
         first = f" The first: {batch.refused[0].message}" if batch.refused else ""
         raise PlanError(f"no line of {args.input} can be planned.{first}")
-    lengths = output_lengths(batch, args.output_tokens, model.context_length)
+    lengths = expected_lengths(batch, args.output_tokens, model.context_length)
     plan = build_plan(
         batch.prompts, lengths.tokens, cost, keep_sharing=args.keep_sharing, kv_slots=kv_slots
     )
@@ -189,7 +189,7 @@ def _plan(args: argparse.Namespace) -> dict[str, Any]:
             np.sum(cost.compute_seconds(plan.prompt_tokens, plan.output_tokens))
         ),
         "refused": [error.model_dump(mode="json") for error in batch.refused],
-        "tree": plan_tree(plan, levels=args.levels, children=args.children, describe=describe),
+        "tree": tree_summary(plan, levels=args.levels, children=args.children, describe=describe),
     }
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
+from sglang.srt.blendserve.requests.measured_lengths import measured_lengths
 from sglang.srt.blendserve.requests.tokenizing import TokenizedBatch
 
 
@@ -19,7 +19,7 @@ class OutputLengths(NamedTuple):
     source: str
 
 
-def output_lengths(batch: TokenizedBatch, choice: str, context_length: int) -> OutputLengths:
+def expected_lengths(batch: TokenizedBatch, choice: str, context_length: int) -> OutputLengths:
     """Output lengths as ``choice`` says: a number, ``max``, or the path of a results file.
 
     A number is a guess for every request, ``max`` takes each request's ``max_tokens``, a file
@@ -50,21 +50,6 @@ def output_lengths(batch: TokenizedBatch, choice: str, context_length: int) -> O
         ) from error
 
 
-def measured_lengths(batch: TokenizedBatch, path: Path) -> NDArray[np.float64]:
-    """(sequences,) output tokens by a file of output lines; NaN where it has none.
-
-    Sequences of one line have the mean of that line. Raises ValueError if the file cannot be used.
-    """
-    measured = _read_measured(path)
-    lines = np.array(batch.line, dtype=np.int64)
-    sequences = np.bincount(lines, minlength=len(batch.custom_ids))
-    # The usage of a line sums over its choices.
-    by_line = np.array([measured.get(c, np.nan) for c in batch.custom_ids]) / sequences
-    if not np.isfinite(by_line).any():
-        raise ValueError(f"{path}: no result line has a custom_id of the input")
-    return by_line[lines]
-
-
 def _from_measured(batch: TokenizedBatch, cap: NDArray[np.float64], path: str) -> OutputLengths:
     """Measured lengths by custom_id; requests that have none take the mean of the others."""
     measured = measured_lengths(batch, Path(path))
@@ -75,24 +60,3 @@ def _from_measured(batch: TokenizedBatch, cap: NDArray[np.float64], path: str) -
     if not known.all():
         source += f"; mean of these for {int((~known).sum())} requests without a result"
     return OutputLengths(np.where(known, measured, np.minimum(mean, cap)), source)
-
-
-def _read_measured(path: Path) -> dict[str, int]:
-    """Completion tokens by custom_id from a file of output lines."""
-    measured: dict[str, int] = {}
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.strip():
-                    continue
-                try:
-                    result = orjson.loads(line)
-                    usage = result["response"]["body"]["usage"]
-                    measured[str(result["custom_id"])] = int(usage["completion_tokens"])
-                except orjson.JSONDecodeError as error:
-                    raise ValueError(f"{path}, line {number}: not valid JSON: {error}") from error
-                except (KeyError, TypeError):
-                    continue  # an error line, or a result without usage: nothing measured
-    except OSError as error:
-        raise ValueError(f"cannot read {str(path)!r}: {error.strerror}") from error
-    return measured

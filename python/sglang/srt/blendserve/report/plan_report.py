@@ -36,7 +36,7 @@ def plan_summary(plan: Plan) -> dict[str, Any]:
     }
 
 
-def plan_tree(
+def tree_summary(
     plan: Plan, *, levels: int, children: int, describe: Describe | None = None
 ) -> dict[str, Any]:
     """The first ``levels`` of the annotated tree as nested mappings for JSON.
@@ -96,7 +96,7 @@ def _finite(value: float) -> float | None:
 
 
 def tree_lines(root: dict[str, Any]) -> Iterator[str]:
-    """The tree of `plan_tree` as lines of text, one a node, with a head line."""
+    """The tree of `tree_summary` as lines of text, one a node, with a head line."""
     yield f"{'density':>9} {'requests':>9} {'compute':>9} {'memory':>9} {'shared':>7}  prefix"
     yield from _tree_lines(root, "", "all requests")
 

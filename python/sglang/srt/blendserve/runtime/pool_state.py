@@ -36,7 +36,7 @@ def pool_state(scheduler: BlendScheduler) -> dict[str, Any]:
 
 
 def _unit_densities(plan: Plan) -> NDArray[np.float64]:
-    """(m,) density of the scheduling unit at each scan position; 30 ms for 400,000 requests."""
+    """(m,) density of the scheduling unit at each scan position; 70 ms for 400,000 requests."""
     return merge_units(plan.compute_seconds[plan.order], plan.memory_seconds[plan.order])
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sglang.srt.blendserve.plan.prefix_tree import PrefixTree
-from sglang.srt.blendserve.simulator.sources import SourceError
+from sglang.srt.blendserve.simulator.length_traces import WorkloadError
 from sglang.srt.blendserve.simulator.workload import Ints, Tokens, Workload
 
 if TYPE_CHECKING:
@@ -62,20 +62,19 @@ class BatchReplay(Workload):
         """From a batch file and the output file of a run, tokenized for ``model_path``.
 
         Lines without an answer, and those that cannot be tokenized, are left out; lines of several
-        sequences have the mean length. Raises SourceError naming the file and the reason.
+        sequences have the mean length. Raises WorkloadError naming the file and the reason.
         """
         from sglang.srt.blendserve.batch_file.types import BatchFileError
         from sglang.srt.blendserve.batch_file.validation import parse_lines
-        from sglang.srt.blendserve.plan_command.output_lengths import measured_lengths
+        from sglang.srt.blendserve.requests.measured_lengths import measured_lengths
         from sglang.srt.blendserve.requests.tokenizing import load_tokenizer, tokenize_batch
-        from sglang.srt.blendserve.run.source import open_input
 
         try:
-            with open_input(str(batch)) as file:
+            with batch.open("rb") as file:
                 tokenized = tokenize_batch(parse_lines(file), load_tokenizer(model_path))
             lengths = measured_lengths(tokenized, answers)
         except (BatchFileError, OSError, ValueError) as error:
-            raise SourceError(f"--batch {batch}: {error}") from error
+            raise WorkloadError(f"--batch {batch}: {error}") from error
         return cls._answered(batch.name.partition(".")[0], tokenized, lengths)
 
     @classmethod
@@ -104,9 +103,9 @@ class BatchReplay(Workload):
         return self.own_tokens.copy()
 
     def replica(self, scale: float) -> Workload:
-        """Itself. Raises SourceError for any scale but 1: real prompts cannot be divided."""
+        """Itself. Raises WorkloadError for any scale but 1: real prompts cannot be divided."""
         if scale != 1:
-            raise SourceError(f"--scale {scale:g}: a batch is simulated at scale 1, as it is")
+            raise WorkloadError(f"--scale {scale:g}: a batch is simulated at scale 1, as it is")
         return self
 
     def prompts(self) -> list[Tokens]:

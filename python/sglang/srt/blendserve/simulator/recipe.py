@@ -11,7 +11,7 @@ import numpy as np
 from sglang.srt.blendserve.cost.cost_model import CostModel
 from sglang.srt.blendserve.cost.device_spec import DeviceSpec
 from sglang.srt.blendserve.cost.model_spec import ModelSpec
-from sglang.srt.blendserve.simulator.sources import Source, SourceError
+from sglang.srt.blendserve.simulator.length_traces import LengthTrace, WorkloadError
 from sglang.srt.blendserve.simulator.workload import Workload, concatenated
 
 _ROUNDS = 4
@@ -53,14 +53,14 @@ class Recipe:
 
         Fields that are left out keep their defaults; ``trace1`` to ``trace4`` stand for the density
         and sharing of the paper's, and fields after them count more.
-        Raises SourceError naming the field.
+        Raises WorkloadError naming the field.
         """
         values: dict[str, str | float] = {}
         name, _, more = text.partition(",")
         for part in filter(None, f"{PAPER_TRACES.get(name, name)},{more}".split(",")):
             key, _, value = part.partition("=")
             if key not in {f.name for f in fields(cls)} or not value:
-                raise SourceError(
+                raise WorkloadError(
                     f"workload field {part!r}: write name=value with a name out of "
                     f"{', '.join(f.name for f in fields(cls))}, or one of {', '.join(PAPER_TRACES)}"
                 )
@@ -68,9 +68,9 @@ class Recipe:
                 try:
                     values[key] = int(value) if key == "system" else float(value)
                 except ValueError:
-                    raise SourceError(f"workload field {part!r}: not a number") from None
+                    raise WorkloadError(f"workload field {part!r}: not a number") from None
                 if values[key] < 0:  # type: ignore[operator]
-                    raise SourceError(f"workload field {part!r}: must not be negative")
+                    raise WorkloadError(f"workload field {part!r}: must not be negative")
             else:
                 values[key] = value
         return cls(**values)  # type: ignore[arg-type]
@@ -78,9 +78,9 @@ class Recipe:
     def workload(self, requests: int, seed: int) -> Workload:
         """``requests`` requests, shuffled; the same for the same arguments.
 
-        Raises SourceError if no mix of the three reaches density and sharing.
+        Raises WorkloadError if no mix of the three reaches density and sharing.
         """
-        sources = [Source.named(n) for n in (self.compute, self.memory, self.prefix)]
+        sources = [LengthTrace.named(n) for n in (self.compute, self.memory, self.prefix)]
         counts = [requests] * len(sources)
         for _ in range(_ROUNDS):  # the means of what is drawn depend a little on how much is drawn
             drawn = [max(count, 1) for count in counts]
@@ -94,7 +94,9 @@ class Recipe:
             shuffle=True,
         )
 
-    def _draw(self, sources: Sequence[Source], counts: Sequence[int], seed: int) -> list[Workload]:
+    def _draw(
+        self, sources: Sequence[LengthTrace], counts: Sequence[int], seed: int
+    ) -> list[Workload]:
         return [
             source.draw(count, seed, stream).with_system_prompts(self.system)
             for stream, (source, count) in enumerate(zip(sources, counts, strict=True))
@@ -121,7 +123,7 @@ class Recipe:
         counts = [round(float(c)) for c in solved]
         # Few requests have means of their own, which may miss the target a little.
         if min(counts) < -max(_ROUNDING, requests // 100) or not np.isfinite(solved).all():
-            raise SourceError(
+            raise WorkloadError(
                 f"no mix of {self.compute}, {self.memory} and {self.prefix} has density "
                 f"{self.density:g} and sharing {self.sharing:g}; it would take "
                 + ", ".join(f"{c} {p.sources[0]}" for c, p in zip(counts, parts, strict=True))
@@ -135,7 +137,7 @@ class Recipe:
 def from_files(entries: Sequence[str], requests: int, seed: int) -> Workload:
     """A workload from trace files ``path`` or ``path:weight`` (weights of requests, default 1).
 
-    Rows are drawn with replacement; the order is shuffled. Raises SourceError.
+    Rows are drawn with replacement; the order is shuffled. Raises WorkloadError.
     """
     sources, weights = [], []
     for entry in entries:
@@ -145,8 +147,8 @@ def from_files(entries: Sequence[str], requests: int, seed: int) -> Workload:
         except ValueError:
             path, number = entry, 1.0
         if not number > 0:
-            raise SourceError(f"--trace {entry}: the weight after ':' must be positive")
-        sources.append(Source.from_file(path if colon and path else entry))
+            raise WorkloadError(f"--trace {entry}: the weight after ':' must be positive")
+        sources.append(LengthTrace.from_file(path if colon and path else entry))
         weights.append(number)
     share = np.array(weights) / sum(weights)
     ends = np.round(np.cumsum(share) * requests).astype(int)

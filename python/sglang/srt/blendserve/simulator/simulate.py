@@ -25,13 +25,13 @@ from sglang.srt.blendserve.policy.named import PACES
 from sglang.srt.blendserve.simulator.calibration import Calibration, calibrated_device
 from sglang.srt.blendserve.simulator.fast_run import OURS, POLICIES, FastRun
 from sglang.srt.blendserve.simulator.full_run import FullRun
+from sglang.srt.blendserve.simulator.length_traces import WorkloadError
 from sglang.srt.blendserve.simulator.machine import Machine
 from sglang.srt.blendserve.simulator.options import BLEND_CHUNK, BlendOptions
 from sglang.srt.blendserve.simulator.peer_flags import PeerFlags
 from sglang.srt.blendserve.simulator.peers import CHUNKS, CONSERVATIVENESS
 from sglang.srt.blendserve.simulator.recipe import Recipe, from_files, reference_cost
 from sglang.srt.blendserve.simulator.result import Result
-from sglang.srt.blendserve.simulator.sources import SourceError
 from sglang.srt.blendserve.simulator.step_cost import ENGINES
 from sglang.srt.blendserve.simulator.workload import Workload
 
@@ -115,7 +115,7 @@ def main(args: argparse.Namespace) -> int:
     """Run the policies and print a table. Returns 0, 1 if SGLang failed, 2 for a wrong argument."""
     try:
         return _simulate(args)
-    except (SourceError, ValueError) as error:
+    except (WorkloadError, ValueError) as error:
         print(f"sglang-blendserve simulate: {error}", file=sys.stderr)
         return 2
     except RuntimeError as error:

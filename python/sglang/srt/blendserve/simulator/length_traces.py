@@ -31,13 +31,14 @@ REAL = ("burstgpt", "azure_conv", "azure_code", "sharegpt", "reasoning", "mmlu")
 NAMES = (*REAL, "video")
 
 
-class SourceError(ValueError):
-    """A trace that cannot be read; names the file, the line and what to do."""
+class WorkloadError(ValueError):
+    """A workload that cannot be made, as from a trace that cannot be read; the message names the
+    file or flag, the line and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """A table of request lengths to draw from; all arrays (m,)."""
+class LengthTrace:
+    """Request lengths to draw from, m rows; all arrays have shape (m,), lengths in tokens."""
 
     name: str
     prompt_tokens: Ints
@@ -46,28 +47,28 @@ class Source:
     prefix_tokens: Ints
 
     @classmethod
-    def named(cls, name: str) -> Source:
-        """A source of this package. Raises SourceError listing the names."""
+    def named(cls, name: str) -> LengthTrace:
+        """A trace of this package, by name. Raises WorkloadError listing the names."""
         if name == "video":
             return _video()
         if name not in REAL:
-            raise SourceError(f"unknown trace {name!r}; known: {', '.join(NAMES)}")
+            raise WorkloadError(f"unknown trace {name!r}; known: {', '.join(NAMES)}")
         data = files(__package__).joinpath("data", f"{name}.csv.gz").read_bytes()
         return _read(name, gzip.decompress(data).decode("utf-8"), f"{name}.csv.gz")
 
     @classmethod
-    def from_file(cls, path: str | Path) -> Source:
+    def from_file(cls, path: str | Path) -> LengthTrace:
         """Read a CSV file, gzipped if it ends in ``.gz``.
 
         Columns input_tokens and output_tokens, and optionally prefix_id (any text, empty for none)
-        and prefix_tokens. Raises SourceError naming line, field and fix.
+        and prefix_tokens. Raises WorkloadError naming line, field and fix.
         """
         path = Path(path)
         try:
             raw = path.read_bytes()
             text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8")
         except (OSError, EOFError, UnicodeDecodeError) as error:
-            raise SourceError(f"{path}: cannot be read: {error}") from None
+            raise WorkloadError(f"{path}: cannot be read: {error}") from None
         return _read(path.name.split(".")[0], text, str(path))
 
     def draw(self, count: int, seed: int, stream: int) -> Workload:
@@ -96,13 +97,13 @@ class Source:
         )
 
 
-def _video() -> Source:
+def _video() -> LengthTrace:
     """Synthetic OpenVid-like lengths: frames x 256 tokens, scaled to a mean of 16K tokens."""
     frames = np.repeat(_FRAMES, np.round(np.array(_FRAMES_SHARE) * 5000).astype(int))
     output = np.round(frames * _FRAME_TOKENS * (_VIDEO_MEAN / (frames.mean() * _FRAME_TOKENS)))
     rng = np.random.default_rng(0)
     n = output.size
-    return Source(
+    return LengthTrace(
         name="video",
         prompt_tokens=rng.integers(*_VIDEO_PROMPT, n),
         output_tokens=output.astype(np.int64),
@@ -111,11 +112,11 @@ def _video() -> Source:
     )
 
 
-def _read(name: str, text: str, where: str) -> Source:
+def _read(name: str, text: str, where: str) -> LengthTrace:
     reader = csv.DictReader(io.StringIO(text))
     for column in ("input_tokens", "output_tokens"):
         if column not in (reader.fieldnames or ()):
-            raise SourceError(
+            raise WorkloadError(
                 f"{where}: no column {column!r} in its first line; a trace needs the columns "
                 "input_tokens and output_tokens, and may have prefix_id and prefix_tokens"
             )
@@ -126,20 +127,20 @@ def _read(name: str, text: str, where: str) -> Source:
         prefix_id = row.get("prefix_id") or ""
         prefix = number("prefix_tokens", 0) if prefix_id else 0
         if prefix >= prompt:
-            raise SourceError(
+            raise WorkloadError(
                 f"{where}:{reader.line_num}: prefix_tokens is {prefix}; it must be below "
                 f"input_tokens, which is {prompt}"
             )
         rows.append((prompt, output, prefix_id, prefix))
     if not rows:
-        raise SourceError(f"{where}: no rows below the header")
+        raise WorkloadError(f"{where}: no rows below the header")
     names = {p: i for i, p in enumerate(dict.fromkeys(r[2] for r in rows if r[2]))}
 
     def values(place: int) -> Ints:
         return np.array([row[place] for row in rows], dtype=np.int64)
 
     prefix_number = np.array([names.get(row[2], -1) for row in rows], dtype=np.int64)
-    return Source(name, values(0), values(1), prefix_number, values(3))
+    return LengthTrace(name, values(0), values(1), prefix_number, values(3))
 
 
 def _integers(row: dict[str, str], where: str) -> Callable[[str, int], int]:
@@ -150,7 +151,7 @@ def _integers(row: dict[str, str], where: str) -> Callable[[str, int], int]:
         except ValueError:
             value = least - 1
         if value < least:
-            raise SourceError(f"{where}: {column} is {text!r}; it must be an integer >= {least}")
+            raise WorkloadError(f"{where}: {column} is {text!r}; it must be an integer >= {least}")
         return value
 
     return read
