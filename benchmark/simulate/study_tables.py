@@ -267,6 +267,14 @@ def _paper() -> str:
             ("Llama 70B, TP 8: gain over DFS", "18.6", [100 * (ratio_of(one, other) - 1)], "")
         )
         lines.append(("Llama 70B, TP 8: share of the bound", "90.8", shares([one]), ""))
+    lines += _replica_lines()
+    body = [[name, theirs or "-", _range(values, unit)] for name, theirs, values, unit in lines]
+    return table(["per cent, or times", "the paper", "here"], body)
+
+
+def _replica_lines() -> list[tuple[str, str, list[float], str]]:
+    """How many times as fast several replicas are: name, the paper's figure, ours, unit."""
+    lines = []
     for count, theirs in ((2, "1.85 to 1.93"), (4, "3.78 to 3.88")):
         for size, one_size, division, what in (
             (EACH * count, EACH, ROUND_ROBIN, "a load of its own for each"),
@@ -278,8 +286,7 @@ def _paper() -> str:
             if row and one:
                 name = f"{count} replicas, times one, {what}"
                 lines.append((name, theirs, [ratio_of(row, one)], "x"))
-    body = [[name, theirs or "-", _range(values, unit)] for name, theirs, values, unit in lines]
-    return table(["per cent, or times", "the paper", "here"], body)
+    return lines
 
 
 def ratio_of(row: Row, other: Row) -> float:

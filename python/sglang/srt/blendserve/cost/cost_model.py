@@ -28,7 +28,7 @@ def _floats(values: ArrayLike) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class CostModel:
-    """Seconds of work of ``model`` on ``device``."""
+    """Seconds that work of ``model`` takes on ``device`` (paper section 4)."""
 
     model: ModelSpec
     device: DeviceSpec
@@ -109,8 +109,10 @@ class CostModel:
     def decode_step_seconds(self, running: int, kv_tokens: float) -> tuple[float, float]:
         """Compute and memory traffic (KV and weights) of a step that decodes, seconds.
 
-        To the bit what `decode_compute_seconds`, `kv_read_seconds` and `weights_seconds` give, at
-        a tenth of their cost for single numbers: every scheduling pass asks for it.
+        ``running``: requests that decode, one token each. ``kv_tokens``: cached tokens they
+        attend to, summed over them. To the bit what `decode_compute_seconds`,
+        `kv_read_seconds` and `weights_seconds` give, at a tenth of their cost for single numbers:
+        every scheduling pass asks for it.
         """
         model, device = self.model, self.device
         flops = 2 * model.active_parameters * running
@@ -120,7 +122,7 @@ class CostModel:
         return flops / device.peak_flops, read + weights / device.bandwidth
 
     def prompt_token_seconds(self) -> float:
-        """`prefill_seconds` of one token that attends to nothing before it."""
+        """Compute of one prompt token that attends to nothing before it, seconds."""
         model = self.model
         flops = 2 * model.prefill_parameters + 4 * model.layers * model.attention_width * 0.5
         return flops / self.device.peak_flops

@@ -16,7 +16,10 @@ from importlib.resources import files
 import numpy as np
 
 _MATMUL_SIZE = 1024
+"""Rows and columns of the matrix product that measures a CPU's speed: large enough to be bound by
+compute on any CPU, small enough for some repeats in a quarter of a second."""
 _READ_BYTES = 256 << 20
+"""Bytes of the read that measures a CPU's memory: more than any processor's caches hold."""
 _PROBE_SECONDS = 0.25
 """Time spent repeating one probe; with set-up both together stay under 2 s."""
 

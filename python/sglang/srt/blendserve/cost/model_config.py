@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 _DTYPE_BYTES = {"float64": 8, "float32": 4, "float": 4, "float16": 2, "half": 2, "bfloat16": 2}
+"""Bytes of one element by the names that configs use (torch's)."""
 _UNGATED = frozenset({"phi", "starcoder2", "gpt_neox", "nemotron"})
 """Model types whose feed-forward block has two matrices instead of three (gate, up, down)."""
 _QKV_BIAS = frozenset({"qwen2", "qwen2_moe", "qwen2_vl", "qwen2_5_vl"})
@@ -108,7 +109,8 @@ class Attention:
     prefill_width: float
     """Mean width of the score and value products in prefill (query heads x head dim)."""
     decode_width: float
-    """The same in decode; wider for latent attention, which decodes in the compressed space."""
+    """Mean width of these products in decode; wider for latent attention, which decodes in the
+    compressed space."""
     kv_elements: int
     """Elements in the KV cache for one token."""
 

@@ -30,7 +30,8 @@ class ModelSpec:
     attention_width: float
     """Query heads x head dim; for latent attention the mean of score and value widths."""
     decode_attention_width: float
-    """The same in decode; larger with latent attention, which then works in compressed space."""
+    """Width of attention in decode: that of prefill, or larger with latent attention, which then
+    works in the compressed space."""
     parameters: int
     embedding_parameters: int
     """Weights that are looked up and never multiplied (0 with tied embeddings)."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from sglang.srt.blendserve.cost.model_spec import ModelSpec
 
 _KEPT = 0.97
-"""Share of what was seen that is kept from step to step: some dozens of steps count."""
+"""Share of what was seen that is kept from step to step: some dozens of steps count. Unproven."""
 
 
 class PromptCost:
@@ -25,17 +25,21 @@ class PromptCost:
 
     @property
     def factor(self) -> float:
-        """1 before any prompt was seen."""
+        """Compute of the prompts seen lately over that of their matrix products alone, about 1 or
+        more; 1 before any prompt was seen."""
         return self._whole / self._bare if self._bare else 1.0
 
     def note(self, tokens: int, context: int, *, ends: bool) -> None:
-        """``tokens`` of a prompt are computed behind ``context`` ones; ``ends``: its last are."""
+        """Count ``tokens`` of a prompt, computed behind ``context`` cached ones.
+
+        ``ends``: whether the prompt's last token is among them, which needs logits.
+        """
         self._bare += tokens * (self._token + 0.5 * self._score)
         self._whole += tokens * (self._token + self._score * (context + tokens / 2))
         if ends:
             self._whole += self._head
 
     def end_step(self) -> None:
-        """All prompts of a step were noted."""
+        """Let older steps count less, once all prompts of a step were noted."""
         self._bare *= _KEPT
         self._whole *= _KEPT

@@ -10,25 +10,28 @@ from __future__ import annotations
 import numpy as np
 
 _FORGET = 0.998
-"""Weight of a step after each further one: the last 500 steps or so count."""
+"""Weight of a step after each further one: the last 500 steps or so count. Unproven."""
 
 _PRIOR_STEPS = 1.0
-"""Steps that say otherwise outweigh the assumption that both kinds of work are equally slow."""
+"""Steps that say otherwise outweigh the assumption that both kinds of work are equally slow.
+Unproven."""
 
 _LEAST_STEPS = 64
-"""Steps seen before anything is corrected."""
+"""Steps seen before anything is corrected. Unproven."""
 
 _FIRST_STEPS = 8
-"""Steps that are taken in whatever they took."""
+"""Steps that are taken in whatever they took, so that there is something to compare the next with.
+Unproven."""
 
 _OUTLIER = 4.0
-"""A step this many times longer than expected did something else as well: it is left out."""
+"""A step this many times longer than expected did something else as well: it is left out.
+Unproven; test_step_fit.py shows that pauses do no harm."""
 
 _LEAST, _MOST = 1e-9, 1e6
-"""Seconds of a step that can be meant."""
+"""Seconds of work or of time that a step can be meant to have; what lies outside is left out."""
 
 MOST = 4.0
-"""The correction of compute against memory stays within 1 / MOST and MOST."""
+"""The correction of compute against memory stays within 1 / MOST and MOST. Unproven."""
 
 
 class StepFit:
@@ -63,7 +66,7 @@ class StepFit:
 
     @property
     def slowness(self) -> float:
-        """Measured over predicted seconds of the steps seen (1 before any)."""
+        """Measured over predicted seconds of the steps seen; 1 before any."""
         return self._seconds / self._work if self._work > 0 else 1.0
 
     def factors(self) -> tuple[float, float]:

@@ -18,7 +18,7 @@ class PackagedModel:
     package: str
     version: str
     sha256: str
-    """Of the wheel; nothing else is accepted."""
+    """Checksum of the wheel; no other file is accepted."""
     member: str
     """Path of the GGUF file inside the wheel."""
     licence_member: str

@@ -4,9 +4,9 @@ The paper (section 5.1) runs a sample of the requests first and gives every subt
 tree the mean of its sampled ones. Here all requests that have finished count, at any time, and
 
 - estimates of small groups are drawn towards those of the larger ones around them, as far as the
-  data ask for it (`length_fit`), over job, max_tokens, subtrees, prompt length and order of
-  arrival (`length_groups`);
-- running requests count as having lived this long (`length_shape`), since the first to finish are
+  data ask for it (`lengths.fit`), over job, max_tokens, subtrees, prompt length and order of
+  arrival (`lengths.groups`);
+- running requests count as having lived this long (`lengths.shape`), since the first to finish are
   the short ones;
 - known lengths are exact, and ``max_tokens`` is a cap and a feature, never a forecast.
 """
@@ -29,9 +29,12 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 _ROUNDS = 2
-"""Passes of guessing the running requests' lengths and fitting again (expectation maximisation)."""
+"""Passes of guessing the running requests' lengths and fitting again (expectation maximisation).
+Unproven."""
 _CLASS_SIZE = 100
+"""Finished requests that a class of its own takes. Unproven."""
 _CLASSES_PER_CELL = 8
+"""Most classes in a cell, by mean length. Unproven."""
 
 
 class LengthEstimator:
@@ -136,7 +139,11 @@ class LengthEstimator:
     def remaining_quantiles(
         self, requests: ArrayLike, generated: ArrayLike, levels: ArrayLike
     ) -> Floats:
-        """(m, q) quantiles at ``levels`` (q,) of what `remaining` gives the mean of, at least 1."""
+        """(m, q) quantiles of the further tokens of running ``requests`` (m,), at least 1.
+
+        ``generated``: (m,) tokens each has so far; ``levels``: (q,) quantiles, 0 to 1. `remaining`
+        is the mean of the same distribution.
+        """
         index = np.asarray(requests, dtype=np.int64)
         lived = np.asarray(generated, dtype=np.float64)
         level = np.asarray(levels, dtype=np.float64)
@@ -161,7 +168,7 @@ class LengthEstimator:
         return np.asarray(self._prompt * expected + square / 2)
 
     def prior(self) -> LengthPrior:
-        """What is worth knowing when these requests are gone; small."""
+        """What their lengths teach about later requests; a few numbers per kind of request."""
         seen = np.array(self._finished, dtype=np.int64)
         return self._prior.updated(self._prompt[seen], self._limit[seen], self._output[seen])
 

@@ -15,9 +15,9 @@ from sglang.srt.blendserve.plan.prefix_tree import PrefixTree
 Ints = NDArray[np.int64]
 
 _LEAST = 32
-"""Size of the smallest wave; fewer say nothing about lengths that vary."""
+"""Size of the smallest wave; fewer say nothing about lengths that vary. Unproven."""
 _LARGE = 32
-"""A subtree is large if it has more than this fraction of all requests."""
+"""A subtree is large if it has more than 1 / this of all requests. Unproven."""
 
 
 def sample_wave(

@@ -24,9 +24,11 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 _STRENGTHS = (1.0, 4.0, 16.0, 64.0, 256.0)
+"""Strengths k that are tried: how many samples a group needs to be believed half. Unproven."""
 _JUDGES = 8192
-"""Samples that the choice of k looks at; more only cost time."""
+"""Samples that the choice of k looks at; more only cost time. Unproven."""
 _SMALLEST_MEAN = 0.5
+"""Least mean length, tokens: keeps logarithms and quotients finite."""
 
 
 @dataclass(frozen=True, slots=True)

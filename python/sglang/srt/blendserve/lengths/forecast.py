@@ -20,13 +20,15 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 LEVELS: Floats = (np.arange(4) + 0.5) / 4
-"""Quantiles that stand for an unknown length: equally likely parts of a request."""
+"""Quantiles that stand for an unknown length: equally likely parts of a request.
+Unproven."""
 
 _BELIEVED = 0.5
 """Share of the started requests of a kind that must have finished for the estimator to stand
-alone."""
+alone. Unproven."""
 _LEAST_CAP = 256.0
-"""What an unknown kind may at least reach where no cap is set, as a multiple of what it lived."""
+"""What an unknown kind may at least reach where no cap is set, as a multiple of what it lived.
+Unproven."""
 
 
 class LengthForecast:
@@ -80,7 +82,10 @@ class LengthForecast:
         return np.where(unsure, np.maximum(estimate, expected), estimate)
 
     def remaining(self, requests: ArrayLike, generated: ArrayLike) -> Floats:
-        """(m, q) equally likely remaining tokens of ``requests`` (m,) that have ``generated``."""
+        """(m, q) equally likely remaining tokens, at least 1, of ``requests`` (m,).
+
+        ``generated``: (m,) tokens each has so far. The q columns are the quantiles `LEVELS`.
+        """
         index = np.asarray(requests, dtype=np.int64)
         lived = np.asarray(generated, dtype=np.float64)
         learned = self.lengths.remaining_quantiles(index, lived, LEVELS)
@@ -103,7 +108,7 @@ class LengthForecast:
         return np.asarray(np.where(self._exact[index], 0.0, unsure))
 
     def doubt_of(self, request: int) -> float:
-        """The same of one request."""
+        """How little is known of the kind of ``request``, from 0 to 1."""
         return self._doubts[self._kinds[request]]
 
     def cap(self, requests: ArrayLike) -> Floats:

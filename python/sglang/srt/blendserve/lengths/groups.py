@@ -2,7 +2,7 @@
 
 All that is known of a request before it runs puts it into groups: its job and ``max_tokens``, the
 subtrees of the prefix tree it stands in, its prompt length, and its neighbours in the order of
-arrival (files are often sorted by source). `length_fit` decides from finished requests how much
+arrival (files are often sorted by source). `lengths.fit` decides from finished requests how much
 each of these levels says.
 """
 
@@ -18,12 +18,15 @@ from sglang.srt.blendserve.plan.prefix_tree import PrefixTree
 Ints = NDArray[np.int64]
 
 _CELLS = 32
-"""A cell holds at least about this fraction of all requests."""
+"""A cell holds at least about 1 / this of all requests. Unproven."""
 _SMALLEST_CELL = 64
+"""Requests of the smallest cell; fewer cannot choose a strength of their own. Unproven."""
 _TREE_STEP = 4
-"""Ratio of the subtree sizes of successive tree levels."""
+"""Ratio of the subtree sizes of successive tree levels. Unproven."""
 _PROMPT_BINS = (4, 16, 64)
+"""Numbers of prompt length bins in a cell, coarse to fine. Unproven."""
 _ARRIVAL_BLOCKS = (1024, 256, 64, 16, 4)
+"""Requests in a block of arrivals, coarse to fine. Unproven."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,13 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 DEFAULT_MEAN = 256.0
-"""Expected output tokens before anything is known; max_tokens only caps it."""
+"""Expected output tokens before anything is known; max_tokens only caps it. Unproven."""
 _SHRINK = 16.0
+"""Requests that the mean of all others counts for, in each cell. Unproven."""
 _FADE = 0.5
-"""Weight of what an older prior said when a newer one takes it over."""
+"""Weight of what an older prior said when a newer one takes it over. Unproven."""
 _PER_OCTAVE = 2
+"""Cells for each doubling of a length. Unproven."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,7 @@ class LengthPrior:
 
     @classmethod
     def empty(cls) -> LengthPrior:
-        """Nothing known."""
+        """The prior of a first start: nothing is known yet."""
         return cls(np.zeros(0, dtype=np.int64), np.zeros(0), np.zeros(0))
 
     def updated(self, prompt_tokens: Ints, max_tokens: Ints, lengths: Floats) -> LengthPrior:
@@ -70,6 +72,7 @@ class LengthPrior:
 
 
 _STRIDE = 256
+"""More than the half octaves of any prompt length, so that two numbers make one cell."""
 
 
 def _cell(prompt_tokens: Ints, max_tokens: Ints) -> Ints:

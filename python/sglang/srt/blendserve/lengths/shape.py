@@ -22,7 +22,9 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 _PER_OCTAVE = 8
+"""Bins for each doubling of a multiple. Unproven."""
 _OCTAVES = 7
+"""Doublings above the mean, and below it, that have bins: up to 128 times the mean. Unproven."""
 BINS = 2 * _OCTAVES * _PER_OCTAVE
 """Bin b holds _EDGES[b] < x <= _EDGES[b + 1]; what is beyond counts in the first or last bin."""
 _EDGES: Floats = 2.0 ** (np.arange(-_OCTAVES * _PER_OCTAVE, BINS // 2 + 1) / _PER_OCTAVE)
@@ -30,12 +32,13 @@ _WIDTHS: Floats = _EDGES[1:] - _EDGES[:-1]
 _CENTRES: Floats = np.sqrt(_EDGES[1:] * _EDGES[:-1])
 
 _PRIOR_SPREAD = 1.0
-"""Standard deviation of log(d / m) that is assumed before anything is seen."""
+"""Standard deviation of log(d / m) that is assumed before anything is seen. Unproven."""
 _PRIOR_WEIGHT = 2.0
+"""Requests that the log-normal prior counts for in each bin. Unproven."""
 _POOLED_WEIGHT = 4.0
-"""Requests that the prior, and for a class the hazards of all requests, count for."""
+"""Requests that the hazards of all requests count for in each bin of a class. Unproven."""
 _CENTRE_WEIGHT = 0.01
-"""The same for the middle of a bin, against the mean of what ended in it."""
+"""Requests that the middle of a bin counts for, against the mean of what ended in it. Unproven."""
 
 
 def bin_of(multiple: Floats) -> Ints:

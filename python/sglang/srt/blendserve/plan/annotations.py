@@ -24,6 +24,7 @@ class RequestCosts:
     """Per request, indexed as the tree's requests; 0 for requests that are not in the tree."""
 
     prompt_tokens: Ints
+    """(requests,) prompt tokens."""
     output_tokens: Floats
     """(requests,) predicted output tokens."""
     computed_tokens: Floats
@@ -31,10 +32,11 @@ class RequestCosts:
     compute_seconds: Floats
     """(requests,) compute, with the same share of each shared prefix."""
     memory_seconds: Floats
+    """(requests,) KV cache reads while decoding (paper's Mem)."""
 
     @property
     def density(self) -> Floats:
-        """(requests,) compute density of each request."""
+        """(requests,) compute density of each request (paper's rho); infinite without memory."""
         return density(self.compute_seconds, self.memory_seconds)
 
 
@@ -43,13 +45,17 @@ class Annotations:
     """Per node of a tree (nodes,): sums over the requests below it."""
 
     requests: Ints
+    """Number of requests."""
     prompt_tokens: Ints
+    """Tokens of their prompts."""
     unique_tokens: Ints
     """Tokens of the segments in the subtree: its prompt tokens with each prefix counted once."""
     output_tokens: Floats
+    """Predicted output tokens."""
     compute_seconds: Floats
-    """With the requests' shares of the prefixes above the node: adds up over siblings."""
+    """Compute with the requests' shares of the prefixes above the node: adds up over siblings."""
     memory_seconds: Floats
+    """KV cache reads while decoding."""
 
     @property
     def density(self) -> Floats:

@@ -49,9 +49,11 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 _ROUNDS = 16
+"""Most rounds; the paper's Trace#1 takes four. Unproven."""
 _LEAST_PROGRESS = 0.02
 """A round that takes away a smaller part of the summed squared error of the first sort is the last;
-one that takes away none is undone."""
+one that takes away none is undone. Unproven: on the four traces even no splits at all lose nothing
+(``python benchmark/simulate/studies.py ablations``, "split: none")."""
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,11 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 _LEAST_SHIFT = float(np.log(1.1))
-"""A run is cut only if it stands off its place by 10 % of density or more (root mean square)."""
+"""A run is cut only if it stands off its place by 10 % of density or more (root mean square).
+Unproven."""
 _LOG_DENSITY_LIMIT = 14.0
-"""Log densities are cut off at about one to a million either way; 0 and infinity occur."""
+"""Log densities are cut off at about one to a million either way; 0 and infinity occur.
+Unproven; no real request comes near it."""
 
 
 class Cuts(NamedTuple):

@@ -109,7 +109,7 @@ class PrefixTree:
 
     @cached_property
     def prompt_tokens(self) -> int:
-        """Tokens of all prompts."""
+        """Tokens of all prompts, shared prefixes counted for each request."""
         return int(self.depth[self.leaf_nodes].sum())
 
     @cached_property

@@ -13,7 +13,7 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 _SMALL = 4096
-"""Below this size merging is as fast."""
+"""Below this size numpy's own stable sort is as fast. It changes time alone."""
 
 
 def stable_argsort(values: NDArray[np.number]) -> Ints:

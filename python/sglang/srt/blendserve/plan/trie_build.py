@@ -21,8 +21,10 @@ Ints = NDArray[np.int64]
 Tokens = NDArray[np.int32]
 
 _FIRST_WINDOW = 8
+"""Tokens compared at first."""
 _LAST_WINDOW = 512
-"""Tokens compared at once: a group that agrees on a whole window takes one twice as wide."""
+"""Most tokens compared at once: a group that agrees on a whole window takes one twice as wide.
+Unproven, as `_FIRST_WINDOW`; they change time alone."""
 _BLOCK = 1 << 22
 """Tokens gathered at once, which bounds the memory of a comparison."""
 _COPY = 4096
@@ -44,8 +46,11 @@ class TrieShape:
     leaf_depth: Ints
     """(leaves,) prompt tokens of each leaf."""
     inner_low: Ints
+    """(inner,) first leaf below each inner node."""
     inner_high: Ints
+    """(inner,) one past the last leaf below each inner node."""
     inner_parent: Ints
+    """(inner,) inner node above each inner node; -1 above the root."""
     inner_depth: Ints
     """(inner,) tokens from the root to the end of each inner node."""
 
@@ -102,9 +107,10 @@ class _Prompts:
 def build_trie(
     prompts: Sequence[NDArray[np.integer]], namespaces: NDArray[np.integer] | None = None
 ) -> TrieShape:
-    """The compressed trie of ``prompts``: n one-dimensional arrays of token ids.
+    """The compressed trie of ``prompts``: n one-dimensional arrays of token ids (paper 5.1).
 
-    ``namespaces``: (n,) integers; requests of different namespaces share nothing.
+    ``namespaces``: (n,) integers; requests of different namespaces share nothing. Raises
+    ValueError if their shape does not fit.
     """
     count = len(prompts)
     if namespaces is not None and namespaces.shape != (count,):

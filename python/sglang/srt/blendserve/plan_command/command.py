@@ -37,11 +37,15 @@ if TYPE_CHECKING:
     from sglang.srt.blendserve.requests.tokenizing import TokenizedBatch
 
 _GUESS = "256"
+"""Output tokens guessed for a request where nothing is said; unproven."""
 _KV_FRACTION = 0.9
 """Part of the device memory that weights and KV cache get, where --kv-slots does not say."""
 _PICTURES = (".png", ".svg", ".pdf")
+"""Suffixes of pictures that can be drawn."""
 _TEXT_TOKENS = 24
+"""Tokens of a prefix that are decoded to show it."""
 _TEXT_WIDTH = 48
+"""Characters of these that are shown."""
 
 
 class PlanError(Exception):
@@ -80,6 +84,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="devices that work as one (tensor parallel; default 1)",
     )
+    _add_planning(parser)
+    _add_output(parser)
+
+
+def _add_planning(parser: argparse.ArgumentParser) -> None:
+    """What the plan is made with."""
     parser.add_argument(
         "--output-tokens",
         default=_GUESS,
@@ -102,6 +112,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="tokens the KV cache holds (default: 90 %% of device memory less the weights)",
     )
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    """How the plan is shown."""
     parser.add_argument(
         "--levels", type=int, default=2, metavar="N", help="levels of the tree to show (default 2)"
     )

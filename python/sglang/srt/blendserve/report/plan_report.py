@@ -11,6 +11,7 @@ import numpy as np
 from sglang.srt.blendserve.plan.scan_order import Plan
 
 _ERRORS_SHOWN = 10
+"""Refused lines that a text report shows; JSON has all."""
 
 Describe = Callable[[int, int, int], str]
 """Text for the segment of a node: of which request, from which token to which."""

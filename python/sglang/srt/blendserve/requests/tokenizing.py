@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _LINES_AT_ONCE = 512
+"""Lines tokenized in one call, and reported to ``advance`` together."""
 _COMPLETIONS_DEFAULT = 16
 """``max_tokens`` of /v1/completions where a line has none, as OpenAI and SGLang have it."""
 

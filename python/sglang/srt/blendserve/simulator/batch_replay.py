@@ -103,7 +103,10 @@ class BatchReplay(Workload):
         return self.own_tokens.copy()
 
     def replica(self, scale: float) -> Workload:
-        """Itself. Raises WorkloadError for any scale but 1: real prompts cannot be divided."""
+        """Return the batch itself.
+
+        Raises WorkloadError for any scale but 1, because real prompts cannot be divided.
+        """
         if scale != 1:
             raise WorkloadError(f"--scale {scale:g}: a batch is simulated at scale 1, as it is")
         return self

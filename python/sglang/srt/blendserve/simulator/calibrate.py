@@ -46,7 +46,9 @@ TOKENS = (1, 4, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 
 _GPU = {"weights": 2 << 30, "sequences": 128, "context": 1600, "chunk": 4096}
 _CPU = {"weights": 256 << 20, "sequences": 32, "context": 512, "chunk": 1024}
+"""Sizes of what is measured on a CPU and on a GPU: bytes of weights, and tokens."""
 _CPU_MOST_TOKENS = 1024
+"""Largest batch measured on a CPU, whose matrix products are bound by compute long before."""
 _RATES = (
     "gemm_efficiency",
     "attention_efficiency",

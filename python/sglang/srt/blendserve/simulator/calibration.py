@@ -10,6 +10,7 @@ from typing import Any
 from sglang.srt.blendserve.cost.device_spec import DeviceSpec
 
 SCOPES = ("step", "overlap")
+"""What interference may slow down: `Calibration.interference_scope`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +21,11 @@ class Calibration:
     gemm_efficiency: float = 1.0
     """Share of peak FLOP/s that large matrix products reach."""
     attention_efficiency: float = 1.0
-    """The same for prefill attention."""
+    """Share of peak FLOP/s that prefill attention reaches."""
     bandwidth_efficiency: float = 1.0
     """Share of peak bandwidth that decode attention reaches."""
     weights_efficiency: float = 1.0
-    """The same for loading weights."""
+    """Share of peak bandwidth that loading weights reaches."""
     interference: float = 1.08
     """Time of a step that overlaps compute and memory work, over the longer of the two."""
     interference_scope: str = "step"
@@ -67,7 +68,7 @@ class Calibration:
         return cls(**constants)
 
     def as_dict(self) -> dict[str, float | str]:
-        """For JSON."""
+        """The constants by name, as a calibration file holds them."""
         return asdict(self)
 
 

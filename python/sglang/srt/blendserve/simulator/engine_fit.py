@@ -22,7 +22,9 @@ _PREFILL = ("prefill_compute", "prefill_memory", "prefill_online")
 _DECODE = ("decode_compute", "decode_memory", "decode_online")
 _KV = ("kv_compute", "kv_memory", "kv_online")
 _LEAST_STEPS = 50
+"""Steps that a trace must have to be fitted."""
 _ROUNDS = 50
+"""Rounds of reweighting, far more than the fit needs to settle."""
 _LEAST_RESIDUAL = 1e-4
 """Seconds; differences below this do not make a step count more."""
 

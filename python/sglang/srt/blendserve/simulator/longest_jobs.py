@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 
 _WEIGHT = 0.1
+"""Weight of a new length against the mean so far: an assumption, as of `_FIRST_GUESS`."""
 _FIRST_GUESS = 256.0
 """Output tokens that a job is taken to have before any of its requests has ended."""
 
@@ -22,7 +23,7 @@ class LongestJobs:
             self._queues[its_job].append(request)
 
     def ended(self, request: int, output_tokens: int) -> None:
-        """A length was seen."""
+        """Learn from ``request``, which has ended after ``output_tokens`` tokens."""
         job = self._job[request]
         self._mean[job] += _WEIGHT * (output_tokens - self._mean[job])
 
@@ -31,7 +32,8 @@ class LongestJobs:
         self._queues[self._job[request]].appendleft(request)
 
     def queue(self) -> deque[int]:
-        """That of the job with the longest outputs that has requests left; empty if none has."""
+        """The queue of the job with the longest outputs of those that have requests left, or an
+        empty one."""
         filled = [job for job, queue in enumerate(self._queues) if queue]
         return self._queues[max(filled, key=lambda job: self._mean[job])] if filled else deque()
 

@@ -13,7 +13,7 @@ class PeerFlags(NamedTuple):
 
     @classmethod
     def parse(cls, chunks: str, conservativeness: str) -> PeerFlags:
-        """Of comma-separated lists. Raises ValueError naming the flag and what is wrong."""
+        """Read comma-separated lists. Raises ValueError naming the flag and what is wrong."""
         try:
             sizes = [int(chunk) for chunk in chunks.split(",")]
         except ValueError:

@@ -21,6 +21,7 @@ CONSERVATIVENESS = (1.0, 0.1)
 which it reserves next to nothing for outputs."""
 
 _PROFILED = 0.01
+"""Share of each source whose lengths BatchLLM is told, for its decode ratio."""
 
 
 def peer_order(name: str, workload: Workload, tree: PrefixTree) -> Ints:

@@ -17,12 +17,14 @@ if TYPE_CHECKING:
 Work = Callable[[], object]
 
 _PROBE_SECONDS = 0.4
+"""Time spent repeating one measurement."""
 _LEAST_REPEATS = 3
+"""Repeats of a measurement that takes longer than that."""
 
 
 @dataclass(frozen=True, slots=True)
 class LayerShape:
-    """Sizes of one layer."""
+    """Sizes of one transformer layer: widths in elements, heads as numbers."""
 
     hidden: int
     intermediate: int

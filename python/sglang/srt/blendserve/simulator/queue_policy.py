@@ -22,9 +22,14 @@ from sglang.srt.blendserve.simulator.workload import Workload
 Ints = NDArray[np.int64]
 
 _CLIP = 4096
+"""Most output tokens that SGLang reserves for a request, by its environment variable
+SGLANG_CLIP_MAX_NEW_TOKENS_ESTIMATION."""
 _RATIO, _LEAST_SHARE = 0.7, 0.14
+"""SGLang's first ratio (SGLANG_INIT_NEW_TOKEN_RATIO), and its least one as a share of that."""
 _DECAY_STEPS = 600
+"""Decode steps over which the ratio falls (SGLANG_NEW_TOKEN_RATIO_DECAY_STEPS)."""
 _RETRACT_STEPS = 20
+"""Decode steps that SGLang wants room for after a retraction (SGLANG_RETRACT_DECODE_STEPS)."""
 
 
 class QueuePolicy:

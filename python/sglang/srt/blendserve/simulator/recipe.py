@@ -15,6 +15,7 @@ from sglang.srt.blendserve.simulator.length_traces import LengthTrace, WorkloadE
 from sglang.srt.blendserve.simulator.workload import Workload, concatenated
 
 _ROUNDS = 4
+"""Times that the counts are solved for again with the means of what they draw."""
 _ROUNDING = 3
 """Requests of a kind below none that a small mix may ask for, which then has none of them."""
 

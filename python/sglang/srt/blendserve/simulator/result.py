@@ -85,5 +85,5 @@ class Result:
         return best
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The figures by name, for JSON."""
         return asdict(self)

@@ -40,7 +40,15 @@ CALIBRATED = "calibrated"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the flags."""
+    """Declare the flags of ``sglang-blendserve simulate``."""
+    _add_workload(parser)
+    _add_machine(parser)
+    _add_policies(parser)
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write the results here")
+
+
+def _add_workload(parser: argparse.ArgumentParser) -> None:
+    """What is to be answered."""
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--workload", metavar="W", help="recipe, or trace1 to trace4 of the paper")
     what.add_argument(
@@ -51,6 +59,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tokenizer", metavar="MODEL", help="model folder whose tokenizer --batch goes through"
     )
+    parser.add_argument(
+        "--requests", type=int, default=20_000, help="of --workload and --trace (default: 20000)"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def _add_machine(parser: argparse.ArgumentParser) -> None:
+    """What answers it."""
     parser.add_argument("--model", default="Llama-3.1-8B", help=", ".join(known_models()))
     parser.add_argument(
         "--device",
@@ -59,15 +75,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--tp", type=int, default=1, help="tensor parallel ranks (default: 1)")
     parser.add_argument("--engine", choices=ENGINES, default="overlap")
-    parser.add_argument(
-        "--policies",
-        default="dfs,blendserve",
-        help=f"comma-separated: {', '.join(POLICIES)} (default: dfs,blendserve)",
-    )
-    parser.add_argument(
-        "--requests", type=int, default=20_000, help="of --workload and --trace (default: 20000)"
-    )
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kv-slots", type=int, help="KV cache, tokens (default: what fits)")
+    parser.add_argument("--calibration", type=Path, help="file written by `calibrate`")
     parser.add_argument(
         "--scale",
         type=float,
@@ -75,6 +84,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "given for the whole (default: 8; of a --batch: 1)",
     )
     parser.add_argument("--fast", action="store_true", help="the step model, without SGLang")
+
+
+def _add_policies(parser: argparse.ArgumentParser) -> None:
+    """What schedules it, and with which settings."""
+    parser.add_argument(
+        "--policies",
+        default="dfs,blendserve",
+        help=f"comma-separated: {', '.join(POLICIES)} (default: dfs,blendserve)",
+    )
     parser.add_argument(
         "--chunks",
         default=",".join(map(str, CHUNKS)),
@@ -106,9 +124,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="peers compute prompts in steps of their own, as SGLang does without "
         "--enable-mixed-chunk (default: beside the decodes; not with --fast)",
     )
-    parser.add_argument("--kv-slots", type=int, help="KV cache, tokens (default: what fits)")
-    parser.add_argument("--calibration", type=Path, help="file written by `calibrate`")
-    parser.add_argument("--json", type=Path, metavar="OUT", help="write the results here")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -205,7 +220,7 @@ def _run(runner: FastRun | FullRun, policy: str, flags: PeerFlags, requests: int
 
 
 def describe(workload: Workload) -> dict[str, Any]:
-    """The workload as it came out, for JSON."""
+    """Size, tokens, density and sharing of a workload as it was drawn, for JSON."""
     return {
         "name": workload.name,
         "requests": workload.size,
@@ -222,7 +237,7 @@ def describe(workload: Workload) -> dict[str, Any]:
 
 
 def describe_machine(args: argparse.Namespace, machine: Machine) -> dict[str, Any]:
-    """What it ran on, for JSON."""
+    """Model, device, engine and scale of a simulation, for JSON."""
     return {
         "model": args.model,
         "device": args.device,
@@ -235,7 +250,7 @@ def describe_machine(args: argparse.Namespace, machine: Machine) -> dict[str, An
 
 
 def print_table(results: list[Result]) -> None:
-    """One line a policy."""
+    """Print a table of results with one line for each policy."""
     print(
         f"{'policy':<12}{'chunk':>6}{'cons.':>6}{'tokens/s':>10}{'seconds':>10}{'optimum':>9}"
         f"{'sharing':>9}{'compute':>9}{'memory':>8}{'KV':>6}{'retr.':>7}"

@@ -23,6 +23,7 @@ from sglang.srt.blendserve.simulator.calibration import Calibration
 from sglang.srt.blendserve.simulator.workload import Workload
 
 ENGINES = ("overlap", "sequential")
+"""Kinds of engine: compute and memory work side by side, or one after the other."""
 
 
 class StepWork(NamedTuple):
@@ -97,13 +98,13 @@ class StepCost:
         )
 
     def overlapped(self, compute: float, memory: float) -> float:
-        """Time of so much work of two resources that are used at once."""
+        """Seconds that ``compute`` and ``memory`` seconds of work take when they overlap."""
         longer = max(compute, memory)
         slowed = longer if self.whole_steps else min(compute, memory)
         return longer + (self.interference - 1) * slowed
 
     def step(self, work: StepWork) -> StepTime:
-        """Time of a step."""
+        """Busy and elapsed seconds of a step with this ``work``."""
         gemm = (
             self.prefill_token * work.prefill_tokens
             + self.sample_token * work.sampled
@@ -128,7 +129,7 @@ class StepCost:
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """The least time any schedule could take (DESIGN.md, "Scheduling")."""
+    """The least time any schedule could take (docs/simulator.md)."""
 
     compute: float
     """All compute, each shared prefix once, seconds."""

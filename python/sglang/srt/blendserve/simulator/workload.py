@@ -74,7 +74,8 @@ class Workload:
 
     @property
     def sharing(self) -> float:
-        """The same as a share of all prompt tokens (paper's s_o)."""
+        """Share of all prompt tokens that need not be computed when each prefix is computed once
+        (paper's s_o)."""
         return self.shared_tokens / int(self.prompt_tokens.sum())
 
     def computed_tokens(self) -> Ints:
@@ -97,7 +98,7 @@ class Workload:
         return float(density(compute.sum(), memory.sum()))
 
     def replica(self, scale: float) -> Workload:
-        """The workload of a 1/``scale`` replica (DESIGN.md): all lengths divided by ``scale``.
+        """The workload of a 1/``scale`` replica, all lengths divided by ``scale``.
 
         Rounds up or down at random so that sums keep; the first output token, which no decode step
         makes, stays whole.
@@ -128,7 +129,7 @@ class Workload:
         )
 
     def with_system_prompts(self, tokens: int) -> Workload:
-        """The same requests, each behind a system prompt of its source of so many tokens."""
+        """These requests, each behind a system prompt of ``tokens`` tokens, one for each source."""
         assert self.system_tokens == 0, "there are system prompts already"
         return replace(self, prompt_tokens=self.prompt_tokens + tokens, system_tokens=tokens)
 
