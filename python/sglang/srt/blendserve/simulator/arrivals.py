@@ -49,7 +49,7 @@ class Arrivals:
         return True
 
     def ended(self, req: Any) -> None:
-        """A request has ended."""
+        """Learn that ``req`` has ended: its length counts in the order of jobs."""
         if self._jobs is not None:
             self._jobs.ended(self._place[req.rid], len(req.output_ids))
 
@@ -90,7 +90,10 @@ def _arrival(rid: str, prompt: Any, limit: int) -> Any:
 
 
 def watch_retractions(scheduler: Any, arrivals: Arrivals) -> list[str]:
-    """Ids of requests that lose their memory from now on, which `arrivals` keeps in their place."""
+    """Note from now on which requests of ``scheduler`` are retracted, by id, in the list returned.
+
+    ``arrivals`` keeps the retracted requests in their place.
+    """
     retracted: list[str] = []
     original = scheduler._add_request_to_queue
 

@@ -29,17 +29,17 @@ class FastPolicy(Protocol):
         ...
 
     def finished(self, request: int, output_tokens: int) -> None:
-        """A request has ended."""
+        """Learn that ``request`` has ended after ``output_tokens`` tokens."""
         ...
 
     def retracted(self, request: int, generated: int) -> None:
-        """A request has lost its slots after ``generated`` tokens and waits again."""
+        """Learn that ``request`` has lost its slots after ``generated`` tokens and waits again."""
         ...
 
 
 @dataclass(slots=True)
 class Totals:
-    """What a run adds up to."""
+    """What a run adds up to: seconds, steps and tokens."""
 
     seconds: float = 0.0
     compute: float = 0.0

@@ -44,12 +44,12 @@ class PrefixCacheModel:
 
     @property
     def used(self) -> int:
-        """Slots that cannot be had now."""
+        """Slots of requests in flight and of the prefixes they use: they cannot be had now."""
         return self.own_tokens + self.locked_tokens
 
     @property
     def free(self) -> int:
-        """Slots that are empty."""
+        """Slots that hold nothing."""
         return self.slots - self.used - self.evictable
 
     def path(self, request: int) -> list[int]:
@@ -108,7 +108,7 @@ class PrefixCacheModel:
         return 0
 
     def insert(self, request: int, hit: int, computed: int) -> int:
-        """The request's prompt is computed so far: share that beyond its ``hit``.
+        """Share the first ``computed`` tokens of a request's prompt beyond its ``hit``.
 
         Returns its own tokens given up.
         """
@@ -126,7 +126,7 @@ class PrefixCacheModel:
         return given
 
     def finish(self, request: int, own: int) -> None:
-        """A request ends: its own tokens and its prefix stay until they are evicted."""
+        """End a request: its ``own`` tokens and its prefix stay until they are evicted."""
         self.own_tokens -= own
         self.evictable += own
         self._finished.append((self.clock, own))
@@ -134,7 +134,7 @@ class PrefixCacheModel:
             self._release(node)
 
     def retract(self, request: int, own: int) -> None:
-        """A request loses its slots at once and will come back."""
+        """Retract a request: it loses its ``own`` slots at once and will come back."""
         self.own_tokens -= own
         for node in self.path(request):
             self._waiting[node] += 1

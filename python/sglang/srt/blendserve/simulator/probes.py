@@ -76,7 +76,7 @@ class Layer:
         return torch.randn(*size, device=self.device, dtype=self.dtype)
 
     def gemm(self, tokens: int) -> Work:
-        """All matrix products of all copies for ``tokens`` tokens."""
+        """The work of all matrix products of all copies of the layer, for ``tokens`` tokens."""
         linear = _linear(self.device)
         inputs = [self._random(tokens, weight.shape[1]) for weight in self.weights[0]]
 
@@ -134,7 +134,7 @@ def _linear(device: str) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def seconds_of(work: Work, device: str) -> float:
-    """Least time of repeated runs, after one that is not timed: other work on the machine only
+    """Least seconds of repeated runs, after one that is not timed: other work on the machine only
     ever slows a run down."""
     wait = _waiter(device)
     work()
@@ -159,7 +159,7 @@ def _waiter(device: str) -> Callable[[], None]:
 
 
 def side_by_side(compute: Work, memory: Work) -> Work:
-    """Both at once, on two streams of a GPU."""
+    """The work of doing both at once, on two streams of a GPU."""
     import torch
 
     streams = [torch.cuda.Stream() for _ in range(2)]
@@ -173,7 +173,7 @@ def side_by_side(compute: Work, memory: Work) -> Work:
 
 
 def repeated(work: Work, times: int) -> Work:
-    """``work`` several times over."""
+    """The work of doing ``work`` so many ``times``, one after the other."""
 
     def all_of_it() -> None:
         for _ in range(times):
