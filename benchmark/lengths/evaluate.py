@@ -3,7 +3,7 @@
     python benchmark/lengths/evaluate.py [--seeds 5] [--workloads mmlu mix_chat] [-o results.json]
 
 Each workload runs as an online process: a 1 % stratified wave first, then the paper's plan from
-both ends, with a fixed number of requests at once. When the wave has ended, and when 25, 50 and
+both sides, with a fixed number of requests at once. When the wave has ended, and when 25, 50 and
 75 % have finished, every estimator predicts the requests that still wait, from what it can see.
 Each seed leaves out a random tenth of the requests.
 
@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 from baselines import global_mean, job_ewma, max_tokens, subtree_mean
 from numpy.typing import NDArray
-from process import Moment, OnlineRun, two_ended
+from process import Moment, OnlineRun, from_both_sides
 from tqdm import tqdm
 from workloads import WORKLOADS, Workload
 
@@ -58,7 +58,7 @@ class Scene:
         self.wave = sample_wave(self.tree, load.max_tokens, known, 0.01)
         plan = plan_tree(self.tree, subtree_mean(load, self.tree, self.wave), COST)
         seats = int(np.clip(load.size // 16, 8, 256))
-        order = two_ended(plan.order, self.wave)
+        order = from_both_sides(plan.order, self.wave)
         self.run = OnlineRun.of(order, load.output_tokens, seats)
         self.estimator = LengthEstimator(
             load.prompt_tokens, load.max_tokens, known, self.tree, load.job

@@ -61,8 +61,8 @@ class OnlineRun:
         return int(np.sort(self.end)[max(int(np.ceil(share * self.end.size)) - 1, 0)])
 
 
-def two_ended(order: Ints, first: Ints) -> Ints:
-    """``first``, then the rest of a plan's ``order`` from both ends in turn."""
+def from_both_sides(order: Ints, first: Ints) -> Ints:
+    """``first``, then the rest of a plan's ``order`` from both sides in turn."""
     rest = order[~np.isin(order, first)]
     both = np.empty_like(rest)
     both[0::2] = rest[: (rest.size + 1) // 2]
