@@ -52,7 +52,8 @@ from sglang.srt.blendserve.policy.named import make_step_policy
 from sglang.srt.blendserve.pool.request_pool import RequestPool
 from sglang.srt.blendserve.runtime.cache.radix_cache import BlendRadixCache
 from sglang.srt.blendserve.runtime.online import OnlineRequests
-from sglang.srt.blendserve.runtime.receiver import Intake
+from sglang.srt.blendserve.runtime.progress import note_progress
+from sglang.srt.blendserve.runtime.receiver import OfflineReceiver
 from sglang.srt.blendserve.runtime.record.row_file import RowFile
 from sglang.srt.blendserve.runtime.record.step_record import StepRecord, StepRecorder
 from sglang.srt.blendserve.runtime.scheduler import BlendScheduler
@@ -139,7 +140,7 @@ class Engine(BlendScheduler):
         self.pool = RequestPool(cost, slots)
         if isinstance(self.tree_cache, BlendRadixCache):
             self.tree_cache.follow(self.pool)
-        self.intake = Intake(self.pool)
+        self.offline_receiver = OfflineReceiver(self.pool)
         self.step_policy = make_step_policy(self.pool, "balance", max_tokens=chunk)
         self.batch, self.page_size, self.is_mixed_chunk = args.batch, 1, True
         self.waiting_queue: list[Req] = []
@@ -164,7 +165,7 @@ class Engine(BlendScheduler):
     def step(self) -> None:
         """One pass of the scheduler, and the forward pass's effects."""
         watch = self.watch
-        watch.timed("progress", self._note_progress)()
+        watch.timed("progress", note_progress)(self.pool)
         self._feed = watch.timed("select", super()._feed)
         self._cached_tokens = watch.timed("look-up", super()._cached_tokens, "select")
         self._feed(self.running)
@@ -262,7 +263,7 @@ def fill(engine: Engine, pool: int, seed: int) -> dict[str, Any]:
     times = np.zeros(pool)
     for index, req in enumerate(reqs):
         began = time.thread_time()
-        engine.intake.take(req)
+        engine.offline_receiver.take(req)
         times[index] = time.thread_time() - began
     taken = resident_bytes()
     began = time.perf_counter()

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from sglang.srt.blendserve.cost.remaining_work import RemainingWork
 from sglang.srt.blendserve.policy.pace import StepLoad
-from sglang.srt.blendserve.runtime.overlap.sm_split import SplitController, WholeChunks, divisions
+from sglang.srt.blendserve.runtime.overlap.sm_split import SplitController, divisions
+from sglang.srt.blendserve.runtime.overlap.whole_chunks import WholeChunks
 
 SHARES = [prefill / 132 for prefill, _ in divisions(132, 8, 8)]
 WORK = st.floats(1e-4, 1e4)

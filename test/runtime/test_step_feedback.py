@@ -12,6 +12,7 @@ from sglang.srt.blendserve.cost.cost_model import CostModel
 from sglang.srt.blendserve.cost.device_spec import DeviceSpec
 from sglang.srt.blendserve.cost.model_spec import ModelSpec
 from sglang.srt.blendserve.policy.pace import BalancePace, FixedPace
+from sglang.srt.blendserve.runtime.ranks import RankGroup
 from sglang.srt.blendserve.runtime.record import step_feedback
 from sglang.srt.blendserve.runtime.record.step_feedback import StepFeedback
 
@@ -31,15 +32,13 @@ MODEL = ModelSpec.from_config(
 COST = CostModel(MODEL, DeviceSpec.named("H200"))
 
 
-def scheduler(pace: Any, *, overlap: bool = False) -> Any:
-    """What the feedback reads of a scheduler on a GPU."""
-    return SimpleNamespace(
-        pool=SimpleNamespace(cost=COST),
-        step_policy=SimpleNamespace(pace=pace),
-        enable_overlap=overlap,
-        device="cuda",
-        ps=SimpleNamespace(attn_tp_size=1),
-    )
+def policy_at(pace: Any) -> Any:
+    """What the feedback reads and sets of a step policy."""
+    return SimpleNamespace(pace=pace)
+
+
+def feedback_of(policy: Any, *, one_behind: bool = False) -> StepFeedback:
+    return StepFeedback(policy, COST, one_behind=one_behind, ranks=RankGroup())
 
 
 def mixed_batch(prefill: int, decodes: int, context: int) -> Any:
@@ -62,8 +61,8 @@ class Device:
         self.factors = factors
         monkeypatch.setattr(step_feedback.time, "perf_counter", lambda: self.now)
 
-    def run(self, target: Any, steps: int, *, behind: int = 0) -> StepFeedback:
-        feedback = StepFeedback(target)
+    def run(self, policy: Any, steps: int, *, behind: int = 0) -> StepFeedback:
+        feedback = feedback_of(policy, one_behind=bool(behind))
         rng = np.random.default_rng(0)
         took = [0.0] * behind
         for _ in range(steps):
@@ -77,24 +76,23 @@ class Device:
 
 @pytest.mark.parametrize("behind", [0, 1], ids=["one after the other", "overlap schedule"])
 def test_the_pace_follows_what_steps_take(monkeypatch: pytest.MonkeyPatch, behind: int) -> None:
-    target = scheduler(BalancePace(COST, 8192), overlap=bool(behind))
-    feedback = Device(monkeypatch, (1.8, 1.1)).run(target, 320, behind=behind)
+    policy = policy_at(BalancePace(COST, 8192))
+    feedback = Device(monkeypatch, (1.8, 1.1)).run(policy, 320, behind=behind)
     compute, memory = feedback.factors
     assert compute / memory == pytest.approx(1.8 / 1.1, rel=0.1)
-    assert target.step_policy.pace.cost.device.peak_flops < COST.device.peak_flops
+    assert policy.pace.cost.device.peak_flops < COST.device.peak_flops
 
 
 def test_a_fixed_pace_has_nothing_to_correct(monkeypatch: pytest.MonkeyPatch) -> None:
-    target = scheduler(FixedPace(512))
-    feedback = Device(monkeypatch, (1.8, 1.1)).run(target, 320)
+    policy = policy_at(FixedPace(512))
+    feedback = Device(monkeypatch, (1.8, 1.1)).run(policy, 320)
     assert feedback.fit.steps == 0
-    assert target.step_policy.pace == FixedPace(512)
+    assert policy.pace == FixedPace(512)
 
 
 def test_time_without_work_is_not_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    target = scheduler(BalancePace(COST, 8192))
     device = Device(monkeypatch, (1.0, 1.0))
-    feedback = StepFeedback(target)
+    feedback = feedback_of(policy_at(BalancePace(COST, 8192)))
     for _ in range(100):
         feedback.launched(mixed_batch(512, 100, 1500))
         feedback.idle()

@@ -8,13 +8,14 @@ from __future__ import annotations
 import csv
 import itertools
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from engine_process import run, workload
 
 from sglang.srt.blendserve.job_ids import make_rid
-from sglang.srt.blendserve.runtime.record.row_file import RowFile, rank_path
+from sglang.srt.blendserve.runtime.record.row_file import RowFile, trace_file
 from sglang.srt.blendserve.runtime.record.step_record import COLUMNS, StepRecord
 from sglang.srt.blendserve.settings import Settings
 
@@ -33,9 +34,11 @@ def test_a_row_has_every_figure(tmp_path: Path) -> None:
 
 
 def test_every_rank_has_a_file_of_its_own() -> None:
-    alone = rank_path("a/steps.csv", tp_rank=0, tp_size=1, dp_rank=None)
-    assert alone == Path("a/steps.csv")
-    assert rank_path("a/steps.csv", tp_rank=1, tp_size=2, dp_rank=3) == Path("a/steps.dp3.tp1.csv")
+    alone = SimpleNamespace(tp_rank=0, tp_size=1, dp_rank=None, dp_size=1)
+    assert trace_file("a/steps.csv", alone) == Path("a/steps.csv")
+    one_of_many = SimpleNamespace(tp_rank=1, tp_size=2, dp_rank=3, dp_size=4)
+    assert trace_file("a/steps.csv", one_of_many) == Path("a/steps.dp3.tp1.csv")
+    assert trace_file("", one_of_many) is None
 
 
 def test_a_trace_in_no_folder_is_refused_at_once() -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from sglang.srt.blendserve.cost.cost_model import CostModel
 from sglang.srt.blendserve.policy.pace import StepLoad, beside_online
 from sglang.srt.blendserve.policy.step_policy import EngineState
-from sglang.srt.blendserve.runtime.prefill_adder import offline_request
+from sglang.srt.blendserve.runtime.offline_request import offline_request
 
 if TYPE_CHECKING:
     from sglang.srt.managers.schedule_batch import Req
@@ -26,7 +26,7 @@ class OnlineRequests:
         self._prefilled = False
 
     def decode_first(self, running: list[Req]) -> bool:
-        """Whether it is the decodes' turn, where they do not share a forward with prefill.
+        """Return whether it is the decodes' turn, where they do not share a forward with prefill.
 
         SGLang goes on with prefill as long as there is any, and decodes nothing meanwhile; beside
         online requests prefill and decode take turns.
@@ -38,13 +38,13 @@ class OnlineRequests:
         self._prefilled = prefill
 
     def look(self, running: list[Req]) -> list[Req]:
-        """The online requests among the ``running`` ones; to be called once in a step."""
+        """Return the online requests among the ``running`` ones; to be called once in a step."""
         online = [req for req in running if offline_request(req) is None]
         self._steps_without = 0 if online else self._steps_without + 1
         return online
 
     def limit(self, cost: CostModel, state: EngineState, tokens: int) -> int:
-        """How many of the ``tokens`` of prefill that the policy chose the step may compute.
+        """Return how many of the ``tokens`` of prefill that the policy chose the step may compute.
 
         The time of a prefill is latency that those feel which decode, or may come any moment.
         """

@@ -2,35 +2,42 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sglang.srt.blendserve.plan.merge import unit_densities
-
-if TYPE_CHECKING:
-    from sglang.srt.blendserve.runtime.scheduler import BlendScheduler
+from sglang.srt.blendserve.runtime.view import SchedulerView
 
 
-def pool_state(scheduler: BlendScheduler) -> dict[str, Any]:
-    """Requests, slots and the plan, in types that every format can carry."""
-    pool, feedback, overlap = scheduler.pool, scheduler.step_feedback, scheduler.overlap
+def pool_state(
+    view: SchedulerView,
+    *,
+    step_factors: tuple[float, float] | None = None,
+    lanes: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return requests, KV slots (tokens) and the plan, in types that every format can carry.
+
+    ``step_factors``: measured over predicted seconds of compute and of memory traffic, None where
+    steps are not measured. ``lanes``: the counts of the two lanes, None where there is one.
+    """
+    pool = view.pool
     plan = pool.plan
     return {
         "waiting": len(pool),
         "running": len(pool.running),
         "plans_made": pool.plans_made,
-        "retractions": scheduler.retractions,
-        "kv_slots": scheduler.max_total_num_tokens,
-        "kv_free": scheduler.token_to_kv_pool_allocator.available_size(),
-        "step_factors": None if feedback is None else feedback.factors,
+        "retractions": view.retractions,
+        "kv_slots": view.kv_cache.total,
+        "kv_free": view.kv_cache.free,
+        "step_factors": step_factors,
         "root_density": None if plan is None else plan.root_density,
         "sharing": None if plan is None else plan.sharing,
         "sharing_optimum": None if plan is None else plan.sharing_optimum,
         "optimum_seconds": None if plan is None else plan.optimum_seconds,
         "density": [] if plan is None else _sampled(unit_densities(plan)),
-        "lanes": None if overlap is None else overlap.state(),
+        "lanes": lanes,
     }
 
 

@@ -6,15 +6,10 @@ from typing import TYPE_CHECKING
 
 from sglang.srt.managers.schedule_policy import CLIP_MAX_NEW_TOKENS, AddReqResult, PrefillAdder
 
-from sglang.srt.blendserve.pool.request_pool import PoolRequest
+from sglang.srt.blendserve.runtime.offline_request import offline_request
 
 if TYPE_CHECKING:
     from sglang.srt.managers.schedule_batch import Req
-
-
-def offline_request(req: Req) -> PoolRequest | None:
-    """The pool's side of an offline request; None for an online one."""
-    return getattr(req, "blendserve", None)
 
 
 class BlendPrefillAdder(PrefillAdder):

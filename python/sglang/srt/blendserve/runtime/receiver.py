@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sglang.srt.blendserve import job_ids
-from sglang.srt.blendserve.pool.request_pool import PoolRequest, RequestPool
+from sglang.srt.blendserve.pool.pool_request import PoolRequest
+from sglang.srt.blendserve.pool.request_pool import RequestPool
 
 if TYPE_CHECKING:
     from sglang.srt.managers.io_struct import AbortReq
@@ -21,8 +22,8 @@ _FREEZE_ARRIVALS = 1024
 """Arrivals after which what is there is taken out of the garbage collector's sight."""
 
 
-class Intake:
-    """Takes in requests for a pool, and finds those to be aborted."""
+class OfflineReceiver:
+    """Takes marked requests into a pool, and finds those to be aborted."""
 
     def __init__(self, pool: RequestPool) -> None:
         self._pool = pool
@@ -36,11 +37,11 @@ class Intake:
         return self._passes_since_arrival > _QUIET_PASSES
 
     def pass_begins(self) -> None:
-        """To be called once in each scheduling pass."""
+        """Count a scheduling pass; to be called once in each."""
         self._passes_since_arrival += 1
 
     def wants(self, req: Req) -> bool:
-        """Whether ``req`` belongs into the pool.
+        """Return whether ``req`` belongs into the pool.
 
         A request that is already known to fail only passes through SGLang to report its error.
         """
@@ -74,13 +75,13 @@ class Intake:
             gc.freeze()
 
     def rest(self) -> None:
-        """Nothing is in the engine: let the garbage collector see everything again."""
+        """Let the garbage collector see everything again; to be called when the engine is empty."""
         if self._froze:
             gc.unfreeze()
         self._froze = None
 
     def to_abort(self, order: AbortReq) -> list[PoolRequest]:
-        """The waiting requests that ``order`` names: one, those of a job, or all."""
+        """Return the waiting requests that ``order`` names: one, those of a job, or all."""
         if order.abort_all:
             return [*self._pool.waiting()]
         request = self._pool.get(order.rid)

@@ -13,39 +13,41 @@ from typing import Any
 
 from sglang.srt.managers import scheduler as upstream
 from sglang.srt.managers.io_struct import AbortReq
-from sglang.srt.managers.schedule_batch import FINISH_ABORT, Req, ScheduleBatch
+from sglang.srt.managers.schedule_batch import Req, ScheduleBatch
 from sglang.srt.managers.schedule_policy import match_prefix_for_req
 
 from sglang.srt.blendserve.cost.cost_model import CostModel
 from sglang.srt.blendserve.cost.model_spec import ModelSpec
-from sglang.srt.blendserve.policy.named import automatic_pace, make_step_policy
-from sglang.srt.blendserve.policy.step_policy import EngineState, StepPolicy
-from sglang.srt.blendserve.pool.background import Background
+from sglang.srt.blendserve.policy.step_policy import EngineState
 from sglang.srt.blendserve.pool.request_pool import PoolRequest, RequestPool
+from sglang.srt.blendserve.runtime.cache.node_annotation import check_when_idle
 from sglang.srt.blendserve.runtime.cache.radix_cache import BlendRadixCache
 from sglang.srt.blendserve.runtime.cpu.paging import use_torch_paging
 from sglang.srt.blendserve.runtime.device import this_device
+from sglang.srt.blendserve.runtime.engine_policy import EngineTraits, engine_policy
+from sglang.srt.blendserve.runtime.engine_pool import engine_pool
+from sglang.srt.blendserve.runtime.engine_state import engine_state
+from sglang.srt.blendserve.runtime.offline_request import offline_request
 from sglang.srt.blendserve.runtime.online import OnlineRequests
+from sglang.srt.blendserve.runtime.overlap.lane_trace import LaneRow, lane_path
 from sglang.srt.blendserve.runtime.overlap.lanes import make_lanes
 from sglang.srt.blendserve.runtime.overlap.loop import OverlapLoop
-from sglang.srt.blendserve.runtime.overlap.sm_split import WholeChunks
 from sglang.srt.blendserve.runtime.pool_state import pool_state
-from sglang.srt.blendserve.runtime.prefill_adder import BlendPrefillAdder, offline_request
-from sglang.srt.blendserve.runtime.receiver import Intake
+from sglang.srt.blendserve.runtime.prefill_adder import BlendPrefillAdder
+from sglang.srt.blendserve.runtime.progress import note_progress
+from sglang.srt.blendserve.runtime.ranks import RankGroup
+from sglang.srt.blendserve.runtime.receiver import OfflineReceiver
+from sglang.srt.blendserve.runtime.record.row_file import RowFile, trace_file
 from sglang.srt.blendserve.runtime.record.step_feedback import StepFeedback
 from sglang.srt.blendserve.runtime.record.step_record import StepRecorder
-from sglang.srt.blendserve.runtime.record.step_sinks import lane_trace, step_sinks
+from sglang.srt.blendserve.runtime.record.step_sinks import step_sinks
+from sglang.srt.blendserve.runtime.view import Evictions, KvCacheSlots
 from sglang.srt.blendserve.settings import POLICY, Settings
 
 logger = logging.getLogger(__name__)
 
 _IDLE_SECONDS = 0.01
 """How long a pass without work waits for the plan that is being made."""
-
-
-def _planning_passes(requests: int) -> int:
-    """Scheduling passes that a plan of so many requests is given: 100,000 take 2 to 5 seconds."""
-    return 16 + requests // 500
 
 
 class BlendScheduler(upstream.Scheduler):
@@ -66,6 +68,7 @@ class BlendScheduler(upstream.Scheduler):
         return super().__new__(cls)
 
     def init_schedule_policy(self) -> None:
+        """Set up the pool, the step policy and the records, beside SGLang's own policy."""
         if not self.is_generation:
             # Embeddings have no decode to mix with; SGLang would decode them in a mixed step.
             self.is_mixed_chunk = False
@@ -73,32 +76,17 @@ class BlendScheduler(upstream.Scheduler):
         self.schedule_policy = "fcfs"
         super().init_schedule_policy()
         upstream.PrefillAdder = BlendPrefillAdder
-        settings: Settings = self.server_args.blendserve
-        cost = CostModel(
-            ModelSpec.from_folder(self.server_args.model_path),
-            this_device(self.device, settings.device, self.ps.attn_tp_size, self.attn_tp_cpu_group),
-        )
-        # All ranks of a group must take the same decisions, so theirs go by the count of passes.
-        self.pool = RequestPool(
-            cost,
-            self.max_total_num_tokens,
-            keep_sharing=settings.keep_sharing,
-            background=Background(_planning_passes if self.ps.tp_size > 1 else None),
-        )
-        self.online = OnlineRequests(settings.online_share)
-        self.intake = Intake(self.pool)
         if self.device == "cpu":
             use_torch_paging()
-        if isinstance(self.tree_cache, BlendRadixCache):
-            self.tree_cache.follow(self.pool)
+        settings: Settings = self.server_args.blendserve
         if settings.overlap == "chunks":
             # SGLang starts PD multiplexing without chunks only; its chunk logic works all the same.
             self.chunked_prefill_size = settings.overlap_chunk
-        self.step_policy = self._make_step_policy(settings)
+        self.online = OnlineRequests(settings.online_share)
         self.retractions = 0
-        sinks = step_sinks(self, settings.trace)
-        self.step_recorder = StepRecorder(self, sinks) if sinks else None
-        self.step_feedback = StepFeedback(self) if settings.overlap == "off" else None
+        cost = self._cost_model(settings)
+        self.use_pool(engine_pool(cost, self.max_total_num_tokens, settings, self.ps.tp_size))
+        self._init_records(settings)
         logger.info(
             "BlendServe plans for %s on %s, KV cache of %d tokens.",
             cost.model.name,
@@ -106,29 +94,70 @@ class BlendScheduler(upstream.Scheduler):
             self.max_total_num_tokens,
         )
 
-    def _make_step_policy(self, settings: Settings) -> StepPolicy:
-        chunk = self.chunked_prefill_size or self.max_prefill_tokens
-        if settings.overlap != "off" and settings.pace == "auto":
-            return StepPolicy(
-                self.pool,
-                WholeChunks(settings.overlap_chunk),
-                max_tokens=settings.overlap_chunk,
-                whole_prompts=self.chunked_prefill_size is None,
-            )
-        # Spreading prefill over the decodes needs both in one forward; on a CPU so few tokens hide
-        # the loading of the weights that there is nothing to spread it for.
-        full_chunks = self.device == "cpu" or not self.is_mixed_chunk
-        automatic = "fixed" if full_chunks else automatic_pace(overlaps=False)
-        return make_step_policy(
-            self.pool,
-            automatic if settings.pace == "auto" else settings.pace,
-            max_tokens=chunk,
-            # Without mixing, a prefill holds up every decode: do it seldom and in full chunks.
-            min_tokens=(
-                self.page_size if self.is_mixed_chunk or settings.overlap != "off" else chunk
-            ),
-            whole_prompts=self.chunked_prefill_size is None,
+    def _cost_model(self, settings: Settings) -> CostModel:
+        ranks = RankGroup(self.ps.attn_tp_size, self.attn_tp_cpu_group)
+        return CostModel(
+            ModelSpec.from_folder(self.server_args.model_path),
+            this_device(self.device, settings.device, ranks.size, ranks),
         )
+
+    def use_pool(self, pool: RequestPool) -> None:
+        """Take offline requests into ``pool`` and serve them from it."""
+        self.pool = pool
+        self.offline_receiver = OfflineReceiver(pool)
+        if self.blend_cache is not None:
+            self.blend_cache.follow(pool)
+        self.step_policy = engine_policy(
+            pool,
+            self.server_args.blendserve,
+            EngineTraits(
+                device=self.device,
+                mixes=self.is_mixed_chunk,
+                chunk=self.chunked_prefill_size,
+                max_prefill_tokens=self.max_prefill_tokens,
+                page_size=self.page_size,
+            ),
+        )
+
+    def _init_records(self, settings: Settings) -> None:
+        metrics = self.metrics_collector_context
+        enabled = metrics.current_scheduler_metrics_enabled
+        sinks = step_sinks(
+            trace_file(settings.trace, self.ps), metrics.collector if enabled else None
+        )
+        self.step_recorder = StepRecorder(self, sinks) if sinks else None
+        self.step_feedback = (
+            StepFeedback(
+                self.step_policy,
+                self.pool.cost,
+                one_behind=bool(self.enable_overlap) and self.device != "cpu",
+                ranks=RankGroup(self.ps.attn_tp_size, self.attn_tp_cpu_group),
+            )
+            if settings.overlap == "off"
+            else None
+        )
+
+    # --- what others may see (`view`) ----------------------------------------------------------
+
+    @property
+    def kv_cache(self) -> KvCacheSlots:
+        """The slots of the KV cache."""
+        return KvCacheSlots(
+            self.max_total_num_tokens, self.token_to_kv_pool_allocator, self.tree_cache
+        )
+
+    @property
+    def blend_cache(self) -> BlendRadixCache | None:
+        """The prefix cache, if it is the one that knows the plan."""
+        return self.tree_cache if isinstance(self.tree_cache, BlendRadixCache) else None
+
+    @property
+    def evictions(self) -> Evictions:
+        """What has been evicted; nothing is counted in a prefix cache of SGLang's own."""
+        cache = self.blend_cache
+        if cache is None:
+            return Evictions()
+        return Evictions(cache.evicted_tokens, cache.evicted_needed_tokens)
 
     # --- arrival -----------------------------------------------------------------------------
 
@@ -138,12 +167,12 @@ class BlendScheduler(upstream.Scheduler):
             self.pool.put_back(offline)
             self.retractions += 1
             return
-        if not self.intake.wants(req):
+        if not self.offline_receiver.wants(req):
             super()._add_request_to_queue(req, is_retracted)
             return
         if not self._set_or_validate_priority(req):
             return
-        self.intake.take(req)
+        self.offline_receiver.take(req)
         req.time_stats.set_wait_queue_entry_time()
 
     # --- the next batch ------------------------------------------------------------------------
@@ -151,13 +180,13 @@ class BlendScheduler(upstream.Scheduler):
     def _get_new_batch_prefill_raw(
         self, prefill_delayer_single_pass: Any, running_batch: ScheduleBatch
     ) -> tuple[ScheduleBatch | None, ScheduleBatch]:
-        self._note_progress()
-        self.intake.pass_begins()
+        note_progress(self.pool)
+        self.offline_receiver.pass_begins()
         nothing_to_do = (
             not running_batch.reqs and not self.waiting_queue and self.chunked_req is None
         )
         self.pool.plan_if_due(
-            quiet=self.intake.quiet,
+            quiet=self.offline_receiver.quiet,
             idle_seconds=_IDLE_SECONDS if nothing_to_do else 0.0,
         )
         stock_chunk = self.chunked_prefill_size
@@ -194,26 +223,8 @@ class BlendScheduler(upstream.Scheduler):
         running = len(running_batch.reqs)
         if not (self._side_by_side and running and self.chunked_req is not None):
             return False
-        return bool(
-            self._free_slots() < (self.chunked_prefill_size or 0) + (running + 1) * self.page_size
-        )
-
-    def _free_slots(self) -> int:
-        free = self.token_to_kv_pool_allocator.available_size()
-        return int(free + self.tree_cache.evictable_size())
-
-    def _note_progress(self) -> None:
-        """See how far the requests in flight are, and which have left."""
-        for request in self.pool.running:
-            req: Req = request.payload
-            request.generated = len(req.output_ids)
-            if req.finished_reason is not None:
-                if isinstance(req.finished_reason, FINISH_ABORT):
-                    self.pool.forget(request)
-                else:
-                    self.pool.finish(request, request.generated)
-            elif req.to_finish is not None and req.req_pool_idx is None:
-                self.pool.forget(request)  # aborted for want of memory: it never runs again
+        needed = (self.chunked_prefill_size or 0) + (running + 1) * self.page_size
+        return self.kv_cache.obtainable < needed
 
     def _online_chunk(self) -> bool:
         return self.chunked_req is not None and offline_request(self.chunked_req) is None
@@ -224,10 +235,10 @@ class BlendScheduler(upstream.Scheduler):
             return
         if len(self.pool) and not len(self.pool.scanner) and not self.pool.plans_made:
             return  # nothing planned yet: the first job is still arriving
-        state = self._engine_state(running_batch.reqs, self.online.look(running_batch.reqs))
+        state = self._engine_state(running_batch.reqs)
         selection = self.step_policy.select(state)
-        if isinstance(self.tree_cache, BlendRadixCache):
-            self.tree_cache.evict_ahead()
+        if self.blend_cache is not None:
+            self.blend_cache.evict_ahead()
         for request in selection.requests:
             self.waiting_queue.append(request.payload)
         if selection.requests:
@@ -238,34 +249,25 @@ class BlendScheduler(upstream.Scheduler):
             pages = -(-tokens // self.page_size)
             self.chunked_prefill_size = pages * self.page_size + mixed
 
-    def _engine_state(self, running: list[Req], online: list[Req]) -> EngineState:
-        """``online``: those of the ``running`` requests that are not of the pool."""
-        chunk = None if self.chunked_req is None else offline_request(self.chunked_req)
-        growth = sum(r.sampling_params.max_new_tokens - len(r.output_ids) for r in online)
-        return EngineState(
-            running=len(running),
-            kv_tokens=sum([len(r.origin_input_ids) + len(r.output_ids) for r in running]),
-            used_slots=self.max_total_num_tokens - self._free_slots(),
-            cached_tokens=self._cached_tokens,
+    def _engine_state(self, running: list[Req]) -> EngineState:
+        return engine_state(
+            running,
+            self.online.look(running),
+            self.chunked_req,
+            used_slots=self.max_total_num_tokens - self.kv_cache.obtainable,
             free_requests=self.get_num_allocatable_reqs(len(running)),
-            online_growth=growth * self.new_token_ratio_tracker.current,
-            chunk=chunk,
-            chunk_tokens=(
-                0
-                if chunk is None
-                else len(self.chunked_req.full_untruncated_fill_ids)
-                - len(self.chunked_req.prefix_indices)
-            ),
+            online_growth_ratio=self.new_token_ratio_tracker.current,
+            cached_tokens=self._cached_tokens,
         )
 
     def _cached_tokens(self, request: PoolRequest) -> int:
         req: Req = request.payload
-        if isinstance(self.tree_cache, BlendRadixCache):
-            tokens = req.origin_input_ids
-            if req.output_ids:  # it was retracted
-                tokens = tokens + req.output_ids
-            return self.tree_cache.cached_tokens(tokens, req.extra_key)
-        return len(match_prefix_for_req(self.tree_cache, req).device_indices)
+        if self.blend_cache is None:
+            return len(match_prefix_for_req(self.tree_cache, req).device_indices)
+        tokens = req.origin_input_ids
+        if req.output_ids:  # it was retracted
+            tokens = tokens + req.output_ids
+        return self.blend_cache.cached_tokens(tokens, req.extra_key)
 
     def _take_back(self) -> None:
         """Return the offline requests that did not get into the batch, in their order."""
@@ -277,6 +279,7 @@ class BlendScheduler(upstream.Scheduler):
             self.pool.put_back(req.blendserve)
 
     def run_batch(self, batch: ScheduleBatch, *args: Any, **kwargs: Any) -> Any:
+        """Launch ``batch`` as SGLang does, and let the records know of it."""
         if self.step_recorder is not None and not batch.split_index:  # not again for more layers
             self.step_recorder.launched(batch)
         if self.step_feedback is not None:
@@ -286,48 +289,66 @@ class BlendScheduler(upstream.Scheduler):
     # --- two lanes (``--blendserve-overlap``) ----------------------------------------------------
 
     def init_pdmux(self) -> None:
+        """Make the two lanes, in place of SGLang's stream groups."""
         # Before the model is loaded: its CUDA graphs are captured on these streams.
         args = self.server_args
         self.lanes = make_lanes(args.device, self.ps.gpu_id, args.blendserve.overlap_sm)
 
     def event_loop_pdmux(self) -> None:
-        self.overlap = OverlapLoop(self, self.lanes, lane_trace(self))
+        """Serve on two lanes, in place of SGLang's PD multiplexing loop."""
+        trace = trace_file(self.server_args.blendserve.trace, self.ps)
+        self.overlap = OverlapLoop(
+            self,
+            self.lanes,
+            ranks=RankGroup(self.ps.tp_size, self.tp_cpu_group),
+            run_ahead=self.blend_cache is not None,
+            trace=None if trace is None else RowFile(lane_path(trace), LaneRow),
+        )
         self.overlap.run()
 
     def get_num_allocatable_reqs(self, running_bs: int) -> int:
+        """Return how many more requests can run, those that join the decodes next counted."""
         joining = 0 if self.overlap is None else self.overlap.joining_requests
         return int(super().get_num_allocatable_reqs(running_bs + joining))
 
     # --- abort, idle, state ----------------------------------------------------------------------
 
     def abort_request(self, recv_req: AbortReq) -> None:
+        """Abort what ``recv_req`` names, in the pool and on the lanes as well."""
         super().abort_request(recv_req)
         if self.overlap is not None:
             self.overlap.abort(recv_req)
-        for request in self.intake.to_abort(recv_req):
+        for request in self.offline_receiver.to_abort(recv_req):
             self.ipc_channels.send_to_tokenizer.send_output(
                 AbortReq(rid=request.rid), request.payload
             )
             self.pool.forget(request)
 
     def on_idle(self) -> None:
+        """Close the records and check the prefix cache, then do what SGLang does when idle."""
         if self.step_recorder is not None:
             self.step_recorder.idle()
         if self.step_feedback is not None:
             self.step_feedback.idle()
         if self.is_fully_idle():
-            self.intake.rest()
-            if isinstance(self.tree_cache, BlendRadixCache):
-                self.tree_cache.check_when_idle()
+            self.offline_receiver.rest()
+            if self.blend_cache is not None:
+                check_when_idle(self.blend_cache)
         super().on_idle()
 
     def is_fully_idle(self, for_health_check: bool = False) -> bool:
+        """Return whether nothing waits or runs, in the pool and on the lanes as well."""
         if self.overlap is not None and self.overlap.busy:
             return False
         return super().is_fully_idle(for_health_check) and len(self.pool) == 0
 
     def get_internal_state(self, recv_req: Any) -> Any:
+        """Return SGLang's state with the pool's beside it (`pool_state`)."""
         output = super().get_internal_state(recv_req)
-        self._note_progress()  # what has ended since the last pass no longer runs
-        output.internal_state["blendserve"] = pool_state(self)
+        note_progress(self.pool)  # what has ended since the last pass no longer runs
+        output.internal_state["blendserve"] = pool_state(
+            self,
+            step_factors=None if self.step_feedback is None else self.step_feedback.factors,
+            lanes=None if self.overlap is None else self.overlap.state(),
+        )
         return output

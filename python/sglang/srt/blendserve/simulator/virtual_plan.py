@@ -20,19 +20,16 @@ def plan_in_virtual_time(
     reason no step time is measured. ``told``: output lengths by request id that the policy is told
     and takes for exact.
     """
-    from sglang.srt.blendserve.runtime.receiver import Intake
-
     pool = make_pool(options, machine.cost, scheduler.max_total_num_tokens)
     if told is not None:
         tell(pool, told)
-    scheduler.pool = pool
-    scheduler.intake = Intake(pool)
-    scheduler.tree_cache.follow(None if options.lru_eviction else pool)
-    policy = scheduler._make_step_policy(scheduler.server_args.blendserve)
+    scheduler.use_pool(pool)
+    if options.lru_eviction:
+        scheduler.tree_cache.follow(None)
+    policy = scheduler.step_policy
     policy.fill, policy.backfill = options.fill, options.backfill
     if options.reserve_all:
         policy.admission = ReserveAll
-    scheduler.step_policy = policy
     scheduler.step_feedback = None
 
 

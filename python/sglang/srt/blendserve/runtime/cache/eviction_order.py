@@ -82,13 +82,13 @@ class EvictionOrder:
         return node in self._fresh or node in self._number
 
     def add(self, node: TreeNode) -> None:
-        """``node`` has become an evictable leaf, or when it is needed may have changed."""
+        """Take in ``node``, an evictable leaf that is new or may be needed at another time."""
         self.changes += 1
         self._number.pop(node, None)
         self._fresh[node] = None
 
     def comes_next(self, above: TreeNode, evicted: TreeNode) -> bool:
-        """Whether ``above``, whose last child was just ``evicted``, is a leaf of the same age.
+        """Return whether ``above``, whose last child was just ``evicted``, is a leaf of its age.
 
         Without a look at what became a leaf before: behind a prompt that has ended, the few tokens
         of its output are a leaf, the many of the prompt itself become one when these are gone.
@@ -101,12 +101,12 @@ class EvictionOrder:
         self._push(node, use, 0 if upcoming is None else upcoming.returns)
 
     def discard(self, node: TreeNode) -> None:
-        """``node`` is no evictable leaf (any more)."""
+        """Forget ``node``, which is no evictable leaf (any more)."""
         self._number.pop(node, None)
         self._fresh.pop(node, None)
 
     def reassess(self) -> None:
-        """When leaves are needed has changed altogether: there is another plan."""
+        """Forget when leaves are needed: there is another plan."""
         # By age: every rank of a tensor parallel group must evict in the same order.
         leaves = sorted([*self._fresh, *self._number], key=lambda node: node.id)
         self.clear()
@@ -119,7 +119,7 @@ class EvictionOrder:
         *,
         unneeded: bool = False,
     ) -> tuple[TreeNode, Use] | None:
-        """Take out the leaf to evict next, with its use; None when there is none.
+        """Take out the leaf to evict next and return it with its use; None when there is none.
 
         ``find_use``: the use of a leaf as of now. ``upcoming``: measures distances; None if
         there is no plan, and nothing is needed. ``unneeded``: only one that nobody needs, if one
@@ -181,7 +181,7 @@ class EvictionOrder:
         return top
 
     def _farthest(self, upcoming: UpcomingUse | None) -> _Entry | None:
-        """The top of the two heaps that is needed later, each entry in the heap of its end."""
+        """The top of the two heaps that is needed later, each entry in the heap of its side."""
         if upcoming is None:
             return None
         while (front := self._top(self._front)) is not None:

@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 def create_cache(context: TreeCacheBuildContext) -> Any:
-    """The factory behind ``--radix-cache-backend blendserve``.
+    """Make the cache of ``--radix-cache-backend blendserve``.
 
     Models whose cache is not a plain radix tree (sliding windows, state spaces) and SGLang's
     other caches keep the one that SGLang chooses, without annotations.

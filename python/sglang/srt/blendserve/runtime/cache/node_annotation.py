@@ -30,7 +30,7 @@ class Annotation:
     requests: int = 0
     """Waiting requests that use at least one page of the node's own tokens."""
     next_use: int | None = None
-    """How many requests of the plan come before the nearest of them, counted from the nearer end
+    """How many requests of the plan come before the nearest of them, counted from the nearer side
     of the scan; negative if it is served before the plan. None: nobody needs the node."""
     density: float = 0.0
     """Compute density of those of them that are in the plan."""
@@ -41,8 +41,8 @@ class Annotation:
 NOT_NEEDED = Annotation()
 
 
-def annotate(cache: BlendRadixCache, node: TreeNode) -> Annotation:
-    """The annotation of ``node`` as of now."""
+def annotate_node(cache: BlendRadixCache, node: TreeNode) -> Annotation:
+    """Return the annotation of the cache's ``node`` as of now."""
     upcoming = cache.upcoming()
     if upcoming is None or node is cache.root_node:
         return NOT_NEEDED
@@ -70,9 +70,10 @@ def annotate(cache: BlendRadixCache, node: TreeNode) -> Annotation:
 def check_integrity(cache: BlendRadixCache) -> None:
     """Compare all annotations with a recount over the prompts that wait.
 
-    Also that the eviction order holds just the evictable leaves. Takes time in proportion to
-    nodes x waiting requests: for tests, and for a cache whose pool is empty. Raises
-    AssertionError.
+    Checks also that the eviction order holds just the evictable leaves. Takes time in proportion
+    to nodes x waiting requests: for tests, and for a cache whose pool is empty.
+
+    Raises AssertionError naming the node that is annotated wrongly.
     """
     waiting = [] if cache.pool is None else planned(cache.pool)
     for node, path in nodes(cache):
@@ -84,9 +85,18 @@ def check_integrity(cache: BlendRadixCache) -> None:
             if request.namespace == namespace and shared_tokens(request.prompt, path) >= least
         ]
         expected = NOT_NEEDED if cache.pool is None else _recount(cache.pool, through)
-        found = annotate(cache, node)
+        found = annotate_node(cache, node)
         assert _same(found, expected), f"node {node.id}: annotated {found}, recounted {expected}"
     cache.check_order()
+
+
+def check_when_idle(cache: BlendRadixCache) -> None:
+    """Check ``cache``, whose pool is empty, if it has changed since it was last checked.
+
+    Raises AssertionError as `check_integrity` does.
+    """
+    if cache.changed_since_check:
+        check_integrity(cache)
 
 
 def _same(one: Annotation, other: Annotation) -> bool:
@@ -98,7 +108,7 @@ def _same(one: Annotation, other: Annotation) -> bool:
 
 
 def planned(pool: RequestPool) -> list[PoolRequest]:
-    """The waiting requests that annotations count: of the plan, or returned."""
+    """Return the waiting requests that annotations count: those of the plan, and returned ones."""
     scanned = set(pool.scanner.waiting().tolist())
     return [r for r in pool.waiting() if r.index in scanned or r in pool.returned]
 
@@ -125,7 +135,7 @@ def _recount(pool: RequestPool, through: list[PoolRequest]) -> Annotation:
 
 
 def nodes(cache: BlendRadixCache) -> Iterator[tuple[TreeNode, NDArray[np.int32]]]:
-    """All nodes but the root, each with the tokens from the root to its end."""
+    """Iterate over all nodes but the root, each with the (n,) tokens from the root to its end."""
     stack = [(child, np.zeros(0, dtype=np.int32)) for child in cache.root_node.children.values()]
     while stack:
         node, above = stack.pop()

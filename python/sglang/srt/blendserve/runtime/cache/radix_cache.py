@@ -25,8 +25,7 @@ from sglang.srt.mem_cache.radix_cache import RadixCache, RadixKey, TreeNode
 
 from sglang.srt.blendserve.pool.upcoming_use import ROOT, Place, UpcomingUse
 from sglang.srt.blendserve.runtime.cache.eviction_order import EvictionOrder, Use
-from sglang.srt.blendserve.runtime.cache.node_annotation import check_integrity
-from sglang.srt.blendserve.runtime.prefill_adder import offline_request
+from sglang.srt.blendserve.runtime.offline_request import offline_request
 
 if TYPE_CHECKING:
     from sglang.srt.managers.schedule_batch import Req
@@ -75,13 +74,13 @@ class BlendRadixCache(RadixCache):
         super().__init__(params)
 
     def follow(self, pool: RequestPool | None) -> None:
-        """Evict by what ``pool`` has planned; without one by SGLang's own policy."""
+        """Evict by what ``pool`` has planned; without a pool by SGLang's own policy."""
         self.pool = pool
 
     # --- reading ----------------------------------------------------------------------------
 
     def cached_tokens(self, tokens: array[int], extra_key: str | None = None) -> int:
-        """How many of ``tokens``, from the first on, are cached.
+        """Return how many of ``tokens``, from the first on, are cached.
 
         As `match_prefix` finds them, but nothing is split, copied or marked as used.
         """
@@ -102,7 +101,8 @@ class BlendRadixCache(RadixCache):
         return min(depth, end)
 
     def place(self, node: TreeNode, upcoming: UpcomingUse) -> tuple[Place, int]:
-        """Where ``node`` lies in the plan's prefix tree, and how many tokens lead to its end."""
+        """Return where ``node`` lies in the plan's prefix tree, and how many tokens lead to its
+        end."""
         unknown = []
         place, depth = ROOT, 0
         while node is not self.root_node:
@@ -172,7 +172,7 @@ class BlendRadixCache(RadixCache):
             self._evict(short, most=_AHEAD)
 
     def upcoming(self) -> UpcomingUse | None:
-        """The plan's upcoming uses; assesses all leaves anew when there is another plan."""
+        """Return the plan's upcoming uses; assess all leaves anew when there is another plan."""
         upcoming = None if self.pool is None else self.pool.upcoming
         followed = (upcoming, None if upcoming is None else upcoming.scanner)
         if followed[0] is not self._followed[0] or followed[1] is not self._followed[1]:
@@ -242,7 +242,7 @@ class BlendRadixCache(RadixCache):
     def cache_finished_req(
         self, req: Req, is_insert: bool = True, *, kv_len_to_handle: int
     ) -> None:
-        """As upstream; but cache no more of ``req`` than is worth its room."""
+        """Cache of ``req``, which has ended, no more than is worth its room; else as SGLang."""
         keep = self.worth_keeping(offline_request(req)) if is_insert else None
         if keep is not None:
             # A request that ends with its first token has nothing in the tree yet: what others
@@ -261,7 +261,7 @@ class BlendRadixCache(RadixCache):
             self.drop_behind(req.last_node, req.cache_protected_len, keep)
 
     def worth_keeping(self, request: PoolRequest | None) -> int | None:
-        """How many tokens of ``request``, which ends, should stay cached; None: all.
+        """Return how many tokens of ``request``, which ends, should stay cached; None for all.
 
         What nobody waits for is not kept when the cache is nearly full and the pool has more to
         write than there is room. Not so with requests that have arrived since the plan was made:
@@ -310,14 +310,14 @@ class BlendRadixCache(RadixCache):
         super()._delete_leaf(node)
         self._order.discard(node)
 
-    def check_when_idle(self) -> None:
-        """Check the annotations if anything has changed since the last time; the pool is empty."""
-        if self._checked_at != self._order.changes:
-            check_integrity(self)
-            self._checked_at = self._order.changes
+    @property
+    def changed_since_check(self) -> bool:
+        """Whether leaves have been added since `check_order` last found nothing wrong."""
+        return self._checked_at != self._order.changes
 
     def check_order(self) -> None:
-        """Assert that the eviction order holds just the evictable leaves."""
+        """Check that the eviction order holds just the evictable leaves; else AssertionError."""
         known = {node for node in self.evictable_leaves if node in self._order}
         assert known == self.evictable_leaves, "an evictable leaf is missing in the order"
         assert len(self._order) == len(known), "the eviction order holds a node that is no leaf"
+        self._checked_at = self._order.changes

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sglang.srt.blendserve.runtime.overlap.work import InFlight
-    from sglang.srt.blendserve.runtime.scheduler import BlendScheduler
+    from sglang.srt.blendserve.runtime.overlap.work import LaunchedBatch
 
 
 @dataclass(frozen=True, slots=True)
 class LaneRow:
-    """What ran, from when to when; seconds since the scheduler's start."""
+    """What ran on a lane, from when to when; times are seconds since the scheduler's start."""
 
     lane: str
     """``prefill`` or ``decode``."""
@@ -37,21 +36,30 @@ class LaneRow:
     memory_seconds: float
     """Its work by the cost model."""
     free_slots: int
-    """KV slots free or evictable when it ended."""
+    """KV slots (tokens) free or evictable when it ended."""
     waiting: int
     """Offline requests in the pool."""
 
 
 def lane_path(trace: Path) -> Path:
-    """Beside the step trace: ``steps.csv`` has its lanes in ``steps.lanes.csv``."""
+    """Return the lane trace's file beside the step trace: ``steps.lanes.csv`` for ``steps.csv``."""
     return trace.with_name(f"{trace.stem}.lanes{trace.suffix}")
 
 
 def lane_row(
-    scheduler: BlendScheduler, lane: str, ended: InFlight, sms: tuple[int, int], now: float
+    lane: str,
+    ended: LaunchedBatch,
+    *,
+    sms: tuple[int, int],
+    now: float,
+    free_slots: int,
+    waiting: int,
 ) -> LaneRow:
-    """What has just ended, at ``now`` seconds, at the division ``sms`` (prefill, decode)."""
-    free = scheduler.token_to_kv_pool_allocator.available_size()
+    """Return the row of what has just ended on ``lane``, ``now`` seconds after the start.
+
+    ``sms``: the division (prefill, decode) that it ran at. ``free_slots`` and ``waiting``: as of
+    `LaneRow`.
+    """
     return LaneRow(
         lane=lane,
         launched_seconds=ended.launched,
@@ -65,6 +73,6 @@ def lane_row(
         kv_tokens=ended.load.kv_tokens,
         compute_seconds=ended.load.compute,
         memory_seconds=ended.load.memory,
-        free_slots=free + scheduler.tree_cache.evictable_size(),
-        waiting=len(scheduler.pool),
+        free_slots=free_slots,
+        waiting=waiting,
     )

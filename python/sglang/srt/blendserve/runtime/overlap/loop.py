@@ -9,7 +9,7 @@ model can), so that the host is free when the decode ends.
 be cut after `--blendserve-overlap-chunk` tokens, as with chunked prefill.
 
 The next decode step is launched before the results of the last one are processed, where that is
-possible (`overlap_work.may_run_ahead`), so that the decode lane does not wait for the host. As with
+possible (`work.may_run_ahead`), so that the decode lane does not wait for the host. As with
 SGLang's overlap schedule, a request that has ended then takes part in one step more. Its slots are
 free again while that step still runs: a prefill that begins meanwhile is ordered behind the step.
 
@@ -23,7 +23,7 @@ import logging
 import time
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from sglang.srt.distributed.parallel_state import set_pdmux_status
@@ -37,23 +37,19 @@ from sglang.srt.managers.schedule_batch import FINISH_ABORT, Req, ScheduleBatch
 from sglang.srt.model_executor.forward_batch_info import ForwardMode
 from sglang.srt.multiplex.pdmux_context import set_current_stream_idx
 
-from sglang.srt.blendserve.runtime.cache.radix_cache import BlendRadixCache
+from sglang.srt.blendserve.runtime.overlap.division import Division
 from sglang.srt.blendserve.runtime.overlap.lane_trace import lane_row
 from sglang.srt.blendserve.runtime.overlap.lanes import Lanes, Work
-from sglang.srt.blendserve.runtime.overlap.sm_split import SplitController
 from sglang.srt.blendserve.runtime.overlap.work import (
-    InFlight,
+    LaunchedBatch,
     Load,
     decode_load,
     may_run_ahead,
-    on_all_ranks,
     prefill_load,
-    work_left,
 )
+from sglang.srt.blendserve.runtime.ranks import RankGroup
 from sglang.srt.blendserve.runtime.record.row_file import RowFile
-
-if TYPE_CHECKING:
-    from sglang.srt.blendserve.runtime.scheduler import BlendScheduler
+from sglang.srt.blendserve.runtime.view import LaneScheduler
 
 logger = logging.getLogger(__name__)
 
@@ -72,13 +68,26 @@ weights, pausing) wait until nothing is."""
 class OverlapLoop:
     """Runs a scheduler's batches on two lanes."""
 
-    def __init__(self, scheduler: BlendScheduler, lanes: Lanes, trace: RowFile | None) -> None:
+    def __init__(
+        self,
+        scheduler: LaneScheduler,
+        lanes: Lanes,
+        *,
+        ranks: RankGroup,
+        run_ahead: bool,
+        trace: RowFile | None,
+    ) -> None:
+        """``ranks``: those that run the same loop. ``run_ahead``: whether the next decode step may
+        be launched before the results of the last one are processed; the prefix cache must then
+        bear requests that have ended and are in one step more. ``trace``: takes a row for all that
+        ran on a lane."""
         self.scheduler = scheduler
         self.lanes = lanes
+        self.ranks = ranks
         self.trace = trace
-        self.controller = SplitController(lanes.shares)
-        self.prefill: InFlight | None = None
-        self.decode: InFlight | None = None
+        self.division = Division(lanes)
+        self.prefill: LaunchedBatch | None = None
+        self.decode: LaunchedBatch | None = None
         self.joining: list[ScheduleBatch] = []
         """Prefilled batches whose requests decode from the next step on."""
         self._no_prefill = True
@@ -88,8 +97,8 @@ class OverlapLoop:
         self._fence: Work | None = None
         """The decode step behind which the next prefill begins; None once one has."""
         self._began = time.perf_counter()
-        self._ahead = isinstance(scheduler.tree_cache, BlendRadixCache)
-        if self._ahead:
+        self._ahead = run_ahead
+        if run_ahead:
             # Late results of a request that has ended are dropped, as in SGLang's overlap schedule.
             scheduler.batch_result_processor = replace(
                 scheduler.batch_result_processor, enable_overlap=True
@@ -115,22 +124,17 @@ class OverlapLoop:
         return sum(len(batch.reqs) for batch in self.joining)
 
     def state(self) -> dict[str, Any]:
-        """Counts and learned speeds, for ``get_server_info``."""
-        prefill, decode = self.controller.speeds()
+        """Return counts and learned speeds, for ``get_server_info``."""
         return {
             "decode_steps": self.decode_steps,
             "decode_steps_beside_prefill": self.steps_beside,
             "decode_steps_ahead": self.steps_ahead,
             "prefill_batches": self.prefill_batches,
-            "divisions": [list(sms) for sms in self.lanes.counts],
-            "division": self._division_now(),
-            "division_changes": self.controller.switches,
-            "prefill_speeds": prefill.tolist(),
-            "decode_speeds": decode.tolist(),
+            **self.division.state(),
         }
 
     def abort(self, message: AbortReq) -> None:
-        """Mark the requests that SGLang does not know of: in the prefill lane and joining."""
+        """Mark the named requests that SGLang does not know of: in the prefill lane and joining."""
         batches = [*self.joining] + ([] if self.prefill is None else [self.prefill.batch])
         for req in (r for batch in batches for r in batch.reqs):
             matches = message.abort_all or req.rid.startswith(message.rid)
@@ -165,13 +169,12 @@ class OverlapLoop:
 
         ``go_on``: whether another decode step may be launched.
         """
-        scheduler = self.scheduler
         while True:
             self._launch_prefill()
             decode, prefill = self.decode, self.prefill
             decode_done = decode is not None and decode.works[0].done()
             piece_done = prefill is not None and prefill.works[0].done()
-            decode_done, piece_done = on_all_ranks(scheduler, decode_done, piece_done)
+            decode_done, piece_done = self.ranks.all(decode_done, piece_done)
             if piece_done:
                 assert prefill is not None
                 prefill.seconds += prefill.works.popleft().seconds()
@@ -215,18 +218,25 @@ class OverlapLoop:
         if batch.is_empty() or batch.is_prefill_only:
             return
         load = decode_load(batch, scheduler.pool.cost)
-        beside = self.prefill is not None or not self._no_prefill
-        group = self._divide(load) if beside else self.lanes.alone
+        group = self._group_beside(load)
         set_current_stream_idx(group)
         scheduler.tp_worker.model_runner.update_decode_attn_backend(group)
         set_pdmux_status(False)
         scheduler.last_batch = batch
-        self.decode = InFlight(batch, load, group, self.prefill is not None, self._now())
+        self.decode = LaunchedBatch(batch, load, group, self.prefill is not None, self._now())
         self.decode.result, work = self.lanes.decode.launch(
             group, partial(scheduler.run_batch, batch)
         )
         self.decode.batch = batch.copy()
         self.decode.works.append(work)
+
+    def _group_beside(self, load: Load) -> int:
+        """The stream group of a decode step of this ``load``."""
+        if self.prefill is None and self._no_prefill:
+            return self.lanes.alone
+        pool = self.scheduler.pool
+        beside = None if self.prefill is None else self.prefill.load
+        return self.division.choose(pool.rest, load, beside, pool.cost)
 
     def _run_ahead(self) -> None:
         """The next step, before the results of the last one are processed."""
@@ -238,7 +248,7 @@ class OverlapLoop:
             self._start_decode()
             self.steps_ahead += self.decode is not None
 
-    def _end_decode(self, ended: InFlight) -> None:
+    def _end_decode(self, ended: LaunchedBatch) -> None:
         scheduler = self.scheduler
         scheduler.process_batch_result(ended.batch, ended.result)
         if self.decode is not None and any(req.finished() for req in ended.batch.reqs):
@@ -247,9 +257,8 @@ class OverlapLoop:
         beside = ended.beside and self.prefill is not None
         self.decode_steps += 1
         self.steps_beside += beside
-        if beside and self._is_division(ended.group):
-            work = ended.load.compute + ended.load.memory
-            self.controller.observe_decode(ended.group - self.lanes.first, work, ended.seconds)
+        if beside:
+            self.division.decoded(ended)
         self._trace("decode", ended)
         if (
             envs.SGLANG_ENABLE_STRICT_MEM_CHECK_DURING_BUSY.get()
@@ -280,7 +289,7 @@ class OverlapLoop:
             batch.forward_mode = ForwardMode.SPLIT_PREFILL
         load = prefill_load(batch, scheduler.pool.cost)
         beside = self.decode is not None
-        self.prefill = InFlight(batch, load, -1, beside, self._now())
+        self.prefill = LaunchedBatch(batch, load, -1, beside, self._now())
         self.prefill.layers_left = self._layers or 1
         self._launch_prefill()
 
@@ -290,7 +299,7 @@ class OverlapLoop:
         while prefill is not None and prefill.layers_left and len(prefill.works) < _AHEAD:
             batch = prefill.batch
             layers = min(-(-self._layers // _PIECES), prefill.layers_left)
-            group = 0 if scheduler.running_batch.is_empty() else self._division_now()
+            group = 0 if scheduler.running_batch.is_empty() else self.division.group
             first = prefill.group < 0
             prefill.one_group = first or (prefill.one_group and prefill.group == group)
             prefill.group = group
@@ -306,16 +315,14 @@ class OverlapLoop:
             prefill.works.append(work)
             batch.split_prefill_finished = not prefill.layers_left
 
-    def _end_prefill(self, ended: InFlight) -> None:
+    def _end_prefill(self, ended: LaunchedBatch) -> None:
         self.prefill = None
         scheduler, batch = self.scheduler, ended.batch
         unfinished = [r for r in (scheduler.chunked_req, batch.chunked_req) if r is not None]
         scheduler.process_batch_result(batch, ended.result)
         self.prefill_batches += 1
         self._trace("prefill", ended)
-        if ended.one_group and self._is_division(ended.group):
-            index = ended.group - self.lanes.first
-            self.controller.observe_prefill(index, ended.load.compute, ended.seconds)
+        self.division.prefilled(ended)
         batch.split_index, batch.split_forward_batch = 0, None  # it decodes from here on
         requests = len(batch.reqs)
         batch.filter_batch(chunked_req_to_exclude=unfinished)
@@ -324,27 +331,19 @@ class OverlapLoop:
         if not batch.is_empty():
             self.joining.append(batch)
 
-    # --- the division of the SMs -----------------------------------------------------------------
-
-    def _divide(self, load: Load) -> int:
-        """The group for a decode step of this load, and for the prefill beside it."""
-        pool, prefill = self.scheduler.pool, self.prefill
-        beside = None if prefill is None else prefill.load
-        left = work_left(pool.rest, load, beside, pool.cost)
-        return self.lanes.first + self.controller.choose(*left)
-
-    def _division_now(self) -> int:
-        return self.lanes.first + self.controller.index
-
-    def _is_division(self, group: int) -> bool:
-        return 0 <= group - self.lanes.first < self.lanes.choices
-
     # --- record ----------------------------------------------------------------------------------
 
     def _now(self) -> float:
         return time.perf_counter() - self._began
 
-    def _trace(self, lane: str, ended: InFlight) -> None:
+    def _trace(self, lane: str, ended: LaunchedBatch) -> None:
         if self.trace is not None:
-            counts = self.lanes.counts[ended.group]
-            self.trace.add(lane_row(self.scheduler, lane, ended, counts, self._now()))
+            row = lane_row(
+                lane,
+                ended,
+                sms=self.lanes.counts[ended.group],
+                now=self._now(),
+                free_slots=self.scheduler.kv_cache.obtainable,
+                waiting=len(self.scheduler.pool),
+            )
+            self.trace.add(row)

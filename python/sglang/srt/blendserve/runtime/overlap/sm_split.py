@@ -16,12 +16,9 @@ Nothing here reads a clock or knows a GPU.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-
-from sglang.srt.blendserve.policy.pace import PrefillBudget, Rest, StepLoad
 
 Floats = NDArray[np.float64]
 
@@ -41,7 +38,7 @@ _SMOOTHING = 0.2
 def divisions(
     total: int, least: int, multiple: int, count: int = DIVISIONS
 ) -> list[tuple[int, int]]:
-    """At most ``count`` ways to divide ``total`` SMs into (prefill, decode), prefill ascending.
+    """Return at most ``count`` ways (prefill, decode) to divide ``total`` SMs, prefill ascending.
 
     Prefill gets a multiple of ``multiple``, at least ``least``; decode the rest, at least 16.
     Raises ValueError where there is no such division.
@@ -54,22 +51,6 @@ def divisions(
     values = [v for v in values if v >= total // 4] or values
     places = np.unique(np.linspace(0, len(values) - 1, min(count, len(values))).round().astype(int))
     return [(values[place], total - values[place]) for place in places]
-
-
-@dataclass(frozen=True, slots=True)
-class WholeChunks:
-    """The pace of an engine that overlaps: always a full chunk.
-
-    The prefill lane holds up no decode, so its chunks only need to be large enough for efficient
-    matrix products. What the lanes get done beside each other is up to the division of the SMs.
-    """
-
-    chunk: int
-    """Prompt tokens of one chunk."""
-
-    def budget(self, load: StepLoad, rest: Rest) -> PrefillBudget:
-        """A full chunk from either end."""
-        return PrefillBudget(self.chunk, self.chunk)
 
 
 class _Speeds:
@@ -129,23 +110,28 @@ class SplitController:
         self._seen: int | None = None
 
     def observe_prefill(self, index: int, work: float, seconds: float) -> None:
-        """Prefill work of ``work`` cost-model seconds took ``seconds`` at division ``index``."""
+        """Learn that a prefill of ``work`` cost-model seconds took ``seconds`` at division
+        ``index``."""
         if work > 0 and seconds > 0:
             self._prefill.observe(index, work / seconds)
 
     def observe_decode(self, index: int, work: float, seconds: float) -> None:
-        """The same for a decode step beside which the prefill lane was busy."""
+        """Learn that a decode step of ``work`` cost-model seconds took ``seconds`` at division
+        ``index`` while the prefill lane was busy."""
         if work > 0 and seconds > 0:
             self._decode.observe(index, work / seconds)
             if index == self.index and self._seen is not None:
                 self._seen += 1
 
     def seconds(self, prefill: float, decode: float) -> Floats:
-        """(n,) T(i) for this much work left on the lanes."""
+        """Return (n,) T(i), the seconds that the lanes need for this much work at each division."""
         return np.maximum(prefill / self._prefill.values(), decode / self._decode.values())
 
     def choose(self, prefill: float, decode: float) -> int:
-        """The division for the next step; only the ratio of the two amounts of work matters."""
+        """Return the division for the next step, given the work left on each lane.
+
+        Only the ratio of the two amounts of work (cost-model seconds) matters.
+        """
         if not (prefill >= 0 and decode >= 0 and prefill + decode > 0):
             return self.index
         times = self.seconds(prefill, decode)
@@ -162,5 +148,6 @@ class SplitController:
         return self.index
 
     def speeds(self) -> tuple[Floats, Floats]:
-        """(n,) speeds of prefill and of decode as known now."""
+        """Return the (n,) speeds of prefill and of decode at each division as known now, in
+        cost-model seconds of work per second."""
         return self._prefill.values(), self._decode.values()

@@ -15,21 +15,23 @@ from sglang.srt.blendserve.runtime.overlap.lanes import Work
 if TYPE_CHECKING:
     from sglang.srt.managers.schedule_batch import ScheduleBatch
 
-    from sglang.srt.blendserve.runtime.scheduler import BlendScheduler
-
 
 class Load(NamedTuple):
-    """Work of a batch by the cost model, seconds."""
+    """How much work a batch is."""
 
     tokens: int
+    """Prompt tokens of a prefill, output tokens of a decode step."""
     kv_tokens: int
+    """KV tokens that a decode step reads."""
     compute: float
+    """Seconds of compute by the cost model."""
     memory: float
+    """Seconds of memory traffic by the cost model."""
 
 
 @dataclass(slots=True)
-class InFlight:
-    """A batch on a lane."""
+class LaunchedBatch:
+    """A batch that has been launched on a lane and is not over yet."""
 
     batch: ScheduleBatch
     """As it was launched: a decode's own goes on changing when the next step is prepared."""
@@ -39,16 +41,22 @@ class InFlight:
     beside: bool
     """Whether the other lane was busy all along."""
     launched: float
+    """When, in seconds since the scheduler's start."""
     works: deque[Work] = field(default_factory=deque)
     """Launched and not yet over, oldest first."""
     result: Any = None
+    """SGLang's result of its last launch."""
     seconds: float = 0.0
+    """Device time of what is over."""
     one_group: bool = True
+    """Whether all its launches were on streams of the same group."""
     layers_left: int = 0
+    """Layers of a prefill that are still to be launched; 1 for all where they cannot be told
+    apart."""
 
 
 def decode_load(batch: ScheduleBatch, cost: CostModel) -> Load:
-    """One decode step of ``batch``."""
+    """Return the work of one decode step of ``batch``."""
     running = len(batch.reqs)
     kv_tokens = int(batch.seq_lens_cpu.sum())
     return Load(
@@ -60,7 +68,7 @@ def decode_load(batch: ScheduleBatch, cost: CostModel) -> Load:
 
 
 def prefill_load(batch: ScheduleBatch, cost: CostModel) -> Load:
-    """The prompt tokens of ``batch``, behind what of their prompts is cached."""
+    """Return the work of computing the prompt tokens of ``batch`` that are not cached."""
     extend, prefix = (
         np.asarray(lengths, dtype=np.float64) for lengths in (batch.extend_lens, batch.prefix_lens)
     )
@@ -70,7 +78,7 @@ def prefill_load(batch: ScheduleBatch, cost: CostModel) -> Load:
 def work_left(
     rest: RemainingWork, step: Load, beside: Load | None, cost: CostModel
 ) -> tuple[float, float]:
-    """Work left for the prefill and the decode lane, whose ratio divides the SMs; seconds.
+    """Return the seconds of work left for (prefill, decode), whose ratio divides the SMs.
 
     ``rest``: of the planned requests that wait. ``step``: the next decode step; those to come are
     taken to be like it. ``beside``: the prefill in flight. Where nothing is planned, the step and
@@ -87,7 +95,7 @@ def work_left(
 
 
 def may_run_ahead(batch: ScheduleBatch) -> bool:
-    """Whether ``batch`` may decode again before the host has seen the tokens of its last step.
+    """Return whether ``batch`` may decode again before the host has its last step's tokens.
 
     The next tokens are on the device; what else a step needs of the last one is not.
     """
@@ -98,15 +106,3 @@ def may_run_ahead(batch: ScheduleBatch) -> bool:
         or batch.return_hidden_states
         or batch.sampling_info.penalizer_orchestrator.is_required
     )
-
-
-def on_all_ranks(scheduler: BlendScheduler, *done: bool) -> tuple[bool, ...]:
-    """Which of these all tensor parallel ranks have seen end: only then may one act on it."""
-    if scheduler.ps.tp_size == 1:
-        return done
-    import torch
-
-    flags = torch.tensor(done, dtype=torch.int32)
-    least = torch.distributed.ReduceOp.MIN
-    torch.distributed.all_reduce(flags, op=least, group=scheduler.tp_cpu_group)
-    return tuple(bool(flag) for flag in flags.tolist())

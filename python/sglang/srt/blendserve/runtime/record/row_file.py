@@ -7,7 +7,7 @@ import time
 from dataclasses import fields
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 _FLUSH_SECONDS = 1.0
 _BUFFER_BYTES = 1 << 18
@@ -48,9 +48,23 @@ class RowFile:
         self._file.flush()
 
 
-def rank_path(path: str, *, tp_rank: int, tp_size: int, dp_rank: int | None) -> Path:
-    """The file of one rank: ``steps.csv`` is ``steps.dp0.tp1.csv`` where there are several."""
-    file = Path(path)
-    part = "" if dp_rank is None else f".dp{dp_rank}"
-    part += f".tp{tp_rank}" if tp_size > 1 else ""
+class RankLayout(Protocol):
+    """One of a server's ranks, as SGLang numbers them in ``Scheduler.ps``."""
+
+    tp_rank: int
+    tp_size: int
+    dp_rank: int | None
+    dp_size: int
+
+
+def trace_file(trace: str, ranks: RankLayout) -> Path | None:
+    """Return the file in which one rank writes the trace named ``trace``; None if that is empty.
+
+    Where there are several ranks, ``steps.csv`` is ``steps.dp0.tp1.csv``.
+    """
+    if not trace:
+        return None
+    file = Path(trace)
+    part = f".dp{ranks.dp_rank}" if ranks.dp_size > 1 else ""
+    part += f".tp{ranks.tp_rank}" if ranks.tp_size > 1 else ""
     return file.with_name(f"{file.stem}{part}{file.suffix}")

@@ -7,15 +7,14 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from sglang.srt.blendserve.cost.cost_model import CostModel
 from sglang.srt.blendserve.cost.step_fit import StepFit
 from sglang.srt.blendserve.policy.pace import BalancePace, RatioPace
+from sglang.srt.blendserve.policy.step_policy import StepPolicy
+from sglang.srt.blendserve.runtime.ranks import RankGroup
 
 if TYPE_CHECKING:
     from sglang.srt.managers.schedule_batch import ScheduleBatch
-
-    from sglang.srt.blendserve.runtime.scheduler import BlendScheduler
 
 logger = logging.getLogger(__name__)
 
@@ -34,29 +33,34 @@ class StepFeedback:
     density alike, so it would sort the same.
     """
 
-    def __init__(self, scheduler: BlendScheduler) -> None:
-        self._scheduler = scheduler
-        self._base = scheduler.pool.cost
+    def __init__(
+        self, policy: StepPolicy, cost: CostModel, *, one_behind: bool, ranks: RankGroup
+    ) -> None:
+        """``cost``: predicts the steps, and is what the pace of ``policy`` starts from.
+        ``one_behind``: whether the device runs one step behind the scheduler, as a GPU does under
+        SGLang's overlap schedule: between two launches the scheduler then waits for the step
+        before the first of them. ``ranks``: those that take the first one's measurement."""
+        self._policy = policy
+        self._base = cost
+        self._ranks = ranks
         self.fit = StepFit()
         self._launched: list[tuple[float, float, float]] = []  # launch time, compute, memory
-        # A GPU runs behind the scheduler by one step when their work overlaps: between two
-        # launches the scheduler then waits for the step before the first of them.
-        self._behind = int(bool(scheduler.enable_overlap) and scheduler.device != "cpu")
+        self._behind = int(one_behind)
         self._ratio = 1.0
         self._steps = 0
 
     @property
     def factors(self) -> tuple[float, float]:
         """(compute, memory): measured over predicted seconds, as the pace uses them now."""
-        pace = self._scheduler.step_policy.pace
-        if not isinstance(pace, BalancePace | RatioPace):
+        pace = self._pace
+        if pace is None:
             return 1.0, 1.0
         now, base = pace.cost.device, self._base.device
         return base.peak_flops / now.peak_flops, base.bandwidth / now.bandwidth
 
     def launched(self, batch: ScheduleBatch) -> None:
-        """``batch`` is about to run."""
-        if not isinstance(self._scheduler.step_policy.pace, BalancePace | RatioPace):
+        """Note that ``batch`` is about to run."""
+        if self._pace is None:
             return
         now = time.perf_counter()
         steps = self._launched
@@ -70,8 +74,14 @@ class StepFeedback:
             self._correct()
 
     def idle(self) -> None:
-        """Nothing runs: the time until the next launch is nobody's."""
+        """Note that nothing runs: the time until the next launch is no step's."""
         self._launched.clear()
+
+    @property
+    def _pace(self) -> BalancePace | RatioPace | None:
+        """The pace that there is something to correct of."""
+        pace = self._policy.pace
+        return pace if isinstance(pace, BalancePace | RatioPace) else None
 
     def _work(self, batch: ScheduleBatch) -> tuple[float, float]:
         """(compute, memory) seconds of a step by the uncorrected cost model."""
@@ -89,34 +99,16 @@ class StepFeedback:
         return compute, float(memory)
 
     def _correct(self) -> None:
-        compute, memory = self._of_first_rank(self.fit.factors())
+        compute, memory = self._ranks.of_first(*self.fit.factors())
         if abs(compute / memory / self._ratio - 1) < _CHANGE:
             return
         self._ratio = compute / memory
-        policy = self._scheduler.step_policy
-        assert isinstance(policy.pace, BalancePace | RatioPace)
-        policy.pace = replace(policy.pace, cost=self._base.at_rates(compute, memory))
+        pace = self._pace
+        assert pace is not None
+        self._policy.pace = replace(pace, cost=self._base.at_rates(compute, memory))
         logger.info(
             "BlendServe: measured steps take %.2f x the predicted time for compute and %.2f x for "
             "memory; the pace follows.",
             compute,
             memory,
         )
-
-    def _of_first_rank(self, factors: tuple[float, float]) -> tuple[float, float]:
-        """All ranks of a group take the same decisions, so they take the first one's measurement.
-
-        They launch the same steps, so all of them come here together.
-        """
-        scheduler = self._scheduler
-        if scheduler.ps.attn_tp_size == 1:
-            return factors
-        import torch
-
-        group = scheduler.attn_tp_cpu_group
-        agreed = torch.tensor(np.array(factors), dtype=torch.float64)
-        torch.distributed.broadcast(
-            agreed, src=torch.distributed.get_global_rank(group, 0), group=group
-        )
-        compute, memory = agreed.tolist()
-        return compute, memory

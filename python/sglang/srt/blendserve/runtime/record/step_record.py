@@ -6,23 +6,21 @@ import time
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sglang.srt.blendserve.cost.cost_model import density
+from sglang.srt.blendserve.cost.cost_model import CostModel, density
 from sglang.srt.blendserve.plan.scanner import Side
-from sglang.srt.blendserve.runtime.cache.radix_cache import BlendRadixCache
-from sglang.srt.blendserve.runtime.prefill_adder import offline_request
+from sglang.srt.blendserve.runtime.offline_request import offline_request
+from sglang.srt.blendserve.runtime.view import Evictions, SchedulerView
 
 if TYPE_CHECKING:
     from sglang.srt.managers.schedule_batch import ScheduleBatch
-
-    from sglang.srt.blendserve.runtime.scheduler import BlendScheduler
 
 
 @dataclass(slots=True)
 class StepRecord:
     """One step. Tokens unless the name says otherwise; every field is a column of the trace.
 
-    ``..._compute`` and ``..._memory`` belong to requests taken from that end of the plan,
-    ``..._online`` to requests without an offline mark.
+    ``..._compute`` and ``..._memory`` belong to requests of that side of the scan, ``..._online``
+    to requests without an offline mark.
     """
 
     step: int = 0
@@ -52,7 +50,7 @@ class StepRecord:
     """Cached and used by no request in flight."""
     kv_free: int = 0
     budget_compute: int = 0
-    """The pace's prompt tokens for this step, if any go to the compute-bound end."""
+    """The pace's prompt tokens for this step, if any go to the compute-bound side."""
     budget_memory: int = 0
     prompt_tokens: int = 0
     """Prompt tokens of the requests that entered the batch, cached ones included."""
@@ -81,10 +79,10 @@ class StepSink(Protocol):
     """Takes the record of every step."""
 
     def add(self, record: StepRecord) -> None:
-        """The step of ``record`` is over."""
+        """Take the ``record`` of a step that is over."""
 
     def flush(self) -> None:
-        """The engine is idle: nothing may be left in a buffer."""
+        """Leave nothing in a buffer: the engine is idle."""
 
 
 class StepRecorder:
@@ -94,24 +92,25 @@ class StepRecorder:
     there is no recorder.
     """
 
-    def __init__(self, scheduler: BlendScheduler, sinks: list[StepSink]) -> None:
-        self._scheduler = scheduler
+    def __init__(self, view: SchedulerView, sinks: list[StepSink]) -> None:
+        self._view = view
         self._sinks = sinks
         self._began = time.perf_counter()
         self._open: StepRecord | None = None
-        self._evicted = self._evicted_needed = self._retractions = 0
+        self._evictions = Evictions()
+        self._retractions = 0
 
     def launched(self, batch: ScheduleBatch) -> None:
-        """``batch`` is about to run: the step before it is over."""
+        """Note that ``batch`` is about to run: the step before it is over."""
         now = time.perf_counter() - self._began
         self._close(now)
-        record = StepRecord(step=self._scheduler.forward_ct + 1, start_seconds=now)
+        record = StepRecord(step=self._view.forward_ct + 1, start_seconds=now)
         self._read_batch(record, batch)
-        self._read_scheduler(record)
+        self._read_view(record)
         self._open = record
 
     def idle(self) -> None:
-        """Nothing runs: the last step is over."""
+        """Note that nothing runs: the last step is over."""
         if self._open is not None:
             self._close(time.perf_counter() - self._began)
             for sink in self._sinks:
@@ -145,13 +144,13 @@ class StepRecorder:
     def _read_decodes(self, record: StepRecord, reqs: list[Any]) -> None:
         # Hundreds of requests in every step: local sums, and no call for each.
         compute = memory = online = kv_compute = kv_memory = kv_online = 0
-        from_compute_end = Side.COMPUTE
+        compute_side = Side.COMPUTE
         for req in reqs:
             offline = getattr(req, "blendserve", None)
             if offline is None:
                 online += 1
                 kv_online += len(req.origin_input_ids) + len(req.output_ids)
-            elif offline.side is from_compute_end:
+            elif offline.side is compute_side:
                 compute += 1
                 kv_compute += offline.prompt.size + offline.generated
             else:
@@ -160,30 +159,28 @@ class StepRecorder:
         record.decode_compute, record.decode_memory, record.decode_online = compute, memory, online
         record.kv_compute, record.kv_memory, record.kv_online = kv_compute, kv_memory, kv_online
 
-    def _read_scheduler(self, record: StepRecord) -> None:
-        scheduler = self._scheduler
-        pool, cache = scheduler.pool, scheduler.tree_cache
-        cost = pool.cost
+    def _read_view(self, record: StepRecord) -> None:
+        view = self._view
+        self._predict(record, view.pool.cost)
+        record.kv_evictable, record.kv_free = view.kv_cache.evictable, view.kv_cache.free
+        record.budget_compute, record.budget_memory = view.step_policy.budget
+        evictions = view.evictions
+        record.evicted_tokens = evictions.tokens - self._evictions.tokens
+        record.evicted_needed_tokens = evictions.needed - self._evictions.needed
+        self._evictions = evictions
+        record.retractions = view.retractions - self._retractions
+        self._retractions = view.retractions
+        pool = view.pool
+        record.waiting, record.running = len(pool), pool.running_count
+        record.plans = pool.plans_made
+        record.rest_density = float(density(pool.rest.compute, pool.rest.memory))
+
+    def _predict(self, record: StepRecord, cost: CostModel) -> None:
         prefill = record.prefill_compute + record.prefill_memory + record.prefill_online
         decode = record.decode_compute + record.decode_memory + record.decode_online
         read = record.kv_compute + record.kv_memory + record.kv_online
         compute = cost.prefill_seconds(prefill) + cost.decode_compute_seconds(decode, read)
         memory = cost.kv_read_seconds(read) + cost.weights_seconds(prefill + decode)
-        record.predicted_compute_seconds, record.predicted_memory_seconds = (
-            float(compute),
-            float(memory),
-        )
+        record.predicted_compute_seconds = float(compute)
+        record.predicted_memory_seconds = float(memory)
         record.predicted_seconds = float(compute + memory)
-        record.kv_evictable = cache.evictable_size()
-        record.kv_free = scheduler.token_to_kv_pool_allocator.available_size()
-        record.budget_compute, record.budget_memory = scheduler.step_policy.budget
-        if isinstance(cache, BlendRadixCache):
-            record.evicted_tokens = cache.evicted_tokens - self._evicted
-            record.evicted_needed_tokens = cache.evicted_needed_tokens - self._evicted_needed
-            self._evicted = cache.evicted_tokens
-            self._evicted_needed = cache.evicted_needed_tokens
-        record.retractions = scheduler.retractions - self._retractions
-        self._retractions = scheduler.retractions
-        record.waiting, record.running = len(pool), pool.running_count
-        record.plans = pool.plans_made
-        record.rest_density = float(density(pool.rest.compute, pool.rest.memory))

@@ -1,0 +1,31 @@
+"""The pool of offline requests of one engine."""
+
+from __future__ import annotations
+
+from sglang.srt.blendserve.cost.cost_model import CostModel
+from sglang.srt.blendserve.pool.background import Background
+from sglang.srt.blendserve.pool.request_pool import RequestPool
+from sglang.srt.blendserve.settings import Settings
+
+
+def planning_passes(requests: int) -> int:
+    """Return how many scheduling passes a plan of so many requests is given.
+
+    100,000 requests take 2 to 5 seconds.
+    """
+    return 16 + requests // 500
+
+
+def engine_pool(cost: CostModel, kv_slots: int, settings: Settings, ranks: int) -> RequestPool:
+    """Return an empty pool that plans beside the steps of an engine.
+
+    ``kv_slots``: tokens that the KV cache holds. ``ranks``: of the engine's tensor parallel group.
+    All of them must take the same decisions, so where there are several, a plan is adopted after a
+    fixed number of passes and not when it happens to be ready.
+    """
+    return RequestPool(
+        cost,
+        kv_slots,
+        keep_sharing=settings.keep_sharing,
+        background=Background(planning_passes if ranks > 1 else None),
+    )

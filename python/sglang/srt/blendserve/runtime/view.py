@@ -1,0 +1,162 @@
+"""What the other parts of the runtime may see of the scheduler, and no more.
+
+`SchedulerView` is for those who watch: the step record and the report of the pool's state.
+`LaneScheduler` is for the loop that drives SGLang's scheduler on two lanes. Both are protocols:
+`BlendScheduler` has these members, and so has the plain object of a test. Nothing here imports
+SGLang's scheduler.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from sglang.srt.managers.schedule_batch import Req, ScheduleBatch
+
+    from sglang.srt.blendserve.policy.step_policy import StepPolicy
+    from sglang.srt.blendserve.pool.request_pool import RequestPool
+
+
+class SlotAllocator(Protocol):
+    """SGLang's allocator of KV slots, as far as it is read here."""
+
+    def available_size(self) -> int:
+        """Return how many slots are free."""
+        ...
+
+
+class PrefixCache(Protocol):
+    """SGLang's prefix cache, as far as it is read here."""
+
+    def evictable_size(self) -> int:
+        """Return how many slots hold cached tokens that no request in flight uses."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class KvCacheSlots:
+    """The slots of the KV cache, one for each token, as of the moment they are asked for."""
+
+    total: int
+    """Slots of the whole cache, in tokens."""
+    allocator: SlotAllocator
+    cache: PrefixCache
+
+    @property
+    def free(self) -> int:
+        """Slots that hold nothing."""
+        return self.allocator.available_size()
+
+    @property
+    def evictable(self) -> int:
+        """Slots that hold cached tokens which no request in flight uses."""
+        return self.cache.evictable_size()
+
+    @property
+    def obtainable(self) -> int:
+        """Slots that a new request can get: free ones, and evictable ones."""
+        return int(self.free + self.evictable)
+
+
+class Evictions(NamedTuple):
+    """Tokens evicted from the prefix cache since the scheduler started."""
+
+    tokens: int = 0
+    needed: int = 0
+    """Those of them that a waiting request would have used."""
+
+
+class SchedulerView(Protocol):
+    """What may be read of the scheduler between two steps."""
+
+    @property
+    def forward_ct(self) -> int:
+        """SGLang's number of the last forward pass."""
+        ...
+
+    @property
+    def pool(self) -> RequestPool:
+        """The offline requests that wait and run."""
+        ...
+
+    @property
+    def step_policy(self) -> StepPolicy:
+        """What chooses the next step."""
+        ...
+
+    @property
+    def kv_cache(self) -> KvCacheSlots:
+        """The slots of the KV cache."""
+        ...
+
+    @property
+    def evictions(self) -> Evictions:
+        """What has been evicted; nothing is counted in a prefix cache of SGLang's own."""
+        ...
+
+    @property
+    def retractions(self) -> int:
+        """Offline requests retracted since the scheduler started."""
+        ...
+
+
+class LaneScheduler(Protocol):
+    """The members of SGLang's scheduler that the loop over two lanes reads, sets and calls."""
+
+    chunked_req: Req | None
+    running_batch: ScheduleBatch
+    last_batch: ScheduleBatch | None
+    batch_result_processor: Any
+    gracefully_exit: bool
+    _engine_paused: bool
+    model_config: Any
+    request_receiver: Any
+    invariant_checker: Any
+    tp_worker: Any
+
+    @property
+    def pool(self) -> RequestPool:
+        """The offline requests that wait and run."""
+        ...
+
+    @property
+    def kv_cache(self) -> KvCacheSlots:
+        """The slots of the KV cache."""
+        ...
+
+    def process_input_requests(self, messages: list[Any]) -> None:
+        """Handle what has been received."""
+        ...
+
+    def process_pending_chunked_abort(self) -> None:
+        """End the partly computed prompt whose request has been aborted."""
+        ...
+
+    def _abort_on_waiting_timeout(self) -> None: ...
+
+    def _abort_on_running_timeout(self, batch: ScheduleBatch) -> None: ...
+
+    def stash_chunked_request(self, req: Req) -> None:
+        """Put into the prefix cache what has been computed of a prompt in progress."""
+        ...
+
+    def get_new_batch_prefill(self, running_batch: ScheduleBatch) -> Any:
+        """Return the next prefill batch, if any, and the running batch as it is then."""
+        ...
+
+    def update_running_batch(self, batch: ScheduleBatch) -> ScheduleBatch:
+        """Prepare the next decode step; retracts requests where memory is short."""
+        ...
+
+    def run_batch(self, batch: ScheduleBatch) -> Any:
+        """Launch the forward pass of ``batch``; returns its result, not yet computed."""
+        ...
+
+    def process_batch_result(self, batch: ScheduleBatch, result: Any) -> None:
+        """Take in the tokens of ``batch``; ends requests and frees their memory."""
+        ...
+
+    def on_idle(self) -> None:
+        """See to what is left for times without work."""
+        ...

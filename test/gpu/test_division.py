@@ -1,0 +1,117 @@
+"""Division, work and trace of the two lanes, without lanes.
+
+pytest test/gpu/test_division.py
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from pools import COST
+
+from sglang.srt.blendserve.cost.remaining_work import RemainingWork
+from sglang.srt.blendserve.runtime.overlap.division import Division
+from sglang.srt.blendserve.runtime.overlap.lane_trace import LaneRow, lane_row
+from sglang.srt.blendserve.runtime.overlap.lanes import Lanes
+from sglang.srt.blendserve.runtime.overlap.work import (
+    LaunchedBatch,
+    Load,
+    decode_load,
+    may_run_ahead,
+    prefill_load,
+)
+
+COUNTS = ((128, 0), (32, 96), (64, 64), (96, 32), (0, 128))
+STEP = Load(tokens=100, kv_tokens=400_000, compute=0.002, memory=0.015)
+REST = RemainingWork(0.0, 0.0)
+
+
+def division() -> Division:
+    nothing: Any = None
+    return Division(Lanes(nothing, nothing, COUNTS, first=1, choices=3))
+
+
+def launched(group: int, load: Load = STEP, **given: Any) -> LaunchedBatch:
+    batch: Any = SimpleNamespace(reqs=[None] * 7)
+    return LaunchedBatch(batch, load, group, beside=True, launched=1.0, **given)
+
+
+def test_it_chooses_among_the_divisions_only() -> None:
+    for prefill in (0.0, 0.01, 10.0):
+        chosen = division()
+        group = chosen.choose(REST, STEP, Load(2048, 0, prefill, 0.0), COST)
+        assert group == chosen.group
+        assert 1 <= group <= 3
+
+
+def test_what_ran_on_the_whole_device_teaches_nothing_of_a_division() -> None:
+    learning = division()
+    before = learning.state()
+    for group in (0, 4):
+        learning.decoded(launched(group, seconds=0.5))
+        learning.prefilled(launched(group, seconds=0.5))
+    learning.prefilled(launched(2, seconds=0.5, one_group=False))
+    assert learning.state() == before
+
+
+def test_a_division_learns_the_speed_of_both_lanes() -> None:
+    learning = division()
+    learning.decoded(launched(2, seconds=0.034))
+    learning.prefilled(launched(2, Load(2048, 0, 0.03, 0.0), seconds=0.06))
+    state = learning.state()
+    assert state["decode_speeds"][1] == pytest.approx(0.5)
+    assert state["prefill_speeds"][1] == pytest.approx(0.5)
+    assert state["divisions"] == [list(sms) for sms in COUNTS]
+
+
+def test_the_work_of_a_batch_is_the_cost_models() -> None:
+    decode: Any = SimpleNamespace(reqs=[None] * 3, seq_lens_cpu=np.array([10, 20, 30]))
+    load = decode_load(decode, COST)
+    assert (load.tokens, load.kv_tokens) == (3, 60)
+    assert load.memory == pytest.approx(float(COST.kv_read_seconds(60) + COST.weights_seconds(3)))
+    prefill: Any = SimpleNamespace(extend_lens=[100, 50], prefix_lens=[0, 200])
+    load = prefill_load(prefill, COST)
+    assert (load.tokens, load.kv_tokens, load.memory) == (150, 0, 0.0)
+    each = COST.prefill_seconds(np.array([100.0, 50.0]), np.array([0.0, 200.0]))
+    assert load.compute == pytest.approx(float(each.sum()))
+
+
+@pytest.mark.parametrize(
+    "needed", [None, "has_grammar", "return_logprob", "return_hidden_states", "penalties", "empty"]
+)
+def test_a_step_that_needs_the_last_ones_tokens_waits_for_them(needed: str | None) -> None:
+    batch: Any = SimpleNamespace(
+        is_empty=lambda: needed == "empty",
+        has_grammar=needed == "has_grammar",
+        return_logprob=needed == "return_logprob",
+        return_hidden_states=needed == "return_hidden_states",
+        sampling_info=SimpleNamespace(
+            penalizer_orchestrator=SimpleNamespace(is_required=needed == "penalties")
+        ),
+    )
+    assert may_run_ahead(batch) == (needed is None)
+
+
+def test_a_row_of_the_lane_trace() -> None:
+    row = lane_row(
+        "decode", launched(2, seconds=0.5), sms=(64, 64), now=2.5, free_slots=40, waiting=9
+    )
+    assert row == LaneRow(
+        lane="decode",
+        launched_seconds=1.0,
+        ended_seconds=2.5,
+        device_seconds=0.5,
+        prefill_sms=64,
+        decode_sms=64,
+        beside=1,
+        requests=7,
+        tokens=100,
+        kv_tokens=400_000,
+        compute_seconds=0.002,
+        memory_seconds=0.015,
+        free_slots=40,
+        waiting=9,
+    )

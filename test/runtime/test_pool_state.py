@@ -1,0 +1,48 @@
+"""What the scheduler reports of its pool, of a scheduler that is not there.
+
+pytest test/runtime/test_pool_state.py
+"""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from plain_view import SLOTS, PlainView, kv_cache
+
+from sglang.srt.blendserve.pool.pool_request import PoolRequest
+from sglang.srt.blendserve.runtime.pool_state import pool_state
+
+
+def view_of(requests: int) -> PlainView:
+    view = PlainView(kv_cache=kv_cache(321, 45), retractions=3)
+    for number in range(requests):
+        prompt = np.arange(number % 50 + 1, dtype=np.int32)
+        view.pool.add(PoolRequest(f"r{number}", prompt, 5, known_length=True))
+    return view
+
+
+def test_an_empty_pool_has_no_plan_to_report() -> None:
+    state = pool_state(PlainView())
+    assert state["waiting"] == state["running"] == state["plans_made"] == 0
+    assert state["kv_slots"] == SLOTS
+    assert state["density"] == []
+    figures = ("root_density", "sharing", "sharing_optimum", "optimum_seconds")
+    assert {state[name] for name in (*figures, "step_factors", "lanes")} == {None}
+
+
+@pytest.mark.parametrize(("requests", "shown"), [(3, 3), (700, 200)])
+def test_the_plan_is_reported_in_types_that_json_carries(requests: int, shown: int) -> None:
+    view = view_of(requests)
+    view.pool.plan_if_due(quiet=True)
+    first = next(view.pool.waiting())
+    view.pool.start(first)
+    state = pool_state(view, step_factors=(1.5, 1.0), lanes={"decode_steps": 2})
+    assert json.loads(json.dumps(state)) == state | {"step_factors": [1.5, 1.0]}
+    assert (state["waiting"], state["running"]) == (requests - 1, 1)
+    assert (state["kv_free"], state["retractions"], state["plans_made"]) == (321, 3, 1)
+    assert len(state["density"]) == shown
+    assert all(1e-6 <= value <= 1e6 for value in state["density"])
+    assert state["optimum_seconds"] > 0
+    assert state["lanes"] == {"decode_steps": 2}
