@@ -52,10 +52,10 @@ from sglang.srt.blendserve.policy.named import make_step_policy
 from sglang.srt.blendserve.pool.request_pool import RequestPool
 from sglang.srt.blendserve.runtime.cache.radix_cache import BlendRadixCache
 from sglang.srt.blendserve.runtime.online import OnlineRequests
-from sglang.srt.blendserve.runtime.progress import note_progress
 from sglang.srt.blendserve.runtime.receiver import OfflineReceiver
 from sglang.srt.blendserve.runtime.record.row_file import RowFile
 from sglang.srt.blendserve.runtime.record.step_record import StepRecord, StepRecorder
+from sglang.srt.blendserve.runtime.request_progress import note_progress
 from sglang.srt.blendserve.runtime.scheduler import BlendScheduler
 
 PARTS = ("progress", "select", "look-up", "leave", "evict", "record", "collector")

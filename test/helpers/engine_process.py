@@ -21,7 +21,7 @@ CHECKS = {"SGLANG_ENABLE_STRICT_MEM_CHECK_DURING_BUSY": "2"}
 
 TWO_RANKS = {"SGLANG_CPU_OMP_THREADS_BIND": "0|1", "SGLANG_NCCL_SO_PATH": "none"}
 """SGLang wants a NUMA node for each tensor parallel rank unless it is told which cores to use.
-The other variable: see `cpu_defaults.ENVIRONMENT`."""
+The other variable: see `runtime.cpu.defaults.ENVIRONMENT`."""
 
 LONG_PROMPT = 150
 """Tokens; more than the chunk of most runs."""

@@ -13,8 +13,11 @@ if TYPE_CHECKING:
 
 
 class BlendPrefillAdder(PrefillAdder):
-    """Online requests are admitted as in SGLang. Offline ones have already been admitted by their
-    predicted peak; here it is only made sure that they fit now."""
+    """Admits requests to a prefill batch: online ones as SGLang does.
+
+    Offline ones have already been admitted by their predicted peak; here it is only made sure that
+    they fit now.
+    """
 
     rem_total_token_offset: float
 

@@ -34,13 +34,13 @@ from sglang.srt.blendserve.runtime.overlap.lanes import make_lanes
 from sglang.srt.blendserve.runtime.overlap.loop import OverlapLoop
 from sglang.srt.blendserve.runtime.pool_state import pool_state
 from sglang.srt.blendserve.runtime.prefill_adder import BlendPrefillAdder
-from sglang.srt.blendserve.runtime.progress import note_progress
 from sglang.srt.blendserve.runtime.ranks import RankGroup
 from sglang.srt.blendserve.runtime.receiver import OfflineReceiver
 from sglang.srt.blendserve.runtime.record.row_file import RowFile, trace_file
 from sglang.srt.blendserve.runtime.record.step_feedback import StepFeedback
 from sglang.srt.blendserve.runtime.record.step_record import StepRecorder
 from sglang.srt.blendserve.runtime.record.step_sinks import step_sinks
+from sglang.srt.blendserve.runtime.request_progress import note_progress
 from sglang.srt.blendserve.runtime.view import Evictions, KvCacheSlots
 from sglang.srt.blendserve.settings import POLICY, Settings
 

@@ -23,7 +23,6 @@ class SlotAllocator(Protocol):
 
     def available_size(self) -> int:
         """Return how many slots are free."""
-        ...
 
 
 class PrefixCache(Protocol):
@@ -31,7 +30,6 @@ class PrefixCache(Protocol):
 
     def evictable_size(self) -> int:
         """Return how many slots hold cached tokens that no request in flight uses."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,40 +68,27 @@ class Evictions(NamedTuple):
 class SchedulerView(Protocol):
     """What may be read of the scheduler between two steps."""
 
-    @property
-    def forward_ct(self) -> int:
-        """SGLang's number of the last forward pass."""
-        ...
-
-    @property
-    def pool(self) -> RequestPool:
-        """The offline requests that wait and run."""
-        ...
-
-    @property
-    def step_policy(self) -> StepPolicy:
-        """What chooses the next step."""
-        ...
+    forward_ct: int
+    """SGLang's number of the last forward pass."""
+    pool: RequestPool
+    step_policy: StepPolicy
+    retractions: int
+    """Offline requests retracted since the scheduler started."""
 
     @property
     def kv_cache(self) -> KvCacheSlots:
         """The slots of the KV cache."""
-        ...
 
     @property
     def evictions(self) -> Evictions:
         """What has been evicted; nothing is counted in a prefix cache of SGLang's own."""
-        ...
-
-    @property
-    def retractions(self) -> int:
-        """Offline requests retracted since the scheduler started."""
-        ...
 
 
 class LaneScheduler(Protocol):
-    """The members of SGLang's scheduler that the loop over two lanes reads, sets and calls."""
+    """What the loop over two lanes reads, sets and calls of SGLang's scheduler, which says what
+    each of these is; `pool` and `kv_cache` are ours."""
 
+    pool: RequestPool
     chunked_req: Req | None
     running_batch: ScheduleBatch
     last_batch: ScheduleBatch | None
@@ -116,47 +101,16 @@ class LaneScheduler(Protocol):
     tp_worker: Any
 
     @property
-    def pool(self) -> RequestPool:
-        """The offline requests that wait and run."""
-        ...
-
-    @property
     def kv_cache(self) -> KvCacheSlots:
         """The slots of the KV cache."""
-        ...
 
-    def process_input_requests(self, messages: list[Any]) -> None:
-        """Handle what has been received."""
-        ...
-
-    def process_pending_chunked_abort(self) -> None:
-        """End the partly computed prompt whose request has been aborted."""
-        ...
-
+    def process_input_requests(self, messages: list[Any]) -> None: ...
+    def process_pending_chunked_abort(self) -> None: ...
     def _abort_on_waiting_timeout(self) -> None: ...
-
     def _abort_on_running_timeout(self, batch: ScheduleBatch) -> None: ...
-
-    def stash_chunked_request(self, req: Req) -> None:
-        """Put into the prefix cache what has been computed of a prompt in progress."""
-        ...
-
-    def get_new_batch_prefill(self, running_batch: ScheduleBatch) -> Any:
-        """Return the next prefill batch, if any, and the running batch as it is then."""
-        ...
-
-    def update_running_batch(self, batch: ScheduleBatch) -> ScheduleBatch:
-        """Prepare the next decode step; retracts requests where memory is short."""
-        ...
-
-    def run_batch(self, batch: ScheduleBatch) -> Any:
-        """Launch the forward pass of ``batch``; returns its result, not yet computed."""
-        ...
-
-    def process_batch_result(self, batch: ScheduleBatch, result: Any) -> None:
-        """Take in the tokens of ``batch``; ends requests and frees their memory."""
-        ...
-
-    def on_idle(self) -> None:
-        """See to what is left for times without work."""
-        ...
+    def stash_chunked_request(self, req: Req) -> None: ...
+    def get_new_batch_prefill(self, running_batch: ScheduleBatch) -> Any: ...
+    def update_running_batch(self, batch: ScheduleBatch) -> ScheduleBatch: ...
+    def run_batch(self, batch: ScheduleBatch) -> Any: ...
+    def process_batch_result(self, batch: ScheduleBatch, result: Any) -> None: ...
+    def on_idle(self) -> None: ...

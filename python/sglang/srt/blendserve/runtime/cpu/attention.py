@@ -60,7 +60,7 @@ def create_backend(runner: Any) -> Any:
     """Return the backend for a loaded model; called by SGLang with its ``ModelRunner``.
 
     Also switches the model's linear layers, norms, activations and rotary embeddings to the
-    compiled kernels (see `cpu_ops`).
+    compiled kernels (see `runtime.cpu.ops`).
 
     Raises:
         ValueError: the model or a setting needs what the kernels do not have; names the way out.

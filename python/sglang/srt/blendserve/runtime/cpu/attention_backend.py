@@ -1,4 +1,4 @@
-"""SGLang's attention interface on top of ``sgl_kernel.attention`` (see `cpu_attention`).
+"""SGLang's attention interface on top of ``sgl_kernel.attention`` (see `runtime.cpu.attention`).
 
 Imported only when the backend is created, because its base class is one of SGLang's heavy modules.
 """

@@ -31,7 +31,8 @@ def alloc_extend(
     _batch_upper: int,
     page_size: int,
 ) -> None:
-    """Slots for the tokens from ``prefix_lens`` (b,) to ``seq_lens`` (b,) into ``out_indices``."""
+    """Write the slots for the tokens from ``prefix_lens`` (b,) to ``seq_lens`` (b,) into
+    ``out_indices``."""
     paged.alloc_extend_naive(
         prefix_lens, seq_lens, last_loc, free_pages, out_indices, page_size, out_indices.device
     )
@@ -45,8 +46,8 @@ def alloc_decode(
     _batch_upper: int,
     page_size: int,
 ) -> None:
-    """One slot for each sequence into ``out_indices`` (b,): behind its last one ``last_loc`` (b,),
-    or the first of a free page where its last page is full."""
+    """Write one slot for each sequence into ``out_indices`` (b,): the one behind its last slot
+    ``last_loc`` (b,), or the first of a free page where its last page is full."""
     out_indices.copy_(last_loc + 1)
     new_page = (seq_lens - 1) % page_size == 0
     out_indices[new_page] = free_pages[: int(new_page.sum())] * page_size

@@ -39,11 +39,11 @@ class Work(Protocol):
     """Something launched on a lane."""
 
     def done(self) -> bool:
-        """Whether it is over; True is only said once everything it wrote can be read."""
+        """Return whether it is over; True only once everything it wrote can be read."""
         ...
 
     def seconds(self) -> float:
-        """How long it ran on the device; only after `done`."""
+        """Return how many seconds it ran on the device; to be asked only after `done`."""
         ...
 
 
@@ -53,7 +53,8 @@ class Lane(Protocol):
     def launch(
         self, index: int, work: Callable[[], Result], after: Work | None = None
     ) -> tuple[Result, Work]:
-        """Launch ``work`` on the streams of group ``index``; later launches run after it.
+        """Launch ``work`` on the streams of group ``index`` and return its result (not yet computed
+        on a GPU) and when it is over. Later launches run after it.
 
         ``after``: work of the other lane that must be over on the device before it begins.
         """
@@ -100,7 +101,7 @@ class StreamLane:
     def launch(
         self, index: int, work: Callable[[], Result], after: Work | None = None
     ) -> tuple[Result, Work]:
-        """See `Lane`."""
+        """Launch ``work`` on the stream of group ``index``; see `Lane`."""
         import torch
 
         stream = self._streams[index]
@@ -139,7 +140,7 @@ class EmulatedLane:
     def launch(
         self, index: int, work: Callable[[], Result], after: Work | None = None
     ) -> tuple[Result, Work]:
-        """See `Lane`; whatever was launched before is over already."""
+        """Do ``work`` at once; see `Lane`. Whatever was launched before is over already."""
         start = time.perf_counter()
         result = work()
         spent = time.perf_counter() - start
@@ -203,7 +204,7 @@ def make_lanes(device: str, gpu_id: int, split: str) -> Lanes:
 
 
 def group_number(split: str) -> int:
-    """How many stream groups `make_lanes` makes at most (SGLang's ``--sm-group-num``)."""
+    """Return how many stream groups `make_lanes` makes at most (SGLang's ``--sm-group-num``)."""
     from sglang.srt.blendserve.runtime.overlap.sm_split import DIVISIONS
 
     return {"auto": DIVISIONS + 2, "shared": 2}.get(split, 3)

@@ -15,12 +15,12 @@ _SECONDS = 1.0
 
 _COUNTERS: dict[str, tuple[str, str, dict[str, str]]] = {
     "prefill_tokens": (
-        "Prompt tokens computed, by the end of the plan they came from.",
+        "Prompt tokens computed, by the side of the scan they came from.",
         "side",
         {"compute": "prefill_compute", "memory": "prefill_memory", "online": "prefill_online"},
     ),
     "decode_tokens": (
-        "Output tokens, by the end of the plan their request came from.",
+        "Output tokens, by the side of the scan their request came from.",
         "side",
         {"compute": "decode_compute", "memory": "decode_memory", "online": "decode_online"},
     ),
@@ -114,7 +114,7 @@ class BlendMetrics:
         self._published = time.monotonic()
 
     def add(self, record: StepRecord) -> None:
-        """Add up one step."""
+        """Add the figures of one step to those not yet published."""
         self._count += 1
         self._last = record
         for at, (field, _) in enumerate(self._counters):
