@@ -60,6 +60,10 @@ class BlendScheduler(upstream.Scheduler):
     waiting_queue: list[Req]
     overlap: OverlapLoop | None = None
     """Set while two lanes run (``--blendserve-overlap``)."""
+    step_recorder: StepRecorder | None = None
+    """Set where metrics or a step trace are asked for."""
+    step_feedback: StepFeedback | None = None
+    """Set where one step runs at a time, whose time can be told."""
 
     def __new__(cls, server_args: Any, *args: Any, **kwargs: Any) -> Any:
         if server_args.schedule_policy != POLICY:
@@ -84,21 +88,18 @@ class BlendScheduler(upstream.Scheduler):
             self.chunked_prefill_size = settings.overlap_chunk
         self.online = OnlineRequests(settings.online_share)
         self.retractions = 0
-        cost = self._cost_model(settings)
+        ranks = RankGroup(self.ps.attn_tp_size, self.attn_tp_cpu_group)
+        cost = CostModel(
+            ModelSpec.from_folder(self.server_args.model_path),
+            this_device(self.device, settings.device, ranks.size, ranks),
+        )
         self.use_pool(engine_pool(cost, self.max_total_num_tokens, settings, self.ps.tp_size))
-        self._init_records(settings)
+        self._init_records(settings, ranks)
         logger.info(
             "BlendServe plans for %s on %s, KV cache of %d tokens.",
             cost.model.name,
             cost.device.name,
             self.max_total_num_tokens,
-        )
-
-    def _cost_model(self, settings: Settings) -> CostModel:
-        ranks = RankGroup(self.ps.attn_tp_size, self.attn_tp_cpu_group)
-        return CostModel(
-            ModelSpec.from_folder(self.server_args.model_path),
-            this_device(self.device, settings.device, ranks.size, ranks),
         )
 
     def use_pool(self, pool: RequestPool) -> None:
@@ -119,23 +120,18 @@ class BlendScheduler(upstream.Scheduler):
             ),
         )
 
-    def _init_records(self, settings: Settings) -> None:
+    def _init_records(self, settings: Settings, ranks: RankGroup) -> None:
         metrics = self.metrics_collector_context
-        enabled = metrics.current_scheduler_metrics_enabled
-        sinks = step_sinks(
-            trace_file(settings.trace, self.ps), metrics.collector if enabled else None
-        )
-        self.step_recorder = StepRecorder(self, sinks) if sinks else None
-        self.step_feedback = (
-            StepFeedback(
+        collector = metrics.collector if metrics.current_scheduler_metrics_enabled else None
+        if sinks := step_sinks(trace_file(settings.trace, self.ps), collector):
+            self.step_recorder = StepRecorder(self, sinks)
+        if settings.overlap == "off":
+            self.step_feedback = StepFeedback(
                 self.step_policy,
                 self.pool.cost,
                 one_behind=bool(self.enable_overlap) and self.device != "cpu",
-                ranks=RankGroup(self.ps.attn_tp_size, self.attn_tp_cpu_group),
+                ranks=ranks,
             )
-            if settings.overlap == "off"
-            else None
-        )
 
     # --- what others may see (`view`) ----------------------------------------------------------
 
