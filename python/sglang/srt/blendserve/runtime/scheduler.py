@@ -88,13 +88,16 @@ class BlendScheduler(upstream.Scheduler):
             self.chunked_prefill_size = settings.overlap_chunk
         self.online = OnlineRequests(settings.online_share)
         self.retractions = 0
-        ranks = RankGroup(self.ps.attn_tp_size, self.attn_tp_cpu_group)
+        ranks = self._ranks
         cost = CostModel(
             ModelSpec.from_folder(self.server_args.model_path),
             this_device(self.device, settings.device, ranks.size, ranks),
         )
         self.use_pool(engine_pool(cost, self.max_total_num_tokens, settings, self.ps.tp_size))
-        self._init_records(settings, ranks)
+        metrics = self.metrics_collector_context
+        collector = metrics.collector if metrics.current_scheduler_metrics_enabled else None
+        if sinks := step_sinks(trace_file(settings.trace, self.ps), collector):
+            self.step_recorder = StepRecorder(self, sinks)
         logger.info(
             "BlendServe plans for %s on %s, KV cache of %d tokens.",
             cost.model.name,
@@ -102,35 +105,31 @@ class BlendScheduler(upstream.Scheduler):
             self.max_total_num_tokens,
         )
 
+    @property
+    def _ranks(self) -> RankGroup:
+        return RankGroup(self.ps.attn_tp_size, self.attn_tp_cpu_group)
+
     def use_pool(self, pool: RequestPool) -> None:
         """Take offline requests into ``pool`` and serve them from it."""
+        settings: Settings = self.server_args.blendserve
         self.pool = pool
         self.offline_receiver = OfflineReceiver(pool)
         if self.blend_cache is not None:
             self.blend_cache.follow(pool)
-        self.step_policy = engine_policy(
-            pool,
-            self.server_args.blendserve,
-            EngineTraits(
-                device=self.device,
-                mixes=self.is_mixed_chunk,
-                chunk=self.chunked_prefill_size,
-                max_prefill_tokens=self.max_prefill_tokens,
-                page_size=self.page_size,
-            ),
+        traits = EngineTraits(
+            device=self.device,
+            mixes=self.is_mixed_chunk,
+            chunk=self.chunked_prefill_size,
+            max_prefill_tokens=self.max_prefill_tokens,
+            page_size=self.page_size,
         )
-
-    def _init_records(self, settings: Settings, ranks: RankGroup) -> None:
-        metrics = self.metrics_collector_context
-        collector = metrics.collector if metrics.current_scheduler_metrics_enabled else None
-        if sinks := step_sinks(trace_file(settings.trace, self.ps), collector):
-            self.step_recorder = StepRecorder(self, sinks)
+        self.step_policy = engine_policy(pool, settings, traits)
         if settings.overlap == "off":
             self.step_feedback = StepFeedback(
                 self.step_policy,
-                self.pool.cost,
+                pool.cost,
                 one_behind=bool(self.enable_overlap) and self.device != "cpu",
-                ranks=ranks,
+                ranks=self._ranks,
             )
 
     # --- what others may see (`view`) ----------------------------------------------------------
