@@ -18,7 +18,7 @@ from sglang.srt.managers.schedule_policy import match_prefix_for_req
 
 from sglang.srt.blendserve.cost.cost_model import CostModel
 from sglang.srt.blendserve.cost.model_spec import ModelSpec
-from sglang.srt.blendserve.policy.step_policy import EngineState
+from sglang.srt.blendserve.policy.step_policy import EngineState, StepPolicy
 from sglang.srt.blendserve.pool.request_pool import PoolRequest, RequestPool
 from sglang.srt.blendserve.runtime.cache.node_annotation import check_when_idle
 from sglang.srt.blendserve.runtime.cache.radix_cache import BlendRadixCache
@@ -109,8 +109,11 @@ class BlendScheduler(upstream.Scheduler):
     def _ranks(self) -> RankGroup:
         return RankGroup(self.ps.attn_tp_size, self.attn_tp_cpu_group)
 
-    def use_pool(self, pool: RequestPool) -> None:
-        """Take offline requests into ``pool`` and serve them from it."""
+    def use_pool(self, pool: RequestPool, policy: StepPolicy | None = None) -> None:
+        """Take offline requests into ``pool`` and serve them from it.
+
+        ``policy``: the step policy over ``pool``; None for the one that suits the settings.
+        """
         settings: Settings = self.server_args.blendserve
         self.pool = pool
         self.offline_receiver = OfflineReceiver(pool)
@@ -123,7 +126,7 @@ class BlendScheduler(upstream.Scheduler):
             max_prefill_tokens=self.max_prefill_tokens,
             page_size=self.page_size,
         )
-        self.step_policy = engine_policy(pool, settings, traits)
+        self.step_policy = policy or engine_policy(pool, settings, traits)
         if settings.overlap == "off":
             self.step_feedback = StepFeedback(
                 self.step_policy,
