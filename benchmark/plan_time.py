@@ -33,7 +33,8 @@ from sglang.srt.blendserve.plan.node_split import sort_tree, split_tree
 from sglang.srt.blendserve.plan.prefix_tree import PrefixTree
 from sglang.srt.blendserve.plan.scan_order import KEEP_SHARING, build_plan, plan_tree
 from sglang.srt.blendserve.pool.background import Background
-from sglang.srt.blendserve.pool.request_pool import PoolRequest, RequestPool
+from sglang.srt.blendserve.pool.pool_request import PoolRequest
+from sglang.srt.blendserve.pool.request_pool import RequestPool
 from simulate.partition import partition
 
 Result = TypeVar("Result")

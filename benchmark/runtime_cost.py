@@ -267,7 +267,7 @@ def fill(engine: Engine, pool: int, seed: int) -> dict[str, Any]:
         times[index] = time.thread_time() - began
     taken = resident_bytes()
     began = time.perf_counter()
-    engine.pool.make_plan()
+    engine.pool.plan_if_due(quiet=True)
     seconds = time.perf_counter() - began
     return {
         "mean_prompt_tokens": round(tokens / pool, 1),

@@ -50,7 +50,7 @@ class Cell:
     interference: float = 1.08
     interference_scope: str = "step"
     options: dict[str, Any] = field(default_factory=dict)
-    """Fields of `BlendOptions` that differ from their defaults."""
+    """Parts of our policies that differ from their defaults, by name (`BlendOptions.of`)."""
     simulation: str = "fast"
     """``fast``: the step model; ``full``: SGLang's scheduler."""
     replicas: int = 1
@@ -132,7 +132,7 @@ def play(cell: Cell) -> dict[str, Any]:
     )
     ours = cell.policy in OURS
     flags = {} if ours else {"chunks": (cell.chunk,), "conservativeness": (cell.conservativeness,)}
-    options = BlendOptions(**cell.options)
+    options = BlendOptions.of(**cell.options)
     if cell.replicas > 1:
         result = divided(workload, machine, cell.policy, cell.replicas, cell.division, flags)
     elif cell.simulation == "full":

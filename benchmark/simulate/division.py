@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from partition import partition
 
-from sglang.srt.blendserve.pool.request_pool import PoolRequest, RequestPool
+from sglang.srt.blendserve.pool.planning_rules import PlanningRules
+from sglang.srt.blendserve.pool.pool_request import PoolRequest
+from sglang.srt.blendserve.pool.request_pool import RequestPool
 from sglang.srt.blendserve.simulator.fast_run import FastRun
 from sglang.srt.blendserve.simulator.machine import Machine
 from sglang.srt.blendserve.simulator.workload import Workload
@@ -62,18 +64,19 @@ def shares(workload: Workload, machine: Machine, replicas: int, division: str) -
     if division != SUB_TREES:
         raise ValueError(f"division {division!r}: choose from {', '.join(DIVISIONS)}")
     replica = workload.replica(machine.scale)
-    pool = RequestPool(machine.cost, machine.kv_slots)
+    always = PlanningRules(learn_least=0, learn_growth=0.0, drift=-1.0)
+    pool = RequestPool(machine.cost, machine.kv_slots, rules=always)
     for index, prompt in enumerate(replica.prompts()):
         pool.add(PoolRequest(str(index), prompt, int(replica.max_tokens[index])))
-    pool.make_plan()
+    pool.plan_if_due(quiet=True)
     sampled: list[int] = []
-    while (request := pool.next_sample()) is not None:
+    while (request := pool.current.next_sample()) is not None:
         pool.start(request)
         sampled.append(request.index)
     for index in sampled:
-        pool.finish(pool.request(index), int(replica.output_tokens[index]))
-    pool.replan()
-    plan = pool.plan
+        pool.finish(pool.table.all[index], int(replica.output_tokens[index]))
+    pool.plan_if_due(quiet=True)  # orders what is left anew, for what the sample has taught
+    plan = pool.current.plan
     assert plan is not None
     return [
         np.sort(np.append(part.requests, sampled[rank::replicas])).astype(np.int64)

@@ -15,7 +15,7 @@ COST = CostModel(ModelSpec.named("Llama-3.1-8B"), DeviceSpec.named("A100-80G"))
 
 
 def test_the_factor_is_that_of_the_cost_model() -> None:
-    prompts = PromptCost(COST.model)
+    prompts = PromptCost(COST.model, kept=0.97)
     assert prompts.factor == 1.0
     prompts.note(3000, 4000, ends=False)
     prompts.note(500, 20_000, ends=True)
@@ -26,7 +26,7 @@ def test_the_factor_is_that_of_the_cost_model() -> None:
 
 
 def test_it_follows_the_prompts_of_the_last_dozens_of_steps() -> None:
-    prompts = PromptCost(COST.model)
+    prompts = PromptCost(COST.model, kept=0.97)
     for _ in range(300):
         prompts.note(1000, 20_000, ends=False)
         prompts.end_step()
@@ -34,7 +34,7 @@ def test_it_follows_the_prompts_of_the_last_dozens_of_steps() -> None:
     for _ in range(300):
         prompts.note(1000, 0, ends=False)
         prompts.end_step()
-    cheap = PromptCost(COST.model)
+    cheap = PromptCost(COST.model, kept=0.97)
     cheap.note(1000, 0, ends=False)
     assert prompts.factor == pytest.approx(cheap.factor, rel=0.01)
     assert dear > 1.2 * prompts.factor

@@ -26,7 +26,9 @@ from sglang.srt.mem_cache.radix_cache import RadixCache, RadixKey, TreeNode
 from sglang.srt.blendserve.cost.cost_model import CostModel
 from sglang.srt.blendserve.cost.device_spec import DeviceSpec
 from sglang.srt.blendserve.cost.model_spec import ModelSpec
-from sglang.srt.blendserve.pool.request_pool import PoolRequest, RequestPool
+from sglang.srt.blendserve.pool.planning_rules import PlanningRules
+from sglang.srt.blendserve.pool.pool_request import PoolRequest
+from sglang.srt.blendserve.pool.request_pool import RequestPool
 from sglang.srt.blendserve.runtime.cache.radix_cache import BlendRadixCache
 
 COST = CostModel(ModelSpec.named("Llama-3-8B"), DeviceSpec.named("A100-80G"))
@@ -78,7 +80,9 @@ class SmallCache:
 
     def __post_init__(self) -> None:
         self.cache = make_cache(self.kind, self.slots, self.page_size, self.eviction_policy)
-        self.pool = RequestPool(COST, self.slots)
+        # Each time it may, the pool orders what waits anew, whatever has been learned meanwhile.
+        always = PlanningRules(learn_least=0, learn_growth=0.0, drift=-1.0)
+        self.pool = RequestPool(COST, self.slots, rules=always)
         if isinstance(self.cache, BlendRadixCache):
             self.cache.follow(self.pool)
 

@@ -11,14 +11,17 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from sglang.srt.blendserve.policy.step_policy import EngineState, StepPolicy, shared_tokens
-from sglang.srt.blendserve.pool.request_pool import PoolRequest, RequestPool
+from sglang.srt.blendserve.policy.paper import PaperPolicy
+from sglang.srt.blendserve.policy.select import StepPolicy
+from sglang.srt.blendserve.policy.state import EngineState
+from sglang.srt.blendserve.pool.pool_request import PoolRequest, shared_tokens
+from sglang.srt.blendserve.pool.request_pool import RequestPool
 
 
 @dataclass
 class SmallEngine:
     pool: RequestPool
-    policy: StepPolicy
+    policy: StepPolicy | PaperPolicy
     true_length: dict[str, int]
     slots: int
     max_requests: int = 64

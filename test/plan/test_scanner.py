@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sglang.srt.blendserve.plan.scanner import DualScanner, Side, memory_partition
+from sglang.srt.blendserve.plan.scanner import DualScanner, Side
 
 orders = st.integers(0, 60).flatmap(lambda n: st.permutations(range(n))).map(np.array)
 sides = st.lists(st.sampled_from(list(Side)), min_size=70, max_size=70)
@@ -70,20 +70,3 @@ def test_misuse_is_refused() -> None:
         scanner.take(Side.MEMORY)
     with pytest.raises(ValueError, match="twice"):
         DualScanner(np.array([2, 2]))
-
-
-def test_the_papers_partition_example() -> None:
-    """Paper 5.3: 60 GB and densities 1.27 / 3.73 / 0.096 give 19.3 and 40.7 GB."""
-    share = memory_partition(root=1.27, compute_end=3.73, memory_end=0.096)
-    assert 60 * share == pytest.approx(19.3, abs=0.1)
-    assert 60 * (1 - share) == pytest.approx(40.7, abs=0.1)
-
-
-@given(st.floats(0, 100), st.floats(0, 100), st.floats(0, 100))
-def test_partition_is_a_share(root: float, compute_end: float, memory_end: float) -> None:
-    assert 0 <= memory_partition(root, compute_end, memory_end) <= 1
-
-
-def test_partition_without_a_difference_or_without_decode() -> None:
-    assert memory_partition(1.0, 2.0, 2.0) == 0.5
-    assert memory_partition(1.0, float("inf"), 0.1) == 0.0

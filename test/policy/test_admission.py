@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sglang.srt.blendserve.policy.admission import PeakAdmission
+from sglang.srt.blendserve.policy.admission import PeakAdmission, ReserveAll
 
 Parts = tuple[int, list[int]]
 """KV tokens of a request, and its equally likely remaining lengths, ascending."""
@@ -48,11 +48,9 @@ def test_joining_is_the_same_as_starting_with_it(
     kv = np.array([k for k, _ in running], dtype=float)
     remaining = np.array([r for _, r in running], dtype=float)
     admission = PeakAdmission(kv, remaining)
-    promised = admission.peak_with(*new)
     admission.add(*new)
     assert len(admission) == len(running) + 1
-    assert admission.peak == pytest.approx(promised)
-    assert promised == pytest.approx(simulated_peak([*running, new]))
+    assert admission.peak == pytest.approx(simulated_peak([*running, new]))
 
 
 def with_parts(count: int) -> st.SearchStrategy[Parts]:
@@ -89,7 +87,7 @@ def test_what_fits_is_what_the_memory_holds_until_the_new_request_has_ended(
         member = data.draw(st.integers(0, len(requests) - 1), label="member")
         tokens, lengths = requests[member]
         shared = data.draw(st.integers(0, tokens), label="shared")
-        admission.share(member, shared)
+        admission.retain(member, shared)
         requests[member] = (tokens - shared, lengths)
         kept += shared
     new = data.draw(with_parts(parts), label="new")
@@ -99,3 +97,17 @@ def test_what_fits_is_what_the_memory_holds_until_the_new_request_has_ended(
     assert admission.fits(new[0], np.array(new[1], dtype=float), limit) == (needed <= limit)
     peak = kept + max((memory_at(step, requests) for step in range(42)), default=0)
     assert admission.peak == pytest.approx(peak)
+
+
+@given(sets, st.tuples(st.integers(0, 500), st.integers(0, 60)), st.integers(0, 3000))
+def test_reserving_all_is_the_sum_of_everything_whatever_ends(
+    running: list[tuple[int, int]], new: tuple[int, int], limit: int
+) -> None:
+    half = len(running) // 2
+    kv = np.array([k for k, _ in running[:half]], dtype=float)
+    remaining = np.array([r for _, r in running[:half]], dtype=float)
+    admission = ReserveAll(kv, remaining)
+    for tokens, length in running[half:]:
+        admission.add(tokens, [float(length)])
+    everything = sum(sum(request) for request in [*running, new])
+    assert admission.fits(new[0], [float(new[1])], limit) == (everything <= limit)

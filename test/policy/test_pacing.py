@@ -12,11 +12,13 @@ from sglang.srt.blendserve.policy.pace import (
     BalancePace,
     FixedPace,
     Pace,
+    PrefillBudget,
     RatioPace,
+    SavedPrefill,
+    SpreadPace,
     StepLoad,
     beside_online,
 )
-from sglang.srt.blendserve.policy.spread_pace import SpreadPace
 
 COST = CostModel(ModelSpec.named("Llama-3.1-8B"), DeviceSpec.named("A100-80G"))
 PACE = RatioPace(COST, kv_slots=400_000, max_tokens=8192)
@@ -66,12 +68,12 @@ def test_a_fixed_pace_counts_the_running_requests() -> None:
     assert FixedPace(64).budget(StepLoad(100, 0), rest).compute_side == 1
 
 
-@given(share=st.floats(0.0, 0.95), running=st.integers(1, 2000), context=st.integers(1, 4000))
+@given(part=st.floats(0.0, 0.95), running=st.integers(1, 2000), context=st.integers(1, 4000))
 def test_prefill_beside_online_decodes_takes_its_share_of_the_step(
-    share: float, running: int, context: int
+    part: float, running: int, context: int
 ) -> None:
     load = StepLoad(running, running * context)
-    tokens = beside_online(COST, load, share, 8192)
+    tokens = beside_online(COST, load, part, 8192)
     prefill = tokens * float(COST.prefill_seconds(1.0))
     decode = float(
         COST.decode_compute_seconds(load.running, load.kv_tokens)
@@ -80,7 +82,7 @@ def test_prefill_beside_online_decodes_takes_its_share_of_the_step(
     )
     assert 0 < tokens <= 8192
     if tokens > 32:  # else it is the least that is worth a step
-        assert prefill <= share * (prefill + decode) * 1.001
+        assert prefill <= part * (prefill + decode) * 1.001
 
 
 def test_prefill_beside_online_decodes_is_never_more_than_there_is() -> None:
@@ -89,3 +91,12 @@ def test_prefill_beside_online_decodes_is_never_more_than_there_is() -> None:
     assert beside_online(COST, load, 0.0, 700) == 32
     assert beside_online(COST, load, 0.9, 20) == 20
     assert beside_online(COST, load, 0.5, 0) == 0
+
+
+def test_budgets_too_small_for_a_step_are_saved_up_and_no_others() -> None:
+    saved = SavedPrefill(min_tokens=64)
+    assert [saved.add(PrefillBudget(30, 30)).compute_side for _ in range(3)] == [0, 0, 64]
+    saved.spend(64)
+    assert saved.latest == PrefillBudget(30, 30)
+    assert saved.add(PrefillBudget(100, 300)) == PrefillBudget(100, 300)
+    assert saved.add(PrefillBudget(100, 300)) == PrefillBudget(100, 300)  # not 200

@@ -6,8 +6,7 @@ from sglang.srt.blendserve.cost.cost_model import CostModel
 from sglang.srt.blendserve.cost.device_spec import DeviceSpec
 from sglang.srt.blendserve.cost.model_spec import ModelSpec
 from sglang.srt.blendserve.cost.remaining_work import RemainingWork
-from sglang.srt.blendserve.policy.pace import StepLoad
-from sglang.srt.blendserve.policy.spread_pace import SpreadPace
+from sglang.srt.blendserve.policy.pace import SpreadPace, StepLoad
 
 COST = CostModel(ModelSpec.named("Llama-3.1-8B"), DeviceSpec.named("A100-80G"))
 PACE = SpreadPace(COST, max_tokens=8192)

@@ -14,9 +14,10 @@ from sglang.srt.blendserve.lengths.forecast import LEVELS, LengthForecast
 from sglang.srt.blendserve.plan.scanner import Side
 from sglang.srt.blendserve.policy.pace import FixedPace, Pace, RatioPace
 from sglang.srt.blendserve.policy.paper import PaperPolicy
-from sglang.srt.blendserve.policy.step_policy import StepPolicy, shared_tokens
-from sglang.srt.blendserve.pool import request_table as table
-from sglang.srt.blendserve.pool.request_pool import PoolRequest, RequestPool
+from sglang.srt.blendserve.policy.select import StepPolicy
+from sglang.srt.blendserve.pool.planning_rules import PlanningRules
+from sglang.srt.blendserve.pool.pool_request import PoolRequest, shared_tokens
+from sglang.srt.blendserve.pool.request_pool import RequestPool
 
 COST = CostModel(ModelSpec.named("Llama-3.1-8B"), DeviceSpec.named("A100-80G"))
 SLOTS = 400
@@ -29,9 +30,10 @@ def engine_for(
     chunk: int = 64,
     pace: str = "ratio",
     whole_prompts: bool = False,
+    rules: PlanningRules | None = None,
 ) -> SmallEngine:
     """An engine with a pool of (prompt, max_tokens, true length) requests."""
-    pool = RequestPool(COST, slots)
+    pool = RequestPool(COST, slots, rules=rules)
     true_length = {}
     for number, (prompt, max_tokens, length) in enumerate(requests):
         rid = f"r{number}"
@@ -64,7 +66,7 @@ def test_every_request_ends_once_whatever_its_length(
     assert sorted(set(engine.started)) == sorted(engine.true_length)
     assert len(engine.started) == len(requests) + engine.retractions
     assert len(engine.pool) == 0
-    assert engine.pool.running == []
+    assert engine.pool.table.running == {}
     assert engine.most_used <= SLOTS
 
 
@@ -93,18 +95,16 @@ def test_known_lengths_are_never_retracted(
         chunk=chunk,
         pace=pace,
     )
-    for request in engine.pool.waiting():
+    for request in engine.pool.table.everyone_waiting():
         request.known_length = True
     engine.run()
     assert engine.retractions == 0
     assert engine.most_used <= SLOTS
 
 
-def test_a_pool_that_never_runs_empty_forgets_what_has_ended(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(table, "LEAST_ENDED", 8)
-    engine = engine_for([([1, 2, number], 6, 4) for number in range(10)])
+def test_a_pool_that_never_runs_empty_forgets_what_has_ended() -> None:
+    rules = PlanningRules(least_ended=8)
+    engine = engine_for([([1, 2, number], 6, 4) for number in range(10)], rules=rules)
     most, arrived = 0, 10
     while len(engine.pool) or engine.decoding or engine.chunk is not None:
         if arrived < 400:
@@ -113,7 +113,7 @@ def test_a_pool_that_never_runs_empty_forgets_what_has_ended(
             engine.pool.add(PoolRequest(rid, np.array([arrived, 2, 3], dtype=np.int32), 6))
             arrived += 1
         engine.step()
-        most = max(most, len(engine.pool._table.all))
+        most = max(most, len(engine.pool.table.all))
     assert sorted(engine.finished) == sorted(engine.true_length)
     assert len(engine.finished) == 400
     assert most < 100
@@ -133,7 +133,7 @@ def test_both_ends_are_served_from_the_start() -> None:
     compute = [(rng.integers(0, 9999, 60).tolist(), 2, 2) for _ in range(60)]
     memory = [(rng.integers(0, 9999, 3).tolist(), 90, 90) for _ in range(60)]
     engine = engine_for(compute + memory, slots=2000, chunk=128)
-    for request in engine.pool.waiting():
+    for request in engine.pool.table.everyone_waiting():
         request.known_length = True
     engine.run()
     half = engine.started[:60]
@@ -147,7 +147,7 @@ def test_short_requests_of_known_lengths_fill_the_memory_between_the_ends_of_lon
     kinds = [(3, 300)] * 20 + [(3, 40)] * 20 + [(60, 2)] * 200
     batch = [(rng.integers(0, 9999, size).tolist(), out, out) for size, out in kinds]
     engine = engine_for(batch, slots=1000, chunk=64)
-    for request in engine.pool.waiting():
+    for request in engine.pool.table.everyone_waiting():
         request.known_length = True
     for _ in range(60):
         engine.step()
@@ -166,7 +166,7 @@ def test_the_sample_of_lengths_is_on_neither_budget_of_the_paper_s_scanner() -> 
     policy = engine.policy = PaperPolicy(engine.pool, max_tokens=256)
     for _ in range(3):
         engine.step()
-    assert engine.pool.next_sample() is None
+    assert engine.pool.current.next_sample() is None
     # No more than what one prompt exceeds the budget by.
     assert min(policy.saved.values()) >= -20
     engine.run()
@@ -175,7 +175,7 @@ def test_the_sample_of_lengths_is_on_neither_budget_of_the_paper_s_scanner() -> 
 
 def test_requests_that_run_far_longer_than_expected_count_for_the_memory_bound_end() -> None:
     engine = engine_for([([7, 8, number], 300, 300) for number in range(30)], slots=6000)
-    for request in engine.pool.waiting():
+    for request in engine.pool.table.everyone_waiting():
         request.known_length = True
     for _ in range(3):
         engine.step()
@@ -191,7 +191,7 @@ def test_requests_that_run_far_longer_than_expected_count_for_the_memory_bound_e
 def test_nothing_to_plan_for_an_empty_pool() -> None:
     pool = RequestPool(COST, SLOTS)
     assert not pool.plan_if_due(quiet=True)
-    assert pool.peek(Side.COMPUTE) is None
+    assert pool.current.peek(Side.COMPUTE) is None
     assert len(pool) == 0
 
 

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from pools import COST
 
 from sglang.srt.blendserve.plan.scanner import Side
-from sglang.srt.blendserve.pool import request_table as table
 from sglang.srt.blendserve.pool.background import Background
 from sglang.srt.blendserve.pool.planner import Planned
-from sglang.srt.blendserve.pool.request_pool import PoolRequest, RequestPool
+from sglang.srt.blendserve.pool.planning_rules import PlanningRules
+from sglang.srt.blendserve.pool.pool_request import PoolRequest
+from sglang.srt.blendserve.pool.request_pool import RequestPool
 
 
 def request(number: int) -> PoolRequest:
@@ -62,58 +63,63 @@ def test_whatever_happens_while_a_plan_is_made_every_request_is_served_once(
     events: list[str],
 ) -> None:
     background = Held()
-    pool = RequestPool(COST, 1000, background=background)
+    pool = RequestPool(COST, 1000, rules=PlanningRules(least_ended=3), background=background)
     arrived, ended = 0, []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(table, "LEAST_ENDED", 3)
-        for event in [*events, "arrive"]:
-            running = pool.running
-            if event == "arrive":
-                for _ in range(4):
-                    pool.add(request(arrived))
-                    arrived += 1
-            elif event in ("plan", "adopt"):
-                background.hold = event == "plan"
-                pool.plan_if_due(quiet=True)
-            elif event == "start" and (
-                next_one := pool.peek_returned() or pool.next_sample() or pool.peek(Side.MEMORY)
-            ):
-                pool.start(next_one)
-            elif running and event == "finish":
-                ended.append(running[0].rid)
-                pool.finish(running[0], 5)
-            elif running and event == "retract":
-                pool.put_back(running[-1])
-            elif running and event == "abort":
-                ended.append(running[-1].rid)
-                pool.forget(running[-1])
-            check(pool)
-        background.hold = False
-        while len(pool) or pool.running:
+    for event in [*events, "arrive"]:
+        running = [*pool.table.running.values()]
+        if event == "arrive":
+            for _ in range(4):
+                pool.add(request(arrived))
+                arrived += 1
+        elif event in ("plan", "adopt"):
+            background.hold = event == "plan"
             pool.plan_if_due(quiet=True)
-            while (one := pool.peek_returned() or pool.peek(Side.COMPUTE)) is not None:
-                pool.start(one)
-            check(pool)
-            for one in pool.running:
-                ended.append(one.rid)
-                pool.finish(one, 5)
+        elif event == "start" and (
+            next_one := returned(pool)
+            or pool.current.next_sample()
+            or pool.current.peek(Side.MEMORY)
+        ):
+            pool.start(next_one)
+        elif running and event == "finish":
+            ended.append(running[0].rid)
+            pool.finish(running[0], 5)
+        elif running and event == "retract":
+            pool.put_back(running[-1])
+        elif running and event == "abort":
+            ended.append(running[-1].rid)
+            pool.forget(running[-1])
+        check(pool)
+    background.hold = False
+    while len(pool) or pool.table.running:
+        pool.plan_if_due(quiet=True)
+        while (one := returned(pool) or pool.current.peek(Side.COMPUTE)) is not None:
+            pool.start(one)
+        check(pool)
+        for one in [*pool.table.running.values()]:
+            ended.append(one.rid)
+            pool.finish(one, 5)
     assert sorted(ended) == sorted(f"r{n}" for n in range(arrived))
+
+
+def returned(pool: RequestPool) -> PoolRequest | None:
+    return pool.table.returned[0] if pool.table.returned else None
 
 
 def check(pool: RequestPool) -> None:
     """What the plan says of who waits is what the pool says."""
-    waiting = {r.index for r in pool.waiting()} - {r.index for r in pool.returned}
-    scanned = set(pool.scanner.waiting().tolist())
+    table, current = pool.table, pool.current
+    everyone = [*table.everyone_waiting()]
+    waiting = {r.index for r in everyone} - {r.index for r in table.returned}
+    scanned = set(current.scanner.waiting().tolist())
     assert scanned <= waiting
-    assert len(pool) == len(waiting) + len(pool.returned)
-    for one in [*pool.waiting(), *pool.running]:
-        assert pool.get(one.rid) is one
-        assert pool.request(one.index) is one
-    plan = pool.plan
-    if plan is not None:
-        rest = sum(plan.memory_seconds[index] for index in scanned)
-        assert pool.rest.memory == pytest.approx(rest)
-        assert len(waiting - scanned) == pool.unplanned
+    assert len(pool) == len(waiting) + len(table.returned)
+    for one in [*everyone, *table.running.values()]:
+        assert table.by_rid[one.rid] is one
+        assert table.all[one.index] is one
+    if current.plan is not None:
+        rest = sum(current.plan.memory_seconds[index] for index in scanned)
+        assert current.rest.memory == pytest.approx(rest)
+        assert len(waiting - scanned) == current.unplanned
 
 
 def test_a_plan_is_adopted_when_it_is_there() -> None:
@@ -121,9 +127,9 @@ def test_a_plan_is_adopted_when_it_is_there() -> None:
     for number in range(20):
         pool.add(request(number))
     assert not pool.plan_if_due(quiet=True)
-    assert pool.peek(Side.COMPUTE) is None
+    assert pool.current.peek(Side.COMPUTE) is None
     assert pool.plan_if_due(quiet=True, idle_seconds=30)
-    assert pool.peek(Side.COMPUTE) is not None
+    assert pool.current.peek(Side.COMPUTE) is not None
 
 
 def test_ranks_adopt_a_plan_in_the_same_pass_however_long_it_takes() -> None:

@@ -49,10 +49,10 @@ def test_everyone_holds_what_no_other_request_in_flight_uses(
             prefixes.leave(request)
             flights.remove(request)
         else:
-            beside = prefixes.beside(request)
-            request.held_tokens = beside.held
-            lost = {other.rid: 0 for other, _ in beside.alone}
-            for other, tokens in beside.alone:
+            footprint = prefixes.footprint(request)
+            request.held_tokens = footprint.exclusive
+            lost = {other.rid: 0 for other, _ in footprint.newly_shared}
+            for other, tokens in footprint.newly_shared:
                 lost[other.rid] += tokens
             prefixes.enter(request)
             for other in flights:
@@ -73,7 +73,7 @@ def test_another_tree_of_the_same_requests_changes_nothing(pool: Pool, data: st.
     prefixes = SharedPrefixes(lambda _: None)
     prefixes.follow(Ancestors.of(PrefixTree.build(pool.prompts)), [])
     for request in flights:
-        request.held_tokens = prefixes.beside(request).held
+        request.held_tokens = prefixes.footprint(request).exclusive
         prefixes.enter(request)
     held = [r.held_tokens for r in flights]
     prefixes.follow(Ancestors.of(PrefixTree.build(pool.prompts)), flights)

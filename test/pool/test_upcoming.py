@@ -15,7 +15,7 @@ from pools import Pool, pools
 
 from sglang.srt.blendserve.plan.prefix_tree import PrefixTree
 from sglang.srt.blendserve.plan.scanner import DualScanner, Side
-from sglang.srt.blendserve.policy.step_policy import shared_tokens
+from sglang.srt.blendserve.pool.pool_request import shared_tokens
 from sglang.srt.blendserve.pool.upcoming_use import AT_ONCE, ROOT, Place, UpcomingUse
 
 Ints = NDArray[np.int64]

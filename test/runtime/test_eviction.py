@@ -13,7 +13,7 @@ from sglang.srt.mem_cache.radix_cache import RadixCache
 from small_cache import SmallCache
 
 from sglang.srt.blendserve.plan.scanner import Side
-from sglang.srt.blendserve.pool.request_pool import PoolRequest
+from sglang.srt.blendserve.pool.pool_request import PoolRequest
 from sglang.srt.blendserve.runtime.cache.radix_cache import BlendRadixCache
 
 PREFIX = 100
@@ -42,8 +42,8 @@ def cached(small: SmallCache, number: int) -> int:
 def planned(small: SmallCache, prefixes: int) -> list[PoolRequest]:
     """Two requests for each prefix, planned, in the order of the scan from its front."""
     small.arrive([[*prefix(n), 1 + same] for n in range(1, prefixes + 1) for same in range(2)])
-    small.pool.make_plan()
-    return [small.pool.request(index) for index in small.pool.scanner.waiting().tolist()]
+    small.pool.plan_if_due(quiet=True)
+    return [small.pool.table.all[i] for i in small.pool.current.scanner.waiting().tolist()]
 
 
 def number_of(request: PoolRequest) -> int:
@@ -122,11 +122,11 @@ def hits(kind: type[RadixCache]) -> tuple[int, int]:
     small = SmallCache(420, kind=kind)
     small.arrive([[*prefix(n), 7000 + i] for n in range(1, 5) for i in range(6)], max_tokens=2)
     small.arrive([[9000 + 40 * i + at for at in range(40)] for i in range(48)], max_tokens=400)
-    small.pool.make_plan()
+    small.pool.plan_if_due(quiet=True)
     started = 0
     while len(small.pool):
         for side in (Side.COMPUTE, Side.MEMORY, Side.MEMORY):
-            request = small.pool.peek(side)
+            request = small.pool.current.peek(side)
             if request is None:
                 break
             assert small.start(request)

@@ -14,7 +14,7 @@ from sglang.srt.mem_cache.base_prefix_cache import EvictParams
 from small_cache import SmallCache
 
 from sglang.srt.blendserve.plan.scanner import Side
-from sglang.srt.blendserve.policy.step_policy import shared_tokens
+from sglang.srt.blendserve.pool.pool_request import shared_tokens
 from sglang.srt.blendserve.runtime.cache.node_annotation import check_integrity, nodes, planned
 from sglang.srt.blendserve.runtime.cache.radix_cache import BlendRadixCache
 
@@ -55,28 +55,28 @@ class Workday(RuleBasedStateMachine):
     def arrive(self, new: list[list[int]], namespace: str) -> None:
         self.small.arrive(new, namespace=namespace)
 
-    @precondition(lambda self: self.small.pool.unplanned)
+    @precondition(lambda self: self.small.pool.current.unplanned)
     @rule()
     def plan(self) -> None:
-        self.small.pool.make_plan()
+        assert self.small.pool.plan_if_due(quiet=True)
 
+    @precondition(lambda self: not self.small.pool.current.unplanned)
     @rule()
-    def replan(self) -> None:
-        self.small.pool.replan()
+    def order_anew(self) -> None:
+        again = self.small.pool.plan_if_due(quiet=True)
+        assert again == (self.small.pool.current.made is not None)
 
-    @precondition(lambda self: len(self.small.pool.scanner))
+    @precondition(lambda self: len(self.small.pool.current.scanner))
     @rule(side=st.sampled_from(Side))
     def start(self, side: Side) -> None:
-        request = self.small.pool.peek(side)
+        request = self.small.pool.current.peek(side)
         assert request is not None
         self.small.start(request)
 
-    @precondition(lambda self: self.small.pool.returned)
+    @precondition(lambda self: self.small.pool.table.returned)
     @rule()
     def start_returned(self) -> None:
-        request = self.small.pool.peek_returned()
-        assert request is not None
-        self.small.start(request)
+        self.small.start(self.small.pool.table.returned[0])
 
     @precondition(lambda self: self.small.flights)
     @rule(data=st.data(), output=outputs)
@@ -96,7 +96,9 @@ class Workday(RuleBasedStateMachine):
     @precondition(lambda self: len(self.small.pool))
     @rule(data=st.data())
     def abort_waiting(self, data: st.DataObject) -> None:
-        self.small.pool.forget(data.draw(st.sampled_from([*self.small.pool.waiting()])))
+        self.small.pool.forget(
+            data.draw(st.sampled_from([*self.small.pool.table.everyone_waiting()]))
+        )
 
     @rule(tokens=st.integers(1, 30))
     def evict(self, tokens: int) -> None:

@@ -53,7 +53,7 @@ def test_the_real_scheduler_agrees_with_the_step_model(
     "options",
     [
         BlendOptions(told="wrong"),
-        BlendOptions(reserve_all=True, lru_eviction=True, keep_sharing=1.0),
+        BlendOptions.of(reserve_all=True, lru_eviction=True, keep_sharing=1.0),
     ],
 )
 def test_parts_of_the_policy_are_switched_off_in_both_alike(

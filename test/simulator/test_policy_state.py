@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sglang.srt.blendserve.policy.step_policy import EngineState, Selection, StepPolicy
+from sglang.srt.blendserve.policy.select import StepPolicy
+from sglang.srt.blendserve.policy.state import EngineState, Selection
 from sglang.srt.blendserve.simulator.fast import FastEngine
 from sglang.srt.blendserve.simulator.fast_run import FastRun
 from sglang.srt.blendserve.simulator.machine import Machine

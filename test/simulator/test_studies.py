@@ -29,7 +29,7 @@ def test_cells_are_told_apart_and_can_be_built(study: str) -> None:
     assert made
     assert len({cell.key() for cell in made}) == len(made)
     for cell in made:
-        BlendOptions(**cell.options)
+        BlendOptions.of(**cell.options)
         Recipe.parse(cell.workload)
         Machine.build(cell.model, cell.device, cell.engine, ranks=cell.tp, scale=cell.scale)
 

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 from sglang.srt.blendserve.cost.model_spec import ModelSpec
 
-_KEPT = 0.97
-"""Share of what was seen that is kept from step to step: some dozens of steps count."""
-
 
 class PromptCost:
     """Compute of recent prompts over that of as many tokens that attend to nothing."""
 
-    def __init__(self, model: ModelSpec) -> None:
+    def __init__(self, model: ModelSpec, kept: float) -> None:
+        """``kept``: part of what was seen that is kept from step to step."""
+        self._kept = kept
         self._token = 2.0 * model.prefill_parameters
         self._score = 4.0 * model.layers * model.attention_width
         self._head = 2.0 * model.head_parameters
@@ -41,5 +40,5 @@ class PromptCost:
 
     def end_step(self) -> None:
         """All prompts of a step were noted."""
-        self._bare *= _KEPT
-        self._whole *= _KEPT
+        self._bare *= self._kept
+        self._whole *= self._kept

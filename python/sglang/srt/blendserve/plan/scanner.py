@@ -170,22 +170,3 @@ def _first_set(flags: NDArray[np.bool_], positions: Ints) -> int | None:
         low += window
         window *= 4
     return None
-
-
-def memory_partition(root: float, compute_end: float, memory_end: float) -> float:
-    """Share of the KV memory for the compute-bound side (paper 5.3: M_L / M).
-
-    ``root``, ``compute_end``, ``memory_end``: densities of what is left and of the two ends. The
-    share that makes the in-flight blend as dense as the rest of the pool:
-
-        M_L = M (rho_root - rho_R) / (rho_L - rho_R)
-
-    Without a difference between the ends any share blends alike; half is returned. A rest that is
-    denser than both ends (or sparser) gets all of it (or none).
-    """
-    if not compute_end > memory_end:
-        return 0.5
-    if np.isinf(compute_end):
-        # Requests without a decode phase hold no KV memory over time: they need none reserved.
-        return 0.0
-    return float(np.clip((root - memory_end) / (compute_end - memory_end), 0.0, 1.0))

@@ -29,7 +29,8 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 _ROUNDING = 1.0
-"""Tokens within which a bound on the peak does not decide: it is rounded differently."""
+"""Tokens within which a bound on the peak does not decide: it is rounded differently. It changes no
+answer, so it is no tuning."""
 
 
 class PeakAdmission:
@@ -78,15 +79,6 @@ class PeakAdmission:
         self._settle()
         return self._highest + self._kept
 
-    def peak_with(self, kv_tokens: float, remaining_tokens: ArrayLike) -> float:
-        """The peak if a request of ``kv_tokens`` that runs for ``remaining_tokens`` joined.
-
-        ``remaining_tokens``: one number, or (q,) equally likely ones, ascending.
-        """
-        self._settle()
-        beside = self._peak_parts(kv_tokens, self._ascending(remaining_tokens)) + self._kept
-        return max(beside, self.peak)
-
     def fits(self, kv_tokens: float, remaining_tokens: ArrayLike, limit: float) -> bool:
         """Whether the peak stays under ``limit`` while a request that joined would be there.
 
@@ -114,10 +106,11 @@ class PeakAdmission:
         self._slack += kv_tokens + float(ends[-1])
         self._sum += kv_tokens
 
-    def share(self, member: int, kv_tokens: float) -> None:
+    def retain(self, member: int, kv_tokens: float) -> None:
         """``kv_tokens`` that ``member`` would free when it ends are held by others, too, now.
 
-        ``member``: its number, in the order of joining. The tokens stay whatever ends.
+        ``member``: its number, in the order of joining. The tokens stay whatever ends. Negative
+        tokens take this back.
         """
         before = self._kv.size
         if member < before:
@@ -152,6 +145,31 @@ class PeakAdmission:
         return _peak(self._negative, self._held, self._peaks, kv_tokens, ends, limit)
 
 
+class ReserveAll(PeakAdmission):
+    """Reserves all that the running set will ever hold, as if no request ended before another.
+
+    For the ablation `Tuning.reserve_all`.
+    """
+
+    def __init__(self, kv_tokens: ArrayLike, remaining_tokens: ArrayLike) -> None:
+        """Start from m running requests; arguments as of `PeakAdmission`."""
+        super().__init__(kv_tokens, remaining_tokens)
+        self._reserved = self.kv_tokens + float(self._remaining.mean(axis=1).sum())
+
+    def fits(self, kv_tokens: float, remaining_tokens: ArrayLike, limit: float) -> bool:
+        """Whether everything fits under ``limit`` at once."""
+        return self._reserved + kv_tokens + _mean(remaining_tokens) <= limit
+
+    def add(self, kv_tokens: float, remaining_tokens: ArrayLike) -> None:
+        """Let a request join the set."""
+        super().add(kv_tokens, remaining_tokens)
+        self._reserved += kv_tokens + _mean(remaining_tokens)
+
+
+def _mean(remaining_tokens: ArrayLike) -> float:
+    return float(np.asarray(remaining_tokens, dtype=np.float64).mean())
+
+
 @compiled(f"Tuple(({VECTOR}, {VECTOR}, {VECTOR}, {NUMBER}))", VECTOR, INTEGERS, VECTOR, "int64")
 def _in_order(
     negative: Floats, order: Ints, kv: Floats, parts: int
@@ -182,16 +200,16 @@ def _peak(
     highest, above = 0.0, negative.size
     for part in range(parts):  # in the order in which the parts end
         # Until this part ends, parts - part of the request are there.
-        share = (parts - part) / parts
+        left = (parts - part) / parts
         end = ends[part]
         place = np.searchsorted(negative[:above], -end, side="right")
         before = held[place - 1] if place else 0.0
-        highest = max(highest, before + place / parts * end + share * (kv_tokens + end))
+        highest = max(highest, before + place / parts * end + left * (kv_tokens + end))
         beside = 0.0
         for at in range(place, above):
-            beside = max(beside, peaks[at] - share * negative[at])
+            beside = max(beside, peaks[at] - left * negative[at])
         if place < above:
-            highest = max(highest, beside + share * kv_tokens)
+            highest = max(highest, beside + left * kv_tokens)
         if highest > limit:
             break
         above = place

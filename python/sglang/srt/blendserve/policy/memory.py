@@ -3,142 +3,228 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sglang.srt.blendserve.lengths.forecast import LEVELS
-from sglang.srt.blendserve.policy.admission import PeakAdmission
-from sglang.srt.blendserve.policy.margin import SafetyMargin, worst_case
-from sglang.srt.blendserve.policy.step_state import EngineState, Selection
+from sglang.srt.blendserve.policy.admission import PeakAdmission, ReserveAll
+from sglang.srt.blendserve.policy.margin import Caution, SafetyMargin
+from sglang.srt.blendserve.policy.state import EngineState
 from sglang.srt.blendserve.pool.in_flight import InFlight
 from sglang.srt.blendserve.pool.pool_request import PoolRequest
-
-if TYPE_CHECKING:
-    from sglang.srt.blendserve.policy.step_policy import StepPolicy
+from sglang.srt.blendserve.pool.request_pool import RequestPool
+from sglang.srt.blendserve.pool.shared_prefixes import KVFootprint
 
 Floats = NDArray[np.float64]
 
 
-class StepMemory:
-    """The requests in flight before a step, and those that have been chosen to join it."""
+class Candidate:
+    """A waiting request as it would stand in memory if it started in this step."""
 
-    def __init__(self, policy: StepPolicy, state: EngineState) -> None:
-        self.policy, self.pool, self.state = policy, policy.pool, state
-        self.selection = Selection()
-        self.spent = 0
+    def __init__(
+        self,
+        request: PoolRequest,
+        remaining: Floats,
+        footprint: KVFootprint,
+        cached_tokens: Callable[[PoolRequest], int],
+    ) -> None:
+        """``remaining``: (q,) equally likely output tokens that it still has. ``cached_tokens``:
+        asks the engine's prefix cache, which takes time and is done once it is needed."""
+        self.request, self.remaining, self.footprint = request, remaining, footprint
+        self._cached_tokens = cached_tokens
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that it has before it decodes (again, after a retraction)."""
+        return self.request.prompt.size + self.request.generated
+
+    @cached_property
+    def uncached(self) -> int:
+        """Tokens to compute before it decodes."""
+        # The last one is always computed: its logits give the next output token.
+        return max(self.tokens - self._cached_tokens(self.request), 1)
+
+    @property
+    def needs(self) -> int:
+        """KV slots that it takes from others when it starts."""
+        return self.footprint.needs(self.uncached, self.request.generated)
+
+
+class StepMemory:
+    """The requests in flight before a step, and those that have been chosen to join it.
+
+    What takes a look at all requests in flight is found out when it is first asked for: when the
+    engine can run no more requests, or the pace allows no prefill, most steps ask for none of it.
+    """
+
+    def __init__(
+        self, pool: RequestPool, state: EngineState, caution: Caution, max_tokens: int
+    ) -> None:
+        """``max_tokens``: largest prefill of one step."""
+        self._pool, self._state, self._caution = pool, state, caution
+        self._forecast = pool.current.forecast
+        self._max_tokens = max_tokens
+        self._joined: list[PoolRequest] = []
+
+    # --- what is in flight --------------------------------------------------------------------
 
     @cached_property
     def in_flight(self) -> InFlight:
         """The requests in flight before the step; to be read before one is started."""
-        return self.pool.in_flight()
+        return self._pool.table.in_flight()
 
     @cached_property
     def remaining(self) -> Floats:
-        """(m, q) equally likely remaining lengths of the requests in flight."""
-        forecast, running = self.pool.forecast, self.in_flight
-        if forecast is None or not running.requests:
+        """(m, q) equally likely remaining output tokens of the requests in flight."""
+        running = self.in_flight
+        if self._forecast is None or not running.requests:
             return np.zeros((0, LEVELS.size))
-        return forecast.remaining(running.indices, running.generated)
+        return self._forecast.remaining(running.indices, running.generated)
 
     @cached_property
     def admission(self) -> PeakAdmission:
-        """The memory that all in flight are predicted to need."""
+        """The memory that all in flight are predicted to need, KV tokens."""
         running = self.in_flight
         held = running.held_tokens + running.generated
-        return self.policy.admission(held, self._until_the_end())
+        kind = ReserveAll if self._caution.tuning.reserve_all else PeakAdmission
+        return kind(held, self._until_the_end())
 
     @cached_property
     def limit(self) -> float:
         """KV tokens that the predicted peak may reach."""
         running = self.in_flight
         # What is not computed yet of a prompt holds no slots yet.
-        held = float((running.held_tokens + running.generated).sum()) - self.state.chunk_tokens
-        others = self.state.used_slots - held + self.state.online_growth
-        return self.pool.kv_slots - max(others, 0.0)
+        held = float((running.held_tokens + running.generated).sum()) - self._state.chunk_tokens
+        others = self._state.used_slots - held + self._state.online_growth
+        return self._pool.kv_slots - max(others, 0.0)
 
     @cached_property
     def margin(self) -> SafetyMargin:
         """How far the memory in use may exceed the predicted peak."""
-        forecast, running = self.pool.forecast, self.in_flight
-        if forecast is None:
-            return SafetyMargin(self.remaining, np.zeros(0), np.zeros(0))
-        worst = self._worst_case(forecast.cap(running.indices), running.generated)
-        doubt = forecast.doubt(running.indices)
-        return SafetyMargin(self.remaining, doubt, worst, self.policy.bias)
+        running = self.in_flight
+        if self._forecast is None:
+            return SafetyMargin(self.remaining, np.zeros(0), np.zeros(0), self._caution)
+        worst = self._worst_case(self._forecast.cap(running.indices), running.generated)
+        doubt = self._forecast.doubt(running.indices)
+        return SafetyMargin(self.remaining, doubt, worst, self._caution)
 
-    def _until_the_end(self) -> Floats:
-        """(m, q) steps until the requests in flight end: besides those of their output tokens,
-        what is left of a partly computed prompt takes some."""
-        delay = self._delay(self.state.chunk_tokens)
-        if self.state.chunk is None or not delay:
-            return self.remaining
-        steps = self.remaining.copy()
-        steps[self.in_flight.requests.index(self.state.chunk)] += delay
-        return steps
-
-    def _delay(self, tokens: int) -> int:
-        """Steps before the one that computes the last of ``tokens``, at least."""
-        return max(-(-tokens // self.policy.max_tokens) - 1, 0)
-
-    def _must_not_be_late(self) -> bool:
+    def must_not_be_late(self) -> bool:
         """Whether a prompt that is computed more slowly than it could be lets memory run short.
 
         Each step that it takes puts off its end, when others have grown further. That decides
         only where lengths are known.
         """
-        forecast, running = self.pool.forecast, self.in_flight
-        if forecast is not None and running.requests:
-            first = forecast.remaining(running.indices[:1], running.generated[:1])[0]
+        running = self.in_flight
+        if self._forecast is not None and running.requests:
+            first = self._forecast.remaining(running.indices[:1], running.generated[:1])[0]
             if first[0] != first[-1]:
                 return False  # mostly so, and found out without a look at all of them
         known = bool((self.remaining[:, 0] == self.remaining[:, -1]).all())
-        return known and self.admission.peak + self.state.running > self.limit
+        return known and self.admission.peak + self._state.running > self.limit
 
-    def _fits_beside(
-        self, alone: list[tuple[PoolRequest, int]], needs: int, until_end: Floats, limit: float
-    ) -> bool:
-        """Whether a request that fits does so if the prefixes that one other was ``alone`` with
-        stay."""
-        tokens = sum(tokens for _, tokens in alone)
-        if not alone or self.admission.fits(needs + tokens, until_end, limit):
-            return True
-        # What the others would have given back at their end stays until this one has ended, too.
-        for other, tokens in alone:
-            self.admission.share(self._member(other), tokens)
-        fits = self.admission.fits(needs, until_end, limit)
-        for other, tokens in alone:
-            self.admission.share(self._member(other), -tokens)
-        return fits
+    def _until_the_end(self) -> Floats:
+        """(m, q) steps until the requests in flight end: besides those of their output tokens,
+        what is left of a partly computed prompt takes some."""
+        delay = self._delay(self._state.chunk_tokens)
+        if self._state.chunk is None or not delay:
+            return self.remaining
+        steps = self.remaining.copy()
+        steps[self.in_flight.requests.index(self._state.chunk)] += delay
+        return steps
 
-    def _safe(self, limit: float, request: PoolRequest, horizon: float) -> float:
-        """``limit`` less the margin for what may go wrong while ``request`` is there.
+    def _delay(self, tokens: int) -> int:
+        """Steps before the one that computes the last of ``tokens``, at least."""
+        return max(-(-tokens // self._max_tokens) - 1, 0)
+
+    # --- what may join ------------------------------------------------------------------------
+
+    def candidate(self, request: PoolRequest) -> Candidate:
+        """``request``, which waits, as it would stand in memory."""
+        footprint = self._pool.prefixes.footprint(request)
+        return Candidate(request, self._predicted(request), footprint, self._state.cached_tokens)
+
+    def fits(self, one: Candidate, limit: float) -> bool:
+        """Whether the predicted peak stays under ``limit`` and clear of the margin beside ``one``.
+
+        ``limit``: KV tokens, at most `limit`.
+        """
+        ends = one.remaining
+        least = one.footprint.needs(1, one.request.generated)
+        whole = not self._delay(one.tokens)  # its prompt fits a step, whatever is cached
+        if not whole:
+            ends = ends + self._delay(one.uncached)
+        limit = min(limit, self.limit - self._margin_beside(one, float(ends[-1])))
+        # A look-up is saved where it does not fit however much of it is cached.
+        if whole and not self.admission.fits(least, ends, limit):
+            return False
+        needs = max(one.uncached, least)
+        tried = whole and needs == least
+        if not (tried or self.admission.fits(needs, ends, limit)):
+            return False
+        return self._fits_as_prefixes_stay(one.footprint, needs, ends, limit)
+
+    def join(self, one: Candidate) -> None:
+        """Count ``one``, which joins the step; before the pool knows that it has started."""
+        self._retain(one.footprint)
+        self.admission.add(one.needs, one.remaining + self._delay(one.uncached))
+        self.margin.add(one.remaining, *self._doubt(one.request))
+        self._joined.append(one.request)
+
+    def _predicted(self, request: PoolRequest) -> Floats:
+        """(q,) equally likely remaining lengths, tokens."""
+        assert self._forecast is not None
+        if not request.generated:
+            return self._forecast.fresh(request.index)
+        left = self._forecast.remaining([request.index], [float(request.generated)])
+        return np.asarray(left[0], dtype=np.float64)
+
+    def _margin_beside(self, one: Candidate, horizon: float) -> float:
+        """KV tokens to keep free for what may go wrong while ``one`` is there.
 
         ``horizon``: steps until it is expected to end at the latest.
         """
-        _, worst = self._doubt(request)
-        horizon = worst if horizon < worst < math.inf else horizon
-        return min(limit, self.limit - self.margin.up_to(horizon))
+        _, worst = self._doubt(one.request)
+        return self.margin.up_to(worst if horizon < worst < math.inf else horizon)
 
     def _doubt(self, request: PoolRequest) -> tuple[float, float]:
-        """How little is known of its kind, and how much it may then still write."""
-        forecast = self.pool.forecast
-        assert forecast is not None
-        doubt = forecast.doubt_of(request.index)
+        """How little is known of its kind, 0 to 1, and how many tokens it may then still write."""
+        assert self._forecast is not None
+        doubt = self._forecast.doubt_of(request.index)
         if not doubt:
             return 0.0, math.inf
         lived = np.array([float(request.generated)])
-        worst = self._worst_case(forecast.cap([request.index]), lived)
+        worst = self._worst_case(self._forecast.cap([request.index]), lived)
         return doubt, float(worst[0])
 
     def _worst_case(self, cap: Floats, lived: Floats) -> Floats:
-        return worst_case(cap, lived, self.pool.kv_slots, self.policy.caps_held)
+        return self._caution.worst_case(cap, lived, self._pool.kv_slots)
+
+    def _fits_as_prefixes_stay(
+        self, footprint: KVFootprint, needs: int, ends: Floats, limit: float
+    ) -> bool:
+        """Whether a request that fits does so if the prefixes stay that it begins to share.
+
+        Their one user so far would have given them back at its end; they stay until the new
+        request has ended, too.
+        """
+        tokens = sum(tokens for _, tokens in footprint.newly_shared)
+        if not tokens or self.admission.fits(needs + tokens, ends, limit):
+            return True
+        self._retain(footprint)
+        fits = self.admission.fits(needs, ends, limit)
+        self._retain(footprint, -1)
+        return fits
+
+    def _retain(self, footprint: KVFootprint, sign: int = 1) -> None:
+        for other, tokens in footprint.newly_shared:
+            self.admission.retain(self._member(other), sign * tokens)
 
     def _member(self, request: PoolRequest) -> int:
         """Number of a request in flight in `admission`."""
         before = self.in_flight.requests
         if request in before:
             return before.index(request)
-        return len(before) + self.selection.requests.index(request)
+        return len(before) + self._joined.index(request)

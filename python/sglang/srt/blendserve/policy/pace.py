@@ -1,14 +1,10 @@
-"""Pacing: how many prompt tokens the next step computes, and from which end of the scan.
+"""Pacing: how many prompt tokens the next step computes, and from which side of the scan.
 
-Time is lost whenever a step holds less than its share of one resource while the rest of the pool
-still needs both. So each step admits just so much prefill that its compute : memory ratio equals
-that of all remaining work (DESIGN.md, "Scheduling" (1)):
-
-    (decode compute + prefill compute) : (KV read + weights)
-        =  remaining compute : remaining KV read * (1 + weights / KV read of a full cache)
-
-The last factor is the weight loading that the remaining KV traffic brings along when the memory
-is kept full; the paper leaves it out.
+The paper admits a fixed number of prompt tokens a step from each side (C_L and C_R of section 5.3,
+see `paper`). Time is lost whenever a step has too little work for one resource while the pool still
+needs both, so the paces here look at the step as it is. `BalancePace` hides compute under memory
+traffic, `SpreadPace` is for engines that overlap nothing, `RatioPace` keeps the ratio of all that
+is left, and `FixedPace` is stock SGLang's.
 """
 
 from __future__ import annotations
@@ -20,6 +16,8 @@ from typing import NamedTuple, Protocol
 
 from sglang.srt.blendserve.cost.cost_model import CostModel
 from sglang.srt.blendserve.cost.remaining_work import RemainingWork
+from sglang.srt.blendserve.plan.scanner import Side
+from sglang.srt.blendserve.policy.tuning import DEFAULTS, Tuning
 
 
 class StepLoad(NamedTuple):
@@ -61,12 +59,44 @@ class RestOnDemand:
 
 
 class PrefillBudget(NamedTuple):
-    """Prompt tokens to compute in the next step, from either end of the scan."""
+    """Prompt tokens to compute in the next step, from either side of the scan."""
 
     compute_side: int
-    """At most this many tokens may be spent if any of them go to the compute-bound end."""
+    """At most this many tokens may be spent if any of them go to the compute-bound side."""
     memory_side: int
     """At most this many tokens in all; at least ``compute_side``."""
+
+    def of(self, side: Side) -> int:
+        """The budget of ``side``, tokens."""
+        return self.compute_side if side is Side.COMPUTE else self.memory_side
+
+
+class SavedPrefill:
+    """The prefill budget that steps have left over because it was too small for one."""
+
+    def __init__(self, min_tokens: int) -> None:
+        """``min_tokens``: fewest prompt tokens that are worth computing in a step."""
+        self.latest = PrefillBudget(0, 0)
+        """What the pace allowed the last step, without what was saved up."""
+        self._min_tokens = min_tokens
+        self._tokens = 0.0
+
+    def add(self, budget: PrefillBudget) -> PrefillBudget:
+        """Add a step's ``budget`` to what is saved; return what the step may spend."""
+        self.latest = budget
+        # Only what is too small for a step is kept for a later one.
+        most = float(max(budget.compute_side, self._min_tokens))
+        self._tokens = min(self._tokens + budget.compute_side, most)
+        compute_side = int(self._tokens)
+        memory_side = max(compute_side, budget.memory_side)
+        return PrefillBudget(
+            compute_side if compute_side >= self._min_tokens else 0,
+            memory_side if memory_side >= self._min_tokens else 0,
+        )
+
+    def spend(self, tokens: int) -> None:
+        """Count the prompt ``tokens`` that a step computes against what is saved."""
+        self._tokens = max(0.0, self._tokens - tokens)
 
 
 def compute_scarcity(cost: CostModel, kv_slots: int, running: int, rest: Rest) -> float:
@@ -86,25 +116,24 @@ def rise(value: float, start: float, width: float) -> float:
     return min(max((value - start) / width, 0.0), 1.0)
 
 
-_LEAST_BESIDE_ONLINE = 32
-"""Prompt tokens a step may compute beside online decodes however short these are: fewer would
-hardly be cheaper, and the pool would stand still."""
-
-
-def beside_online(cost: CostModel, load: StepLoad, share: float, most: int) -> int:
-    """Prompt tokens of offline requests that take at most ``share`` of a step's time.
+def beside_online(
+    cost: CostModel, load: StepLoad, part: float, most: int, tuning: Tuning = DEFAULTS
+) -> int:
+    """Prompt tokens of offline requests that take at most ``part`` of a step's time.
 
     ``load``: what the step decodes, online and offline; ``most``: tokens it could compute at all.
+    Never less than `Tuning.least_beside_online`: fewer would hardly be cheaper, and the pool would
+    stand still.
     """
-    if share >= 1:
+    if part >= 1:
         return most
     decode = float(
         cost.decode_compute_seconds(load.running, load.kv_tokens)
         + cost.kv_read_seconds(load.kv_tokens)
         + cost.weights_seconds(load.running)
     )
-    tokens = int(share / (1 - share) * decode / float(cost.prefill_seconds(1.0)))
-    return min(max(tokens, _LEAST_BESIDE_ONLINE), most)
+    tokens = int(part / (1 - part) * decode / float(cost.prefill_seconds(1.0)))
+    return min(max(tokens, tuning.least_beside_online), most)
 
 
 class Pace(Protocol):
@@ -125,6 +154,7 @@ class FixedPace:
     step_tokens: int
 
     def budget(self, load: StepLoad, rest: Rest) -> PrefillBudget:
+        """What the running requests leave of the step's tokens."""
         tokens = max(self.step_tokens - load.running, 1)
         return PrefillBudget(tokens, tokens)
 
@@ -154,8 +184,53 @@ class BalancePace:
 
 
 @dataclass(frozen=True, slots=True)
+class SpreadPace:
+    """The remaining compute spread over the remaining KV reads, for engines without overlap.
+
+    Nothing hides behind anything there, so a step cannot be balanced. But the weights are loaded
+    once a step, and a matrix product of enough tokens hides that: what can be lost to pace is the
+    loading of weights in steps with few tokens. Such steps come where decodes are left without
+    prefill beside them. So the prefill that is left is spread evenly over the KV reads that are
+    left,
+
+        prefill compute of the step = remaining compute * (KV read of the step / remaining KV reads)
+                                      - decode compute of the step
+
+    and the two end together. No step is given fewer tokens than hide the loading of its weights.
+    """
+
+    cost: CostModel
+    max_tokens: int
+    """Largest prefill of one step, tokens."""
+
+    def budget(self, load: StepLoad, rest: Rest) -> PrefillBudget:
+        """The step's part of the prefill, and at least what hides its weights."""
+        left = rest.memory
+        if load.running == 0 or not left > 0:
+            return PrefillBudget(self.max_tokens, self.max_tokens)
+        read = float(self.cost.kv_read_seconds(load.kv_tokens))
+        decode = float(self.cost.decode_compute_seconds(load.running, load.kv_tokens))
+        part = rest.compute / left * read
+        # Where both are predicted to have no end: as much of one as of the other.
+        even = (read if math.isnan(part) else part) - decode
+        # Attention over the KV cache, the rest of the decodes' compute, loads no weights.
+        products = float(self.cost.decode_compute_seconds(load.running))
+        hiding = float(self.cost.weights_seconds(self.max_tokens)) - products
+        tokens = max(even, hiding, 0.0) / self.cost.prompt_token_seconds()
+        allowed = self.max_tokens if math.isinf(tokens) else min(math.ceil(tokens), self.max_tokens)
+        return PrefillBudget(allowed, allowed)
+
+
+@dataclass(frozen=True, slots=True)
 class RatioPace:
-    """The ratio of the remaining work in every step."""
+    """The ratio of the remaining work in every step.
+
+        (decode compute + prefill compute) : (KV read + weights)
+            =  remaining compute : remaining KV read * (1 + weights / KV read of a full cache)
+
+    The last factor is the weight loading that the remaining KV traffic brings along when the memory
+    is kept full; the paper leaves it out.
+    """
 
     cost: CostModel
     kv_slots: int
@@ -166,7 +241,7 @@ class RatioPace:
     def budget(self, load: StepLoad, rest: Rest) -> PrefillBudget:
         """The prompt tokens that bring the step to the ratio of the rest.
 
-        The memory-bound end may besides use compute that would stay idle beside the step's memory
+        The memory-bound side may besides use compute that would stay idle beside the step's memory
         traffic: its requests are what fills the memory, and filling it late costs more than
         computing their short prompts early.
         """
@@ -185,3 +260,15 @@ class RatioPace:
 
     def _clip(self, tokens: float) -> int:
         return int(min(max(tokens, 0.0), self.max_tokens))
+
+
+PACES = ("balance", "spread", "ratio", "fixed", "paper")
+"""``balance``: as much compute as a step's memory traffic hides. ``spread``: the remaining prefill
+spread over the remaining decodes. ``ratio``: the ratio of all remaining work in every step.
+``fixed``: a full chunk in every step. ``paper``: the paper's partition of the memory and its
+budgets, without predicted peaks."""
+
+
+def automatic_pace(*, overlaps: bool) -> str:
+    """Name of the pace for an engine whose steps run compute and memory traffic at once, or not."""
+    return "balance" if overlaps else "spread"

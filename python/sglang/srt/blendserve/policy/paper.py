@@ -1,30 +1,40 @@
-"""The paper's own dual scanner (section 5.3, algorithm 3), for comparison.
+"""The paper's own dual scanner (section 5.3, algorithm 3 as printed), for comparison.
 
-The KV memory is split between the two ends so that the blend in flight is as dense as what is left,
+The KV memory is split between the two sides so that the blend in flight is as dense as the rest,
 
     M_L = M (rho_root - rho_R) / (rho_L - rho_R)        M_R = M - M_L
 
-and each end admits a fixed number of prompt tokens per step: what keeps its part of memory full:
+and each side admits a fixed number of prompt tokens per step: what keeps its part of memory full:
 
     N_L = M_L / (p_L + d_L / 2)      C_L = N_L p_L / d_L      (R likewise)
 
-with p, d and rho of the requests at either end of the scan. A request that outlives its estimate
-counts for the memory-bound end from then on.
+with p, d and rho of the requests at either side of the scan. A request that outlives its estimate
+counts for the memory-bound side from then on. Returned requests and the sample of lengths come
+first, by predicted peak as in `select`: the paper says nothing of how they are admitted.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from sglang.srt.blendserve.cost.cost_model import density
-from sglang.srt.blendserve.plan.scanner import Side, memory_partition
-from sglang.srt.blendserve.policy.pace import FixedPace
-from sglang.srt.blendserve.policy.step_policy import EngineState, Step, StepPolicy
-from sglang.srt.blendserve.pool.request_pool import PoolRequest, RequestPool
+from sglang.srt.blendserve.cost.prompt_cost import PromptCost
+from sglang.srt.blendserve.plan.scanner import Side
+from sglang.srt.blendserve.policy.margin import Caution
+from sglang.srt.blendserve.policy.memory import Candidate, StepMemory
+from sglang.srt.blendserve.policy.pace import FixedPace, Pace, PrefillBudget
+from sglang.srt.blendserve.policy.select import take_returned, take_sample
+from sglang.srt.blendserve.policy.split import memory_partition
+from sglang.srt.blendserve.policy.state import EngineState, Selection
+from sglang.srt.blendserve.policy.step import Step
+from sglang.srt.blendserve.policy.tuning import DEFAULTS, Tuning
+from sglang.srt.blendserve.pool.pool_request import PoolRequest
+from sglang.srt.blendserve.pool.request_pool import RequestPool
 
-_END = 64
-"""Requests at each end that stand for it."""
+BySide = dict[Side, float]
 
 
-class PaperPolicy(StepPolicy):
+class PaperPolicy:
     """Partition of the memory and fixed budgets instead of pace and predicted peak."""
 
     def __init__(
@@ -34,101 +44,115 @@ class PaperPolicy(StepPolicy):
         max_tokens: int,
         min_tokens: int = 1,
         whole_prompts: bool = False,
+        tuning: Tuning = DEFAULTS,
     ) -> None:
         """Arguments as of `StepPolicy`."""
-        super().__init__(
-            pool,
-            FixedPace(max_tokens),
-            max_tokens=max_tokens,
-            min_tokens=min_tokens,
-            whole_prompts=whole_prompts,
-        )
-        self.saved = {Side.COMPUTE: 0.0, Side.MEMORY: 0.0}
+        self.pool = pool
+        self.pace: Pace = FixedPace(max_tokens)
+        """Not asked: the budgets are the paper's."""
+        self.max_tokens, self.min_tokens = max_tokens, min_tokens
+        self.whole_prompts = whole_prompts
+        self.tuning = tuning
+        self.budget = PrefillBudget(0, 0)
+        """What the last step was allowed, prompt tokens."""
+        self.saved: BySide = dict.fromkeys(Side, 0.0)
+        """Prompt tokens that each side has left over; below 0 if a whole prompt exceeded them."""
+        self._caution = Caution(tuning)
+        self._prompt_cost = PromptCost(pool.cost.model, tuning.prompt_cost_kept)
 
-    def step(self, state: EngineState) -> Step:
-        """One choice that starts from ``state``."""
-        return _PaperStep(self, state)
-
-
-class _PaperStep(Step):
-    policy: PaperPolicy
-
-    def fill(self) -> None:
-        """Continue the begun prompt, then admit from both ends within memory and budget."""
-        self._account()
-        memory, budget = self._partition()
-        for side in Side:
-            most = float(max(budget[side], self.policy.min_tokens))
-            self.policy.saved[side] = min(self.policy.saved[side] + budget[side], most)
-        if self.state.chunk is not None:
-            self.spent = min(self.state.chunk_tokens, self.policy.max_tokens)
-        self._take_first(self.policy.max_tokens, self.limit)
-        before = self.spent  # what came first, the sample above all, is on neither end's budget
+    def select(self, state: EngineState) -> Selection:
+        """Continue the begun prompt, then admit from both sides within memory and budget."""
+        step = self._begin(state)
+        held = self._held_by_side(self.pool.table.running.values())
+        memory, budget = self._partition(step)
+        self._save(budget)
+        if state.chunk is not None:
+            step.go_on(min(state.chunk_tokens, self.max_tokens))
+        limits = dict.fromkeys(Side, step.memory.limit)
+        if take_returned(step, self.pool, limits, self.max_tokens):
+            take_sample(step, self.pool, step.memory.limit, self.max_tokens)
+        before = step.spent  # what came first, the sample above all, is on neither side's budget
         for side in (Side.MEMORY, Side.COMPUTE):
-            allowed = int(self.policy.saved[side])
-            if allowed >= self.policy.min_tokens:
-                self._take_side(side, memory[side], min(before + allowed, self.policy.max_tokens))
-            self.policy.saved[side] -= max(self.spent - before, 0)
-            before = self.spent
-        self._keep_going()
-        self.selection.prefill_tokens = self.spent
+            allowed = int(self.saved[side])
+            if allowed >= self.min_tokens:
+                most = min(before + allowed, self.max_tokens)
+                self._take(step, side, held, memory[side], most)
+            self.saved[side] -= max(step.spent - before, 0)
+            before = step.spent
+        step.never_idle()
+        return step.selection()
 
-    def _account(self) -> None:
-        """KV tokens that the requests in flight of either end hold."""
-        self.held = dict.fromkeys(Side, 0.0)
-        for request in self.pool.running:
+    def _begin(self, state: EngineState) -> Step:
+        return Step(
+            self.pool,
+            state,
+            StepMemory(self.pool, state, self._caution, self.max_tokens),
+            self._prompt_cost,
+            max_tokens=self.max_tokens,
+            whole_prompts=self.whole_prompts,
+            worth_waiting=self.tuning.worth_waiting,
+        )
+
+    def _held_by_side(self, running: Iterable[PoolRequest]) -> BySide:
+        """KV tokens that the requests in flight of either side hold."""
+        held = dict.fromkeys(Side, 0.0)
+        for request in running:
             late = request.generated > request.expected_tokens
             side = Side.MEMORY if late else request.side
-            self.held[side] += request.held_tokens + request.generated
+            held[side] += request.held_tokens + request.generated
+        return held
 
-    def _partition(self) -> tuple[dict[Side, float], dict[Side, float]]:
-        """Memory (KV tokens) and prompt tokens per step for either end."""
-        plan, slots = self.pool.plan, self.pool.kv_slots
-        if plan is None or not len(self.pool.scanner):
-            whole = dict.fromkeys(Side, float(slots))
-            return whole, dict.fromkeys(Side, float(self.policy.max_tokens))
-        ends = {side: self.pool.scanner.upcoming(side, _END) for side in Side}
+    def _partition(self, step: Step) -> tuple[BySide, BySide]:
+        """Memory (KV tokens) and prompt tokens per step for either side."""
+        plan, scanner, slots = self.pool.current.plan, self.pool.current.scanner, self.pool.kv_slots
+        if plan is None or not len(scanner):
+            return dict.fromkeys(Side, float(slots)), dict.fromkeys(Side, float(self.max_tokens))
+        nearest = {side: scanner.upcoming(side, self.tuning.paper_window) for side in Side}
         rho = {
-            side: float(density(plan.compute_seconds[e].sum(), plan.memory_seconds[e].sum()))
-            for side, e in ends.items()
+            side: float(density(plan.compute_seconds[n].sum(), plan.memory_seconds[n].sum()))
+            for side, n in nearest.items()
         }
-        root = float(density(self.rest.compute, self.rest.memory))
+        root = float(density(step.rest.compute, step.rest.memory))
         share = memory_partition(root, rho[Side.COMPUTE], rho[Side.MEMORY])
         memory = {Side.COMPUTE: share * slots, Side.MEMORY: (1 - share) * slots}
         budget = {}
-        for side, end in ends.items():
-            prompt = float(plan.prompt_tokens[end].mean())
-            output = max(float(plan.output_tokens[end].mean()), 1.0)
+        for side, requests in nearest.items():
+            prompt = float(plan.prompt_tokens[requests].mean())
+            output = max(float(plan.output_tokens[requests].mean()), 1.0)
             running = max(memory[side] / (prompt + output / 2), 1.0)
-            budget[side] = min(running * prompt / output, float(self.policy.max_tokens))
+            budget[side] = min(running * prompt / output, float(self.max_tokens))
         return memory, budget
 
-    def _take_side(self, side: Side, memory: float, budget: int) -> None:
+    def _save(self, budget: BySide) -> None:
+        """Add a step's budgets to what is left over of earlier ones."""
+        compute_side = int(budget[Side.COMPUTE])
+        self.budget = PrefillBudget(compute_side, compute_side + int(budget[Side.MEMORY]))
+        for side in Side:
+            most = float(max(budget[side], self.min_tokens))
+            self.saved[side] = min(self.saved[side] + budget[side], most)
+
+    def _take(self, step: Step, side: Side, held: BySide, memory: float, budget: int) -> None:
+        """Take from one side while its part of the ``memory`` (KV tokens) and budget has room."""
         waiting = 0
-        while self._room(budget):
-            ahead = self.pool.scanner.upcoming(side, _END).tolist()[waiting:]
+        while step.room(budget):
+            upcoming = self.pool.current.scanner.upcoming(side, self.tuning.paper_window)
+            ahead = upcoming.tolist()[waiting:]
             if not ahead:
                 return
             for index in ahead:
-                request = self.pool.request(index)
-                cached = self._cached(request)
-                if self._shares_unfinished_prefix(request):
+                request = self.pool.table.all[index]
+                if step.waits_for_prefix(request):
                     waiting += 1
-                elif not (self._room(budget) and self._fits_part(request, side, memory, cached)):
+                    continue
+                one = step.memory.candidate(request)
+                if not (step.room(budget) and _fits(step, one, held[side], memory)):
                     return
-                else:
-                    self._begin(request, side, cached, budget)
+                held[side] += one.uncached
+                step.start(one, side, budget)
 
-    def _fits_part(self, request: PoolRequest, side: Side, memory: float, cached: int) -> bool:
-        uncached = self._uncached(request, cached)
-        average = float(self._predicted_remaining(request).mean()) / 2
-        here = self.admission.kv_tokens + uncached
-        nothing = self.held[side] == 0
-        return here <= self.limit and (nothing or self.held[side] + uncached + average <= memory)
 
-    def _begin(self, request: PoolRequest, side: Side, cached: int, budget: int) -> None:
-        uncached = self._uncached(request, cached)
-        remaining = self._predicted_remaining(request)
-        beside = self.pool.prefixes.beside(request)
-        self.held[side] += uncached
-        self._start(request, side, uncached, beside, remaining, budget)
+def _fits(step: Step, one: Candidate, held: float, memory: float) -> bool:
+    """Whether ``one`` fits the memory as it is now, and what its side holds its side's part."""
+    average = float(one.remaining.mean()) / 2
+    here = step.memory.admission.kv_tokens + one.uncached
+    return here <= step.memory.limit and (held == 0 or held + one.uncached + average <= memory)

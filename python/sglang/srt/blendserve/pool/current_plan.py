@@ -14,19 +14,12 @@ from sglang.srt.blendserve.cost.remaining_work import RemainingWork
 from sglang.srt.blendserve.lengths.forecast import LengthForecast
 from sglang.srt.blendserve.lengths.prior import LengthPrior
 from sglang.srt.blendserve.plan.scan_order import Plan
-from sglang.srt.blendserve.plan.scanner import DualScanner
+from sglang.srt.blendserve.plan.scanner import DualScanner, Side
 from sglang.srt.blendserve.pool.background import Background
-from sglang.srt.blendserve.pool.planner import Ordered, Planned, Planner, PoolSnapshot
+from sglang.srt.blendserve.pool.planner import Planned, Planner, PoolSnapshot
+from sglang.srt.blendserve.pool.pool_request import PoolRequest
 from sglang.srt.blendserve.pool.request_table import RequestTable
 from sglang.srt.blendserve.pool.upcoming_use import UpcomingUse
-
-LEARN_GROWTH = 0.5
-LEARN_LEAST = 32
-"""Predict anew when so many more have finished, or so many more passes were made."""
-
-GROWTH = 0.25
-"""Plan again once this share of the planned requests has newly arrived: the total planning time
-then stays proportional to the last plan's."""
 
 
 class CurrentPlan:
@@ -37,20 +30,24 @@ class CurrentPlan:
         table: RequestTable,
         planner: Planner,
         background: Background[Planned] | None,
-        prior: LengthPrior | None,
+        prior: LengthPrior | None = None,
+        orders: int = 0,
     ) -> None:
         """``background``: where plans are made; None: at once, while the caller waits.
-        ``prior``: what earlier requests taught about lengths."""
+        ``prior``: what earlier requests taught about lengths. ``orders``: made before."""
         self.plan: Plan | None = None
+        """The plan in use; None before the first."""
         self.scanner = DualScanner(np.zeros(0, dtype=np.int64))
+        """What of the plan still waits."""
         self.forecast: LengthForecast | None = None
+        """How long requests may run; None before the first plan."""
         self.made: Planned | None = None
         """What the last plan was made of; None before the first."""
-        self.orders = 0
+        self.orders = orders
         """How often the order was made, with or without a new tree."""
-        self.returns_changed = False
-        """Set when other requests than before are served before the plan."""
+        self._returns_changed = False
         self._table, self._planner, self._background = table, planner, background
+        self._rules = planner.rules
         self._prior = prior
         self._passes = 0
         self._learn_at = (0, 0)
@@ -66,23 +63,33 @@ class CurrentPlan:
         return 0 if self.made is None else self.made.tree.requests
 
     @property
+    def unplanned(self) -> int:
+        """Requests that have arrived since the plan was made."""
+        return len(self._table.all) - self.requests
+
+    @property
     def rest(self) -> RemainingWork:
-        """Predicted work of those in it that still wait."""
+        """Predicted work of the planned requests that still wait, seconds."""
         return RemainingWork(max(self._compute, 0.0), max(self._memory, 0.0))
 
     @property
     def rest_tokens(self) -> float:
-        """KV tokens that these are predicted to write, shared prefixes once."""
+        """KV tokens that the planned requests that still wait are predicted to write, shared
+        prefixes once."""
         return max(self._tokens, 0.0)
 
     @property
     def upcoming(self) -> UpcomingUse | None:
-        """See `RequestPool.upcoming`."""
+        """Who still comes through a prefix, of the planned and the returned requests.
+
+        None without a plan. Another object for every tree that is planned over; the same one,
+        with another scanner, when only the order is planned again.
+        """
         if self.made is None:
             return None
-        if self.returns_changed:
+        if self._returns_changed:
             self.made.upcoming.serve_first(r.index for r in self._table.returned)
-            self.returns_changed = False
+            self._returns_changed = False
         return self.made.upcoming
 
     def prior(self) -> LengthPrior | None:
@@ -92,28 +99,18 @@ class CurrentPlan:
     # --- making it ------------------------------------------------------------------------
 
     def renew_if_due(self, *, quiet: bool, idle_seconds: float) -> bool:
-        """See `RequestPool.plan_if_due`."""
+        """Plan again if it is worth it; arguments and result as of `RequestPool.plan_if_due`."""
         self._passes += 1
         if self._background is not None and self._background.busy:
             planned = self._background.poll(idle_seconds)
             return planned is not None and self._adopt(planned)
-        unplanned = len(self._table.all) - self.requests
+        unplanned = self.unplanned
         if unplanned == 0:
             return self._order_if_due()
-        if quiet or len(self.scanner) == 0 or unplanned >= GROWTH * self.requests:
-            snapshot = self._census()
+        if quiet or len(self.scanner) == 0 or unplanned >= self._rules.growth * self.requests:
+            snapshot = self._snapshot()
             return self._make(lambda: self._planner.plan(snapshot), snapshot)
         return False
-
-    def renew(self) -> None:
-        """Plan everything that waits, now."""
-        self._adopt(self._planner.plan(self._census()))
-
-    def renew_order(self) -> None:
-        """Order what waits anew for the lengths as they are predicted now."""
-        if self.made is not None:
-            now, snapshot = self._again(self.made)
-            self._adopt(self._planner.order(now, snapshot, always=True))
 
     def _order_if_due(self) -> bool:
         """Predict lengths anew when enough has been seen, and order anew if that matters."""
@@ -121,16 +118,14 @@ class CurrentPlan:
         if self.made is None or (len(self._table.finished) < finished and self._passes < passes):
             return False
         self._learn_later()
-        now, snapshot = self._again(self.made)
-        return self._make(lambda: self._planner.order(now, snapshot, always=False), snapshot)
+        # Cut off from what happens meanwhile.
+        now = self.made.copy()
+        snapshot = self._table.snapshot(self.requests, self.requests, self._prior)
+        return self._make(lambda: self._planner.order(now, snapshot), snapshot)
 
-    def _again(self, made: Planned) -> tuple[Planned, PoolSnapshot]:
-        """What is needed to order the same requests anew, cut off from what happens meanwhile."""
-        return made.copy(), self._table.snapshot(self.requests, self.requests, self._prior)
-
-    def _census(self) -> PoolSnapshot:
+    def _snapshot(self) -> PoolSnapshot:
         table = self._table
-        if not table.mostly_ended():
+        if not table.mostly_ended(self._rules.least_ended):
             return table.snapshot(len(table.all), self.requests, self._prior)
         self._prior = self.prior()
         return table.snapshot_of_unfinished(self.requests, self._prior)
@@ -158,14 +153,14 @@ class CurrentPlan:
             if snapshot.waiting[index]:
                 planned.forecast.started(index)
         self.made, self.forecast = planned, planned.forecast
-        self.returns_changed = True
+        self._returns_changed = True
         self._learn_later()
-        if planned.order is not None:
-            self._follow(planned.order, planned.upcoming)
-        return planned.order is not None
+        if planned.scan is None:
+            return False
+        self._follow(planned.scan.plan, planned.scan.scanner, planned.upcoming)
+        return True
 
-    def _follow(self, order: Ordered, upcoming: UpcomingUse) -> None:
-        plan, scanner = order.plan, order.scanner
+    def _follow(self, plan: Plan, scanner: DualScanner, upcoming: UpcomingUse) -> None:
         waiting = self._table.waiting_mask(self.requests)
         for index in plan.order[~waiting[plan.order]].tolist():
             scanner.discard(index)
@@ -179,18 +174,28 @@ class CurrentPlan:
         self.orders += 1
 
     def _learn_later(self) -> None:
+        rules = self._rules
         self._learn_at = (
-            int(len(self._table.finished) * (1 + LEARN_GROWTH)) + LEARN_LEAST,
-            int(self._passes * (1 + LEARN_GROWTH)) + LEARN_LEAST,
+            int(len(self._table.finished) * (1 + rules.learn_growth)) + rules.learn_least,
+            int(self._passes * (1 + rules.learn_growth)) + rules.learn_least,
         )
 
     # --- following it -----------------------------------------------------------------------
 
-    def next_sample(self) -> int | None:
-        """The next request to learn a length from, which runs before the others."""
+    def peek(self, side: Side) -> PoolRequest | None:
+        """The next request at ``side`` of the plan; None when the plan is used up."""
+        index = self.scanner.peek(side)
+        return None if index is None else self._table.all[index]
+
+    def next_sample(self) -> PoolRequest | None:
+        """The next request to learn a length from, which runs before the plan's; None: no more."""
         while self._sample and not self._table.waits(self._sample[-1]):
             self._sample.pop()
-        return self._sample[-1] if self._sample else None
+        return self._table.all[self._sample[-1]] if self._sample else None
+
+    def note_returns(self) -> None:
+        """Other requests than before are served before the plan."""
+        self._returns_changed = True
 
     def leave(self, request: int) -> None:
         """``request``, which waited, does so no longer: it starts, or was aborted."""

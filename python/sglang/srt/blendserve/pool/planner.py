@@ -1,7 +1,7 @@
 """One plan of a pool, made from a snapshot of it: a pure function, so that a thread may run it.
 
-The snapshot is taken, and what comes of it is adopted, by `request_pool`, which goes on handing out
-requests meanwhile.
+The snapshot is taken, and what comes of it is adopted, by `current_plan`; the pool goes on handing
+out requests meanwhile.
 """
 
 from __future__ import annotations
@@ -20,18 +20,13 @@ from sglang.srt.blendserve.lengths.prior import LengthPrior
 from sglang.srt.blendserve.plan.prefix_tree import PrefixTree
 from sglang.srt.blendserve.plan.scan_order import Plan, plan_tree
 from sglang.srt.blendserve.plan.scanner import DualScanner
+from sglang.srt.blendserve.pool.planning_rules import PlanningRules
 from sglang.srt.blendserve.pool.pool_request import PoolRequest
 from sglang.srt.blendserve.pool.upcoming_use import UpcomingUse
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
-
-DRIFT = 0.1
-"""Order anew when predictions have moved the remaining work by this share."""
-
-_LEAST_SAMPLE = 4
-"""A smaller sample is not worth leaving the plan's order for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +64,8 @@ class Planned:
     forecast: LengthForecast
     estimate: Floats
     """(n,) predicted output lengths that the order is made for."""
-    order: Ordered | None
-    """None: the order in use is still good."""
+    scan: PlannedScan | None
+    """What waited, in its order; None: the order in use is still good."""
     sample: list[int]
     """Requests to learn lengths from, the first to run at the end."""
 
@@ -81,11 +76,12 @@ class Planned:
 
 
 @dataclass(frozen=True, slots=True)
-class Ordered:
-    """A scan order of what waited at the snapshot."""
+class PlannedScan:
+    """A scan of what waited at the snapshot."""
 
     plan: Plan
     scanner: DualScanner
+    """Nothing of it is handed out yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,12 +129,11 @@ class Ancestors:
 
 @dataclass(frozen=True, slots=True)
 class Planner:
-    """Makes plans with one set of options."""
+    """Makes plans by one set of rules."""
 
     cost: CostModel
     kv_slots: int
-    keep_sharing: float
-    sample: float
+    rules: PlanningRules
 
     def plan(self, snapshot: PoolSnapshot) -> Planned:
         """Plan what waits, from its prompts."""
@@ -174,44 +169,35 @@ class Planner:
             lengths=lengths,
             forecast=forecast,
             estimate=estimate,
-            order=self.make_order(tree, snapshot.waiting, lengths, estimate),
+            scan=self._scan(tree, snapshot.waiting, lengths, estimate),
             sample=self._draw_sample(tree, snapshot, max_tokens, known),
         )
 
-    def order(self, now: Planned, snapshot: PoolSnapshot, *, always: bool) -> Planned:
-        """Predict lengths anew, and order what waits if that matters (or ``always``).
+    def order(self, now: Planned, snapshot: PoolSnapshot) -> Planned:
+        """Predict lengths anew, and order what waits if that matters.
 
         ``now``: a copy that nobody else uses; it learns. ``snapshot``: of the same requests.
         """
         estimate = now.forecast.renew(snapshot.running, snapshot.generated)
-        moved = always or _drift(snapshot, now.estimate, estimate) > DRIFT
-        if moved:
-            self.make_order(now.tree, snapshot.waiting, now.lengths, estimate)
-        return replace(
-            now,
-            snapshot=snapshot,
-            estimate=estimate if moved else now.estimate,
-            order=(
-                self.make_order(now.tree, snapshot.waiting, now.lengths, estimate)
-                if moved
-                else None
-            ),
-            sample=[],
-        )
+        if not _drift(snapshot, now.estimate, estimate) > self.rules.drift:
+            return replace(now, snapshot=snapshot, scan=None, sample=[])
+        scan = self._scan(now.tree, snapshot.waiting, now.lengths, estimate)
+        return replace(now, snapshot=snapshot, estimate=estimate, scan=scan, sample=[])
 
-    def make_order(
+    def _scan(
         self, tree: PrefixTree, waiting: Bools, lengths: LengthEstimator, estimate: Floats
-    ) -> Ordered:
-        """A scan order of the ``waiting`` (n,) requests of ``tree``, by their ``estimate`` (n,)."""
+    ) -> PlannedScan:
+        """A scan of the ``waiting`` (n,) requests of ``tree``, by their ``estimate`` (n,)."""
         plan = plan_tree(
             tree.restricted(waiting),
             estimate,
             self.cost,
-            keep_sharing=self.keep_sharing,
+            keep_sharing=self.rules.keep_sharing,
             kv_slots=self.kv_slots,
             kv_reads=lengths.kv_reads(estimate),
         )
-        return Ordered(plan, DualScanner(plan.order))
+        order = np.sort(plan.order) if self.rules.arrival_order else plan.order
+        return PlannedScan(plan, DualScanner(order))
 
     def _draw_sample(
         self, tree: PrefixTree, snapshot: PoolSnapshot, max_tokens: Ints, known: Bools
@@ -219,9 +205,9 @@ class Planner:
         """Which of the requests that arrived since the last sample are to run first."""
         new = snapshot.waiting.copy()
         new[: snapshot.planned] = False
-        if new.sum() * self.sample < _LEAST_SAMPLE:
+        if new.sum() * self.rules.sample < self.rules.least_sample:
             return []
-        chosen = sample_wave(tree.restricted(new), max_tokens, known, self.sample)
+        chosen = sample_wave(tree.restricted(new), max_tokens, known, self.rules.sample)
         return [int(request) for request in chosen[::-1]]
 
 

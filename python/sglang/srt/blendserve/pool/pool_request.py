@@ -33,7 +33,7 @@ class PoolRequest:
     index: int = -1
     """Place in the pool's arrays."""
     side: Side = Side.COMPUTE
-    """The end it was taken from, or the memory-bound one once it has far outlived its expected
+    """The side it was taken from, or the memory-bound one once it has far outlived its expected
     length; kept through retraction."""
     generated: int = 0
     """Output tokens so far."""
@@ -42,3 +42,11 @@ class PoolRequest:
     did not find cached."""
     expected_tokens: float = 0.0
     """Output length it was expected to have when it started."""
+
+
+def shared_tokens(one: Tokens, other: Tokens) -> int:
+    """Length of the common prefix of two prompts, tokens."""
+    both = min(one.size, other.size)
+    differ = one[:both] != other[:both]
+    first = int(differ.argmax()) if both else 0
+    return first if both and differ[first] else both

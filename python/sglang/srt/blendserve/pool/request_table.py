@@ -18,9 +18,6 @@ from sglang.srt.blendserve.pool.pool_request import PoolRequest
 
 Bools = NDArray[np.bool_]
 
-LEAST_ENDED = 4096
-"""Ended requests that are kept, at least, for what their prompts tell about lengths."""
-
 
 class RequestTable:
     """All requests of a pool, by number and by id."""
@@ -86,23 +83,21 @@ class RequestTable:
         """Those that run, as columns."""
         return self._columns.read()
 
-    def put_back(self, request: PoolRequest, *, first: bool) -> None:
-        """The engine returns ``request``, which was running."""
+    def put_back(self, request: PoolRequest) -> None:
+        """The engine returns ``request``, which was running; it is served before all others."""
         del self.running[request.index]
         self._columns.leave(request)
-        self.returned.insert(0 if first else len(self.returned), request)
+        self.returned.insert(0, request)
 
-    def remove(self, request: PoolRequest) -> bool:
-        """``request`` has ended, in whatever state it was; False if it had ended before."""
-        if self.by_rid.pop(request.rid, None) is None:
-            return False
+    def remove(self, request: PoolRequest) -> None:
+        """``request``, which has not ended before, has ended now, in whatever state it was."""
+        del self.by_rid[request.rid]
         if self._waits[request.index]:
             self._no_longer_waits(request)
         elif self.running.pop(request.index, None) is None:
             self.returned.remove(request)
         else:
             self._columns.leave(request)
-        return True
 
     def _no_longer_waits(self, request: PoolRequest) -> None:
         self._waits[request.index] = False
@@ -110,13 +105,13 @@ class RequestTable:
 
     # --- snapshot -----------------------------------------------------------------------------
 
-    def mostly_ended(self) -> bool:
-        """Whether a snapshot should leave out the ended requests.
+    def mostly_ended(self, least: int) -> bool:
+        """Whether a snapshot should leave out the ended requests: ``least`` of them, and most.
 
         Otherwise a pool that never runs empty would grow for ever.
         """
         ended = len(self.all) - len(self.by_rid)
-        return ended >= LEAST_ENDED and 2 * ended >= len(self.all)
+        return ended >= least and 2 * ended >= len(self.all)
 
     def snapshot(self, requests: int, planned: int, prior: LengthPrior | None) -> PoolSnapshot:
         """The first so many ``requests``, of which the first ``planned`` were planned before."""
@@ -133,7 +128,7 @@ class RequestTable:
         )
 
     def snapshot_of_unfinished(self, planned: int, prior: LengthPrior | None) -> PoolSnapshot:
-        """The same of all requests but the ended ones; these have taught ``prior``."""
+        """All requests but the ended ones, which have taught ``prior``; see `snapshot`."""
         alive = np.array([r.index for r in self.all if r.rid in self.by_rid], dtype=np.int64)
         running = np.array([*self.running], dtype=np.int64)
         return PoolSnapshot(

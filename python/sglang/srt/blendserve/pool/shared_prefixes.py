@@ -14,16 +14,16 @@ from sglang.srt.blendserve.pool.planner import Ancestors
 from sglang.srt.blendserve.pool.pool_request import PoolRequest
 
 
-class Beside(NamedTuple):
-    """A request beside those in flight, which share some of its prefixes."""
+class KVFootprint(NamedTuple):
+    """KV of a request's prompt beside the requests in flight, which share some of its prefixes."""
 
-    held: int
-    """Tokens of its prompt that it would be alone with.
+    exclusive: int
+    """Tokens of its prompt that no request in flight uses: it would hold them alone.
 
     What it computes besides, since the one who computes the same is not ready, is given up when
     both are."""
-    alone: list[tuple[PoolRequest, int]]
-    """Who would no longer be alone with how many tokens of prefix."""
+    newly_shared: list[tuple[PoolRequest, int]]
+    """Who has so far held how many tokens of its prefixes alone, and would no longer."""
 
     def needs(self, uncached: int, generated: int) -> int:
         """KV slots that cannot be had for others once it starts and can be until then.
@@ -31,7 +31,7 @@ class Beside(NamedTuple):
         ``uncached``: those of its tokens that are to be computed. Besides these it locks what is
         cached and nobody uses. ``generated``: its output tokens so far.
         """
-        return max(uncached, self.held + generated)
+        return max(uncached, self.exclusive + generated)
 
 
 class SharedPrefixes:
@@ -54,12 +54,12 @@ class SharedPrefixes:
         self._users = {}
         for request in running:
             if ancestors.above(request.index):
-                self._hold(request, self.beside(request).held)
+                self._hold(request, self.footprint(request).exclusive)
                 self.enter(request)
 
-    def beside(self, request: PoolRequest) -> Beside:
-        """What ``request``, which is not in flight, would share if it started now."""
-        used, alone = 0, []
+    def footprint(self, request: PoolRequest) -> KVFootprint:
+        """What ``request``, which is not in flight, would hold and share if it started now."""
+        used, newly_shared = 0, []
         for node, tokens in self._path(request):
             users = self._users.get(node)
             if users is None:
@@ -67,12 +67,16 @@ class SharedPrefixes:
             used += tokens
             if len(users) == 1:
                 (other,) = users.values()
-                alone.append((other, tokens))
-        return Beside(request.prompt.size - used, alone)
+                newly_shared.append((other, tokens))
+        return KVFootprint(request.prompt.size - used, newly_shared)
+
+    def beyond(self, request: PoolRequest, tokens: int) -> list[int]:
+        """Nodes of shared prefixes of ``request`` that reach beyond its first ``tokens``."""
+        return [] if self._ancestors is None else self._ancestors.beyond(request.index, tokens)
 
     def enter(self, request: PoolRequest) -> None:
         """``request`` starts."""
-        for other, tokens in self.beside(request).alone:
+        for other, tokens in self.footprint(request).newly_shared:
             self._hold(other, other.held_tokens - tokens)
         for node, _ in self._path(request):
             self._users.setdefault(node, {})[request.rid] = request

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sglang.srt.blendserve.policy.named import automatic_pace, make_step_policy
-from sglang.srt.blendserve.policy.step_policy import StepPolicy
+from sglang.srt.blendserve.policy.named import AnyStepPolicy, make_step_policy
+from sglang.srt.blendserve.policy.pace import automatic_pace
+from sglang.srt.blendserve.policy.select import StepPolicy
 from sglang.srt.blendserve.pool.request_pool import RequestPool
 from sglang.srt.blendserve.runtime.overlap.whole_chunks import WholeChunks
 from sglang.srt.blendserve.settings import Settings
@@ -27,7 +28,7 @@ class EngineTraits:
     """KV slots of one page, in tokens."""
 
 
-def engine_policy(pool: RequestPool, settings: Settings, engine: EngineTraits) -> StepPolicy:
+def engine_policy(pool: RequestPool, settings: Settings, engine: EngineTraits) -> AnyStepPolicy:
     """Return the step policy over ``pool`` for ``settings`` in ``engine``.
 
     Raises ValueError for a pace of an unknown name.

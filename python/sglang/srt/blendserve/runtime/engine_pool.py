@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sglang.srt.blendserve.cost.cost_model import CostModel
 from sglang.srt.blendserve.pool.background import Background
+from sglang.srt.blendserve.pool.planning_rules import PlanningRules
 from sglang.srt.blendserve.pool.request_pool import RequestPool
 from sglang.srt.blendserve.settings import Settings
 
@@ -26,6 +27,6 @@ def engine_pool(cost: CostModel, kv_slots: int, settings: Settings, ranks: int) 
     return RequestPool(
         cost,
         kv_slots,
-        keep_sharing=settings.keep_sharing,
+        rules=PlanningRules(keep_sharing=settings.keep_sharing),
         background=Background(planning_passes if ranks > 1 else None),
     )

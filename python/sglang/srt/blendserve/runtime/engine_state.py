@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from sglang.srt.blendserve.policy.step_policy import EngineState
+from sglang.srt.blendserve.policy.state import EngineState
 from sglang.srt.blendserve.pool.pool_request import PoolRequest
 from sglang.srt.blendserve.runtime.offline_request import offline_request
 

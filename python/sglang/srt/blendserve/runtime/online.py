@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from sglang.srt.blendserve.cost.cost_model import CostModel
 from sglang.srt.blendserve.policy.pace import StepLoad, beside_online
-from sglang.srt.blendserve.policy.step_policy import EngineState
+from sglang.srt.blendserve.policy.state import EngineState
 from sglang.srt.blendserve.runtime.offline_request import offline_request
 
 if TYPE_CHECKING:

@@ -23,11 +23,11 @@ def pool_state(
     steps are not measured. ``lanes``: the counts of the two lanes, None where there is one.
     """
     pool = view.pool
-    plan = pool.plan
+    plan = pool.current.plan
     return {
         "waiting": len(pool),
-        "running": len(pool.running),
-        "plans_made": pool.plans_made,
+        "running": len(pool.table.running),
+        "plans_made": pool.current.orders,
         "retractions": view.retractions,
         "kv_slots": view.kv_cache.total,
         "kv_free": view.kv_cache.free,

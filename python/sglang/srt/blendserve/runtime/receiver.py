@@ -46,7 +46,7 @@ class OfflineReceiver:
         A request that is already known to fail only passes through SGLang to report its error.
         """
         marked = job_ids.parse_rid(req.rid) is not None
-        return marked and not (req.to_finish is not None or req.finished() or req.rid in self._pool)
+        return marked and not (req.to_finish is not None or req.finished() or req.rid in self._pool.table.by_rid)
 
     def take(self, req: Req) -> None:
         """Let ``req``, which the pool `wants`, wait there."""
@@ -82,9 +82,10 @@ class OfflineReceiver:
 
     def to_abort(self, order: AbortReq) -> list[PoolRequest]:
         """Return the waiting requests that ``order`` names: one, those of a job, or all."""
+        table = self._pool.table
         if order.abort_all:
-            return [*self._pool.waiting()]
-        request = self._pool.get(order.rid)
+            return [*table.everyone_waiting()]
+        request = table.by_rid.get(order.rid)
         if request is not None:  # no other id begins with a whole one
-            return [] if self._pool.runs(request) else [request]
-        return self._pool.select(lambda r: r.rid.startswith(order.rid))
+            return [] if request.index in table.running else [request]
+        return [r for r in table.everyone_waiting() if r.rid.startswith(order.rid)]

@@ -9,7 +9,7 @@ from sglang.srt.blendserve.pool.request_pool import RequestPool
 
 def note_progress(pool: RequestPool) -> None:
     """Tell ``pool`` how far its requests in flight are, and which have left the engine."""
-    for request in pool.running:
+    for request in [*pool.table.running.values()]:
         req: Req = request.payload
         request.generated = len(req.output_ids)
         if req.finished_reason is not None:

@@ -18,8 +18,10 @@ from sglang.srt.managers.schedule_policy import match_prefix_for_req
 
 from sglang.srt.blendserve.cost.cost_model import CostModel
 from sglang.srt.blendserve.cost.model_spec import ModelSpec
-from sglang.srt.blendserve.policy.step_policy import EngineState, StepPolicy
-from sglang.srt.blendserve.pool.request_pool import PoolRequest, RequestPool
+from sglang.srt.blendserve.policy.named import AnyStepPolicy
+from sglang.srt.blendserve.policy.state import EngineState
+from sglang.srt.blendserve.pool.pool_request import PoolRequest
+from sglang.srt.blendserve.pool.request_pool import RequestPool
 from sglang.srt.blendserve.runtime.cache.node_annotation import check_when_idle
 from sglang.srt.blendserve.runtime.cache.radix_cache import BlendRadixCache
 from sglang.srt.blendserve.runtime.cpu.paging import use_torch_paging
@@ -109,7 +111,7 @@ class BlendScheduler(upstream.Scheduler):
     def _ranks(self) -> RankGroup:
         return RankGroup(self.ps.attn_tp_size, self.attn_tp_cpu_group)
 
-    def use_pool(self, pool: RequestPool, policy: StepPolicy | None = None) -> None:
+    def use_pool(self, pool: RequestPool, policy: AnyStepPolicy | None = None) -> None:
         """Take offline requests into ``pool`` and serve them from it.
 
         ``policy``: the step policy over ``pool``; None for the one that suits the settings.
@@ -231,7 +233,7 @@ class BlendScheduler(upstream.Scheduler):
         """Put what the step policy chooses into the waiting queue and set the prefill size."""
         if not len(self.pool) and self.chunked_req is None:
             return
-        if len(self.pool) and not len(self.pool.scanner) and not self.pool.plans_made:
+        if len(self.pool) and not len(self.pool.current.scanner) and not self.pool.current.orders:
             return  # nothing planned yet: the first job is still arriving
         state = self._engine_state(running_batch.reqs)
         selection = self.step_policy.select(state)

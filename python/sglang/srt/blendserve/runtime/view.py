@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 if TYPE_CHECKING:
     from sglang.srt.managers.schedule_batch import Req, ScheduleBatch
 
-    from sglang.srt.blendserve.policy.step_policy import StepPolicy
+    from sglang.srt.blendserve.policy.named import AnyStepPolicy
     from sglang.srt.blendserve.pool.request_pool import RequestPool
 
 
@@ -71,7 +71,7 @@ class SchedulerView(Protocol):
     forward_ct: int
     """SGLang's number of the last forward pass."""
     pool: RequestPool
-    step_policy: StepPolicy
+    step_policy: AnyStepPolicy
     retractions: int
     """Offline requests retracted since the scheduler started."""
 

@@ -25,14 +25,17 @@ class Arrivals:
         max_tokens: Sequence[int],
         most_waiting: int,
         jobs: LongestJobs | None = None,
+        told: Sequence[int] | None = None,
     ) -> None:
         """``most_waiting``: how many wait in SGLang's queue at once; 0: all of them.
-        ``jobs``: takes them in its order, which depends on the lengths of what has ended."""
+        ``jobs``: takes them in its order, which depends on the lengths of what has ended.
+        ``told``: output lengths that our policy is told and takes for exact."""
         self._scheduler = scheduler
         self._jobs = jobs
         self._place = {rid: place for place, rid in enumerate(rids)} if jobs else {}
         order = range(len(rids)) if jobs is None else jobs
         self._left = ((rids[i], prompts[i], max_tokens[i]) for i in order)
+        self._told = dict(zip(rids, told, strict=True)) if told is not None else {}
         self._most = most_waiting or len(rids)
         self._all = len(rids)
         self._fed = False
@@ -61,6 +64,9 @@ class Arrivals:
         self._fed = True
         for rid, prompt, limit in islice(self._left, max(self._most - waiting, 0)):
             self._scheduler.process_input_requests([_arrival(rid, prompt, int(limit))])
+            if rid in self._told:
+                request = self._scheduler.pool.table.by_rid[rid]
+                request.max_tokens, request.known_length = self._told[rid], True
             waiting += 1
         while self._retracted and waiting < self._most:
             self._scheduler.waiting_queue.append(self._retracted.popleft())

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from sglang.srt.blendserve.policy.step_policy import EngineState, StepPolicy
-from sglang.srt.blendserve.pool.request_pool import PoolRequest, RequestPool, Tokens
+from sglang.srt.blendserve.policy.named import AnyStepPolicy
+from sglang.srt.blendserve.policy.state import EngineState
+from sglang.srt.blendserve.pool.pool_request import PoolRequest, Tokens
 from sglang.srt.blendserve.simulator.fast import MAX_RUNNING, FastEngine
 from sglang.srt.blendserve.simulator.workload import Ints, Workload
 
@@ -17,20 +16,18 @@ class BlendPolicy:
         self,
         workload: Workload,
         prompts: list[Tokens],
-        pool: RequestPool,
-        make: Callable[[RequestPool], StepPolicy],
+        policy: AnyStepPolicy,
         told: Ints | None = None,
     ) -> None:
         """``told``: (n,) output lengths that the policy is told and takes for exact; without them
         it sees ``max_tokens`` alone."""
-        self.pool = pool
+        self.policy, self.pool = policy, policy.pool
         self.requests: list[PoolRequest] = []
         limits = (workload.max_tokens if told is None else told).tolist()
         for index, prompt in enumerate(prompts):
             request = PoolRequest(str(index), prompt, limits[index], told is not None)
-            pool.add(request)
+            self.pool.add(request)
             self.requests.append(request)
-        self.policy = make(pool)
 
     def choose(self, engine: FastEngine) -> int:
         """Start what the step policy selects."""

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from itertools import product
 
 from sglang.srt.blendserve.plan.prefix_tree import PrefixTree
-from sglang.srt.blendserve.policy.named import automatic_pace, make_step_policy
-from sglang.srt.blendserve.policy.step_policy import StepPolicy
-from sglang.srt.blendserve.pool.request_pool import RequestPool, Tokens
-from sglang.srt.blendserve.simulator.ablation import ReserveAll, make_pool, told_lengths
+from sglang.srt.blendserve.policy.named import make_step_policy
+from sglang.srt.blendserve.policy.pace import automatic_pace
+from sglang.srt.blendserve.pool.pool_request import Tokens
+from sglang.srt.blendserve.pool.request_pool import RequestPool
 from sglang.srt.blendserve.simulator.blend_policy import BlendPolicy
 from sglang.srt.blendserve.simulator.fast import FastEngine, FastPolicy
 from sglang.srt.blendserve.simulator.machine import Machine
-from sglang.srt.blendserve.simulator.options import BlendOptions
+from sglang.srt.blendserve.simulator.options import BlendOptions, told_lengths
 from sglang.srt.blendserve.simulator.peers import (
     CHUNKS,
     CONSERVATIVENESS,
@@ -96,23 +96,10 @@ class FastRun:
             pace = automatic_pace(overlaps=machine.steps.engine == "overlap")
 
         def make() -> FastPolicy:
-            pool = make_pool(options, machine.cost, machine.kv_slots)
-
-            def policy(pool: RequestPool) -> StepPolicy:
-                step_policy = make_step_policy(
-                    pool,
-                    pace,
-                    max_tokens=options.chunk,
-                    fill=options.fill,
-                    backfill=options.backfill,
-                )
-                if options.reserve_all:
-                    step_policy.admission = ReserveAll
-                return step_policy
-
-            return BlendPolicy(
-                self.replica, self.prompts, pool, policy, told_lengths(self.replica, options.told)
-            )
+            pool = RequestPool(machine.cost, machine.kv_slots, rules=options.rules)
+            policy = make_step_policy(pool, pace, max_tokens=options.chunk, tuning=options.tuning)
+            told = told_lengths(self.replica, options.told)
+            return BlendPolicy(self.replica, self.prompts, policy, told)
 
         return self._play(name, make, options.chunk, progress, plan_aware=not options.lru_eviction)
 

@@ -18,13 +18,12 @@ import numpy as np
 from sglang.srt.blendserve import job_ids
 from sglang.srt.blendserve.cost.device_spec import DeviceSpec
 from sglang.srt.blendserve.plan.prefix_tree import PrefixTree
-from sglang.srt.blendserve.policy.named import automatic_pace
-from sglang.srt.blendserve.simulator.ablation import told_lengths
+from sglang.srt.blendserve.policy.pace import automatic_pace
 from sglang.srt.blendserve.simulator.calibration import Calibration
 from sglang.srt.blendserve.simulator.fast import MAX_RUNNING, Totals
 from sglang.srt.blendserve.simulator.fast_run import POLICIES
 from sglang.srt.blendserve.simulator.machine import Machine
-from sglang.srt.blendserve.simulator.options import BlendOptions
+from sglang.srt.blendserve.simulator.options import BlendOptions, told_lengths
 from sglang.srt.blendserve.simulator.peers import CHUNKS, CONSERVATIVENESS, peer_order
 from sglang.srt.blendserve.simulator.result import Result
 from sglang.srt.blendserve.simulator.workload import Ints, Workload
@@ -101,7 +100,7 @@ class FullRun:
         told = told_lengths(self.replica, options.told)
         order = {
             "policy": "blendserve",
-            "options": asdict(options),
+            "options": options.as_dict(),
             "chunk": options.chunk,
             "mixed": True,
         }

@@ -233,14 +233,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         scheduler = make_scheduler(Path(folder), machine, order, device)
         if "options" in order:
-            told = dict(zip(rids, data["told"].tolist(), strict=True)) if "told" in data else None
-            plan_in_virtual_time(scheduler, machine, BlendOptions(**order["options"]), told)
+            plan_in_virtual_time(scheduler, machine, BlendOptions.of(**order["options"]))
         most, jobs = (_QUEUE if order["policy"] in _IN_ORDER else 0), None
         if order.get("longest_first"):
             source = data["source"].tolist()
             most, jobs = _SHORT_QUEUE, LongestJobs(source, max(source) + 1, order["scale"])
         limits = data["max_tokens"].tolist()
-        arrivals = Arrivals(scheduler, rids, prompts, limits, most, jobs)
+        told = data["told"].tolist() if "told" in data else None
+        arrivals = Arrivals(scheduler, rids, prompts, limits, most, jobs, told)
         retractions = watch_retractions(scheduler, arrivals)
         with torch.no_grad():
             spent = drive(scheduler, arrivals, len(rids))

@@ -21,7 +21,7 @@ from typing import Any
 
 from sglang.srt.blendserve.cost.device_spec import DeviceSpec, known_devices
 from sglang.srt.blendserve.cost.model_spec import known_models
-from sglang.srt.blendserve.policy.named import PACES
+from sglang.srt.blendserve.policy.pace import PACES
 from sglang.srt.blendserve.simulator.calibration import Calibration, calibrated_device
 from sglang.srt.blendserve.simulator.fast_run import OURS, POLICIES, FastRun
 from sglang.srt.blendserve.simulator.full_run import FullRun

@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sglang.srt.blendserve.cost.cost_model import density
-from sglang.srt.blendserve.policy.step_policy import shared_tokens
+from sglang.srt.blendserve.pool.pool_request import shared_tokens
 
 if TYPE_CHECKING:
     from sglang.srt.mem_cache.radix_cache import TreeNode
 
-    from sglang.srt.blendserve.pool.request_pool import PoolRequest, RequestPool
+    from sglang.srt.blendserve.pool.pool_request import PoolRequest
+    from sglang.srt.blendserve.pool.request_pool import RequestPool
     from sglang.srt.blendserve.runtime.cache.radix_cache import BlendRadixCache
 
 
@@ -56,7 +57,7 @@ def annotate_node(cache: BlendRadixCache, node: TreeNode) -> Annotation:
         return NOT_NEEDED
     assert cache.pool is not None
     waiting = upcoming.waiting(place.node)
-    plan = cache.pool.plan
+    plan = cache.pool.current.plan
     assert plan is not None
     compute, memory = plan.compute_seconds[waiting].sum(), plan.memory_seconds[waiting].sum()
     return Annotation(
@@ -109,19 +110,20 @@ def _same(one: Annotation, other: Annotation) -> bool:
 
 def planned(pool: RequestPool) -> list[PoolRequest]:
     """Return the waiting requests that annotations count: those of the plan, and returned ones."""
-    scanned = set(pool.scanner.waiting().tolist())
-    return [r for r in pool.waiting() if r.index in scanned or r in pool.returned]
+    scanned = set(pool.current.scanner.waiting().tolist())
+    waiting, returned = pool.table.everyone_waiting(), pool.table.returned
+    return [r for r in waiting if r.index in scanned or r in returned]
 
 
 def _recount(pool: RequestPool, through: list[PoolRequest]) -> Annotation:
     if not through:
         return NOT_NEEDED
-    plan = pool.plan
+    plan = pool.current.plan
     assert plan is not None
     indices = np.array([r.index for r in through])
-    scan = pool.scanner.waiting().tolist()
-    ahead = any(r in pool.returned for r in through)
-    front, back = pool.scanner.front, pool.scanner.back
+    scan = pool.current.scanner.waiting().tolist()
+    ahead = any(r in pool.table.returned for r in through)
+    front, back = pool.current.scanner.front, pool.current.scanner.back
     order = plan.order.tolist()
     at = [-1] if ahead else [order.index(r.index) for r in through if r.index in scan]
     distance = min(-1 - front, back + 1) if ahead else min(min(at) - front, back - max(at))

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from sglang.srt.managers.schedule_batch import Req
     from sglang.srt.mem_cache.cache_init_params import CacheInitParams
 
-    from sglang.srt.blendserve.pool.request_pool import PoolRequest, RequestPool
+    from sglang.srt.blendserve.pool.pool_request import PoolRequest
+    from sglang.srt.blendserve.pool.request_pool import RequestPool
 
 _NEARLY_FULL = 16
 """The cache is nearly full when no more than this fraction of its slots is free."""
@@ -173,7 +174,7 @@ class BlendRadixCache(RadixCache):
 
     def upcoming(self) -> UpcomingUse | None:
         """Return the plan's upcoming uses; assess all leaves anew when there is another plan."""
-        upcoming = None if self.pool is None else self.pool.upcoming
+        upcoming = None if self.pool is None else self.pool.current.upcoming
         followed = (upcoming, None if upcoming is None else upcoming.scanner)
         if followed[0] is not self._followed[0] or followed[1] is not self._followed[1]:
             self._followed = followed
@@ -268,12 +269,12 @@ class BlendRadixCache(RadixCache):
         they may want it.
         """
         pool, allocator = self.pool, self.token_to_kv_pool_allocator
-        if request is None or pool is None or pool.unplanned:
+        if request is None or pool is None or pool.current.unplanned:
             return None
         free = allocator.available_size()
-        if free > allocator.size // _NEARLY_FULL or free > pool.rest_tokens:
+        if free > allocator.size // _NEARLY_FULL or free > pool.current.rest_tokens:
             return None
-        upcoming = pool.upcoming
+        upcoming = pool.current.upcoming
         if upcoming is None or self.disable:
             return None
         shared = upcoming.still_shared(request.index)

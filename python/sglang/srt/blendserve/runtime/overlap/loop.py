@@ -236,7 +236,7 @@ class OverlapLoop:
             return self.lanes.alone
         pool = self.scheduler.pool
         beside = None if self.prefill is None else self.prefill.load
-        return self.division.choose(pool.rest, load, beside, pool.cost)
+        return self.division.choose(pool.current.rest, load, beside, pool.cost)
 
     def _run_ahead(self) -> None:
         """The next step, before the results of the last one are processed."""

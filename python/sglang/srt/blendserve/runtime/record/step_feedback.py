@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sglang.srt.blendserve.cost.cost_model import CostModel
 from sglang.srt.blendserve.cost.step_fit import StepFit
 from sglang.srt.blendserve.policy.pace import BalancePace, RatioPace
-from sglang.srt.blendserve.policy.step_policy import StepPolicy
+from sglang.srt.blendserve.policy.named import AnyStepPolicy
 from sglang.srt.blendserve.runtime.ranks import RankGroup
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class StepFeedback:
     """
 
     def __init__(
-        self, policy: StepPolicy, cost: CostModel, *, one_behind: bool, ranks: RankGroup
+        self, policy: AnyStepPolicy, cost: CostModel, *, one_behind: bool, ranks: RankGroup
     ) -> None:
         """``cost``: predicts the steps, and is what the pace of ``policy`` starts from.
         ``one_behind``: whether the device runs one step behind the scheduler, as a GPU does under

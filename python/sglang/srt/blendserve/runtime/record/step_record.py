@@ -171,9 +171,9 @@ class StepRecorder:
         record.retractions = view.retractions - self._retractions
         self._retractions = view.retractions
         pool = view.pool
-        record.waiting, record.running = len(pool), pool.running_count
-        record.plans = pool.plans_made
-        record.rest_density = float(density(pool.rest.compute, pool.rest.memory))
+        record.waiting, record.running = len(pool), len(pool.table.running)
+        record.plans = pool.current.orders
+        record.rest_density = float(density(*pool.current.rest))
 
     def _predict(self, record: StepRecord, cost: CostModel) -> None:
         prefill = record.prefill_compute + record.prefill_memory + record.prefill_online

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from sglang.srt.blendserve.pool.pool_request import PoolRequest
 
@@ -30,11 +30,11 @@ class EngineState:
     """Its prompt tokens still to compute."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Selection:
     """What joins the next step."""
 
-    requests: list[PoolRequest] = field(default_factory=list)
+    requests: list[PoolRequest]
     """In the order in which they are to be prefilled."""
-    prefill_tokens: int = 0
+    prefill_tokens: int
     """Prompt tokens to compute, the rest of a partly computed prompt included."""

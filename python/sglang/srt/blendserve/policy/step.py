@@ -1,0 +1,134 @@
+"""One scheduling step while it is being filled: who joins it, and how many prompt tokens it has."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+
+from sglang.srt.blendserve.cost.prompt_cost import PromptCost
+from sglang.srt.blendserve.cost.remaining_work import RemainingWork
+from sglang.srt.blendserve.plan.scanner import Side
+from sglang.srt.blendserve.policy.memory import Candidate, StepMemory
+from sglang.srt.blendserve.policy.state import EngineState, Selection
+from sglang.srt.blendserve.pool.pool_request import PoolRequest
+from sglang.srt.blendserve.pool.request_pool import RequestPool
+
+
+class Step:
+    """The requests that join one step, beside those in flight."""
+
+    def __init__(
+        self,
+        pool: RequestPool,
+        state: EngineState,
+        memory: StepMemory,
+        prompt_cost: PromptCost,
+        *,
+        max_tokens: int,
+        whole_prompts: bool,
+        worth_waiting: int,
+    ) -> None:
+        """``prompt_cost``: learns what the prompts of the step cost. ``max_tokens``: largest
+        prefill of a step. ``whole_prompts``: the engine cannot split a prompt. ``worth_waiting``:
+        see `Tuning`."""
+        self.state, self.memory = state, memory
+        self.max_tokens = max_tokens
+        self.requests: list[PoolRequest] = []
+        """Who joins, in the order of prefill."""
+        self.spent = 0
+        """Prompt tokens that the step computes so far."""
+        self._pool, self._prompt_cost = pool, prompt_cost
+        self._whole_prompts, self._worth_waiting = whole_prompts, worth_waiting
+
+    @cached_property
+    def rest(self) -> RemainingWork:
+        """Predicted work left before the step: the pool's and that of the requests in flight."""
+        running, cost = self.memory.in_flight, self._pool.cost
+        context = running.prompt_tokens + running.generated
+        remaining = self.memory.remaining.mean(axis=1)
+        reads = float((remaining * (context + remaining / 2)).sum())
+        compute = float(cost.decode_compute_seconds(remaining.sum(), reads))
+        compute += float(cost.prefill_seconds(self.state.chunk_tokens))
+        waiting = self._pool.current.rest
+        return RemainingWork(
+            waiting.compute + compute, waiting.memory + float(cost.kv_read_seconds(reads))
+        )
+
+    def room(self, budget: int) -> bool:
+        """Whether the step takes more: of prompt tokens within ``budget``, and of requests."""
+        return self.spent < budget and len(self.requests) < self.state.free_requests
+
+    def go_on(self, tokens: int) -> None:
+        """Compute ``tokens`` of the prompt that has begun in an earlier step."""
+        chunk = self.state.chunk
+        assert chunk is not None
+        self.spent = tokens
+        self._note_prompt(chunk, self.state.chunk_tokens, tokens)
+
+    def waits_for_prefix(self, request: PoolRequest) -> bool:
+        """Whether another request is just computing a prefix that ``request`` begins with, too."""
+        prefixes = self._pool.prefixes
+        if not self._computing or self._computing.isdisjoint(prefixes.beyond(request, 0)):
+            return False
+        cached = self.state.cached_tokens(request)
+        above = prefixes.beyond(request, cached + self._worth_waiting - 1)
+        return not self._computing.isdisjoint(above)
+
+    def admit(self, request: PoolRequest, side: Side, limit: float, budget: int) -> bool:
+        """Start ``request`` of ``side`` if it fits; say whether it does.
+
+        ``limit``: KV tokens that the predicted peak may reach beside it. ``budget``: prompt tokens
+        of the step; what a prompt has more is left to later steps.
+        """
+        one = self.memory.candidate(request)
+        if not self.memory.fits(one, limit):
+            return False
+        if self._whole_prompts and self.spent and self.spent + one.uncached > budget:
+            return False
+        self.start(one, side, budget)
+        return True
+
+    def start(self, one: Candidate, side: Side, budget: int) -> None:
+        """Let ``one`` join the step without asking whether it fits."""
+        request, remaining, uncached = one.request, one.remaining, one.uncached
+        self.memory.join(one)
+        request.held_tokens = one.footprint.exclusive
+        self._pool.start(request)
+        request.side = side
+        request.expected_tokens = request.generated + float(remaining.sum()) / remaining.size
+        if not request.generated:
+            self._computing.update(self._pool.prefixes.beyond(request, 0))
+        self.requests.append(request)
+        tokens = uncached if self._whole_prompts else min(uncached, budget - self.spent)
+        self._note_prompt(request, uncached, tokens)
+        self.spent += tokens
+
+    def never_idle(self) -> None:
+        """Start something if the engine would have nothing to do, whatever the predictions say."""
+        if self.state.running or self.spent or self.state.free_requests < 1:
+            return
+        current, returned = self._pool.current, self._pool.table.returned
+        request = returned[0] if returned else current.peek(Side.MEMORY)
+        if request is not None:
+            side = request.side if request.index not in current.scanner else Side.MEMORY
+            self.start(self.memory.candidate(request), side, self.max_tokens)
+
+    def selection(self) -> Selection:
+        """What the step has become. Ends it."""
+        self._prompt_cost.end_step()
+        return Selection(self.requests, self.spent)
+
+    @cached_property
+    def _computing(self) -> set[int]:
+        """Nodes whose prompts enter the prefix cache when a first token comes out."""
+        running = self.memory.in_flight
+        nodes: set[int] = set()
+        for at in np.flatnonzero(running.generated == 0).tolist():
+            nodes.update(self._pool.prefixes.beyond(running.requests[at], 0))
+        return nodes
+
+    def _note_prompt(self, request: PoolRequest, left: int, tokens: int) -> None:
+        """``tokens`` of the ``left`` last ones of a prompt are computed in this step."""
+        context = request.prompt.size + request.generated - left
+        self._prompt_cost.note(tokens, context, ends=tokens >= left)

@@ -1,0 +1,106 @@
+"""Every hand-set constant of the step policy and of memory admission.
+
+``python benchmark/simulate/tuning.py`` measures each field by the fast step model, by itself set to
+the value that its docstring names, against the default in the same run. The figures are the change
+of the run's time in per cent (plus: slower without the constant), the mean of three seeds on trace1
+and trace4. What is not measured says "unproven".
+
+Three constants are the paper's and stay where they are used: 1 % of the requests are sampled
+(`pool.request_pool.SAMPLE`), node splits keep 99 % of the sharing (`plan.scan_order.KEEP_SHARING`),
+and the partition of the memory itself (`policy.split.memory_partition`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """Constants of the policy; the defaults are the policy as it is."""
+
+    # --- which requests are looked at (select.py) ---------------------------------------------
+
+    look_ahead: int = 64
+    """Requests at each side among which one that need not wait for a prefix is looked for."""
+    backfill: int = 8
+    """Requests at one side that a step may pass over because they do not fit, for shorter ones
+    behind them. Requests of known length do not count."""
+    worth_waiting: int = 16
+    """Prompt tokens whose computation a request waits for: it starts some steps later, when
+    another one has computed the prefix that both begin with."""
+
+    # --- the memory kept for the compute-bound side (split.py) --------------------------------
+
+    split_steps: int = 16
+    """Steps for which a partition of the memory is kept."""
+    side_window: int = 512
+    """Most requests at each side whose density stands for the side."""
+    side_part: int = 8
+    """The same as a part of all that wait: one in so many."""
+    least_share: float = 0.15
+    """Least share of the memory kept for the compute-bound side, and for long outputs that outgrow
+    their predictions and would stop its flow for thousands of steps."""
+    most_share: float = 0.5
+    """Largest share of the memory kept for the compute-bound side."""
+    scarce_share: float = 0.1
+    """Share kept besides where compute is the scarcer resource: memory that is not full then costs
+    no time."""
+    scarce_from: float = 0.9
+    """Compute scarcity (`pace.compute_scarcity`) from which `scarce_share` is added."""
+    scarce_width: float = 0.2
+    """Range of compute scarcity over which it is added in full."""
+    outlived: float = 2.0
+    """Times its expected length after which a request counts for the memory-bound side."""
+
+    # --- admission (admission.py) -------------------------------------------------------------
+
+    reserve_all: bool = False
+    """Admit by the sum of all that the requests will ever hold instead of by the predicted peak."""
+
+    # --- the safety margin (margin.py) --------------------------------------------------------
+
+    deviations: float = 1.0
+    """Standard deviations of the memory in use that are kept free beside many requests."""
+    more_deviations: float = 2.0
+    """Standard deviations kept free besides where few are in flight: each one is felt there."""
+    many: int = 32
+    """Requests in flight that are many: a retraction costs little of the work in flight."""
+    alike: float = 0.35
+    """Part of the errors that requests of an unknown kind have in common."""
+    bias: float = 0.1
+    """Error of the mean of lengths that are not known, as a part: it does not cancel among many."""
+    more_bias: float = 0.4
+    """What is added where compute is the scarcer resource. Memory that stays empty costs little
+    there; one that outputs fill beyond expectation stops the prompts."""
+    bias_from: float = 0.6
+    """Compute scarcity from which `more_bias` is added, and `many_caps` turns to `some_caps`."""
+    bias_width: float = 0.3
+    """Range of compute scarcity over which both happen."""
+    flow_from: float = 0.4
+    """Part of prompts among a step's tokens from which `more_bias` is added: where few are
+    computed, decodes are what keeps compute busy, and they need the memory."""
+    flow_width: float = 0.3
+    """Range of that part over which it is added in full."""
+    many_caps: float = 16.0
+    """How many requests at their caps the memory must hold for a request of an unknown kind to
+    count with its cap."""
+    some_caps: float = 5.0
+    """The same where compute is the scarcer resource: memory that stays empty costs less there."""
+
+    # --- the pace (pace.py) -------------------------------------------------------------------
+
+    prompt_cost_kept: float = 0.97
+    """Part of what was seen of the cost of prompt tokens (`cost.prompt_cost`) that is kept from
+    step to step: some dozens of steps count."""
+    least_beside_online: int = 32
+    """Prompt tokens that a step may compute beside online decodes however short these are."""
+
+    # --- algorithm 3 as printed (paper.py) ----------------------------------------------------
+
+    paper_window: int = 64
+    """Requests at each side that stand for it in the paper's partition and budgets."""
+
+
+DEFAULTS = Tuning()
+"""The policy as it is."""

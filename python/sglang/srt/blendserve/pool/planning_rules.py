@@ -1,0 +1,35 @@
+"""When a pool plans, over what, and which of its requests run first to learn from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sglang.srt.blendserve.plan.scan_order import KEEP_SHARING
+
+SAMPLE = 0.01
+"""Share of the requests that run first, to learn output lengths from (paper section 5.1)."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlanningRules:
+    """What a pool goes by when it plans; the defaults are those of the runtime."""
+
+    keep_sharing: float = KEEP_SHARING
+    """Part of the prefix sharing that node splits leave (paper section 5.2); 1: no splits."""
+    sample: float = SAMPLE
+    """Share of the requests of unknown length that run first."""
+    least_sample: int = 4
+    """A smaller sample, requests, is not worth leaving the plan's order for."""
+    growth: float = 0.25
+    """Plan again once this share of the planned requests has newly arrived: the total planning
+    time then stays proportional to the last plan's."""
+    learn_growth: float = 0.5
+    """Predict lengths anew when as many more have finished, or as many more passes were made."""
+    learn_least: int = 32
+    """The same: at least so many more requests or passes."""
+    drift: float = 0.1
+    """Order anew when predictions have moved the KV reads of what waits by this share."""
+    least_ended: int = 4096
+    """Ended requests that are kept, at least, for what their prompts tell about lengths."""
+    arrival_order: bool = False
+    """Scan requests as they arrived instead of as planned (an ablation)."""
