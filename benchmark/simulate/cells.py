@@ -102,8 +102,7 @@ def run(study: str, cells: Iterable[Cell], minutes: float | None = None) -> None
                 print(f"{study}: {len(left) - number} cells are left", flush=True)
                 return
             row = {"cell": asdict(cell), "result": play(cell)}
-        with (RESULTS / f"{study}.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row, sort_keys=True) + "\n")
+        append(study, row)
         what = [cell.workload, cell.engine, cell.policy, cell.chunk, cell.division, cell.options]
         result = row["result"]
         print(
@@ -113,6 +112,12 @@ def run(study: str, cells: Iterable[Cell], minutes: float | None = None) -> None
             f"{result['scheduler_seconds']:.0f} s",
             flush=True,
         )
+
+
+def append(study: str, row: dict[str, Any]) -> None:
+    """Add a cell and its result to the study's file."""
+    with (RESULTS / f"{study}.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row, sort_keys=True) + "\n")
 
 
 def play(cell: Cell) -> dict[str, Any]:

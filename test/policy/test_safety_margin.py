@@ -44,9 +44,7 @@ def test_who_joins_counts_as_who_was_there() -> None:
 
 
 def test_caps_count_in_smaller_caches_where_compute_is_scarce() -> None:
-    cap, lived = np.array([100.0]), np.array([30.0])
     for scarcity, slots, counts in ((0.3, 1500, False), (0.3, 1700, True), (1.5, 600, True)):
         caution = Caution(DEFAULTS)
         caution.renew(scarcity, 1.0)
-        worst = caution.worst_case(cap, lived, slots)
-        assert worst[0] == (70.0 if counts else np.inf)
+        assert caution.caps_count(100.0, slots) == counts

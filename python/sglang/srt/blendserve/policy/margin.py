@@ -19,6 +19,7 @@ own, and a request that ends soon is not held up by others whose ends are far of
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,12 +54,13 @@ class Caution:
         self.bias = tuning.bias + tuning.more_bias * scarce * flow
         self.caps_held = tuning.many_caps + (tuning.some_caps - tuning.many_caps) * scarce
 
-    def worst_case(self, cap: Floats, lived: Floats, slots: int) -> Floats:
-        """(m,) tokens that requests of an unknown kind may still write; infinite: no use to count.
+    def caps_count(self, cap: Floats | float, slots: int) -> Any:
+        """Whether requests of an unknown kind count with what they may at most still write.
 
-        ``cap``: (m,) most output tokens; ``lived``: (m,) those so far; ``slots``: of the KV cache.
+        ``cap``: their most output tokens, (m,) or one; ``slots``: of the KV cache. Returns (m,) or
+        one truth.
         """
-        return np.where(self.caps_held * cap <= slots, np.maximum(cap - lived, 1.0), np.inf)
+        return self.caps_held * cap <= slots
 
 
 class SafetyMargin:
@@ -66,8 +68,9 @@ class SafetyMargin:
 
     def __init__(self, remaining: Floats, doubt: Floats, worst: Floats, caution: Caution) -> None:
         """``remaining``: (m, q) equally likely remaining tokens of each, ascending. ``doubt``:
-        (m,) how little is known of its kind, from 0 to 1. ``worst``: (m,) see
-        `Caution.worst_case`."""
+        (m,) how little is known of its kind, from 0 to 1. ``worst``: (m,) tokens that it may at
+        most still write if it is of an unknown kind; infinite: its cap does not count
+        (`Caution.caps_count`)."""
         self._tuning = caution.tuning
         self._bias = caution.bias
         self._remaining = np.ascontiguousarray(remaining, dtype=np.float64)

@@ -107,8 +107,9 @@ class StepMemory:
         running = self.in_flight
         if self._forecast is None:
             return SafetyMargin(self.remaining, np.zeros(0), np.zeros(0), self._caution)
-        worst = self._worst_case(self._forecast.cap(running.indices), running.generated)
-        doubt = self._forecast.doubt(running.indices)
+        cap, doubt = self._forecast.cap(running.indices), self._forecast.doubt(running.indices)
+        counts = self._caution.caps_count(cap, self._pool.kv_slots)
+        worst = np.where(counts, np.maximum(cap - running.generated, 1.0), np.inf)
         return SafetyMargin(self.remaining, doubt, worst, self._caution)
 
     def must_not_be_late(self) -> bool:
@@ -195,12 +196,10 @@ class StepMemory:
         doubt = self._forecast.doubt_of(request.index)
         if not doubt:
             return 0.0, math.inf
-        lived = np.array([float(request.generated)])
-        worst = self._worst_case(self._forecast.cap([request.index]), lived)
-        return doubt, float(worst[0])
-
-    def _worst_case(self, cap: Floats, lived: Floats) -> Floats:
-        return self._caution.worst_case(cap, lived, self._pool.kv_slots)
+        cap = float(self._forecast.cap(request.index))
+        if not self._caution.caps_count(cap, self._pool.kv_slots):
+            return doubt, math.inf
+        return doubt, max(cap - request.generated, 1.0)
 
     def _fits_as_prefixes_stay(
         self, footprint: KVFootprint, needs: int, ends: Floats, limit: float
