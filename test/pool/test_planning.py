@@ -122,6 +122,19 @@ def check(pool: RequestPool) -> None:
         assert len(waiting - scanned) == current.unplanned
 
 
+def test_requests_are_scanned_as_they_arrived_if_the_rules_say_so() -> None:
+    orders = {}
+    for arrival_order in (False, True):
+        pool = RequestPool(COST, 1000, rules=PlanningRules(arrival_order=arrival_order))
+        for number in range(20):
+            pool.add(request(number))
+        pool.plan_if_due(quiet=True)
+        assert pool.current.plan is not None
+        orders[arrival_order] = pool.current.scanner.waiting().tolist()
+        assert (orders[arrival_order] == pool.current.plan.order.tolist()) is not arrival_order
+    assert orders[True] == [*range(20)]
+
+
 def test_a_plan_is_adopted_when_it_is_there() -> None:
     pool = RequestPool(COST, 1000, background=Background())
     for number in range(20):

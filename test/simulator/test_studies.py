@@ -6,11 +6,13 @@ Run: pytest test/simulator/test_studies.py
 from __future__ import annotations
 
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from sglang.srt.blendserve.policy.tuning import Tuning
 from sglang.srt.blendserve.simulator.machine import Machine
 from sglang.srt.blendserve.simulator.options import BlendOptions
 from sglang.srt.blendserve.simulator.recipe import Recipe
@@ -20,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmark" / "simu
 
 import cells
 import studies
+import tuning
 from division import DIVISIONS, SUB_TREES, divided, shares
 
 
@@ -47,6 +50,25 @@ def test_a_cell_runs_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert (tmp_path / "small.jsonl").read_text() == both
     cells.forget("fcfs")
     assert cells.load("small") == {}
+
+
+def test_options_are_those_of_the_policy_s_parts_by_name() -> None:
+    changed = {"reserve_all": True, "bias": 0.2, "arrival_order": True, "chunk": 512}
+    options = BlendOptions.of(**changed)
+    assert (options.tuning.reserve_all, options.tuning.bias, options.chunk) == (True, 0.2, 512)
+    assert options.rules.arrival_order
+    values = options.as_dict()
+    assert {name: values[name] for name in changed} == changed
+    assert BlendOptions.of(**values) == options
+    with pytest.raises(TypeError, match="no_such_field"):
+        BlendOptions.of(no_such_field=1)
+
+
+def test_every_constant_of_the_policy_is_varied_or_said_to_be_out_of_reach() -> None:
+    assert {f.name for f in fields(Tuning)} == {*tuning.VARIANTS, *tuning.ELSEWHERE}
+    usual = Tuning()
+    for name, other in tuning.VARIANTS.items():
+        assert other != getattr(usual, name)
 
 
 @pytest.mark.parametrize("division", DIVISIONS)

@@ -65,9 +65,6 @@ class PeakAdmission:
             negative, longest_first, self._kv, parts
         )
 
-    def __len__(self) -> int:
-        return self._kv.size + len(self._joined)
-
     @property
     def kv_tokens(self) -> float:
         """KV tokens the set holds now."""

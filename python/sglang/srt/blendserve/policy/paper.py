@@ -21,7 +21,7 @@ from sglang.srt.blendserve.cost.cost_model import density
 from sglang.srt.blendserve.cost.prompt_cost import PromptCost
 from sglang.srt.blendserve.plan.scanner import Side
 from sglang.srt.blendserve.policy.margin import Caution
-from sglang.srt.blendserve.policy.memory import Candidate, StepMemory
+from sglang.srt.blendserve.policy.memory import Candidate
 from sglang.srt.blendserve.policy.pace import FixedPace, Pace, PrefillBudget
 from sglang.srt.blendserve.policy.select import take_returned, take_sample
 from sglang.srt.blendserve.policy.split import memory_partition
@@ -62,7 +62,14 @@ class PaperPolicy:
 
     def select(self, state: EngineState) -> Selection:
         """Continue the begun prompt, then admit from both sides within memory and budget."""
-        step = self._begin(state)
+        step = Step(
+            self.pool,
+            state,
+            self._caution,
+            self._prompt_cost,
+            max_tokens=self.max_tokens,
+            whole_prompts=self.whole_prompts,
+        )
         held = self._held_by_side(self.pool.table.running.values())
         memory, budget = self._partition(step)
         self._save(budget)
@@ -81,17 +88,6 @@ class PaperPolicy:
             before = step.spent
         step.never_idle()
         return step.selection()
-
-    def _begin(self, state: EngineState) -> Step:
-        return Step(
-            self.pool,
-            state,
-            StepMemory(self.pool, state, self._caution, self.max_tokens),
-            self._prompt_cost,
-            max_tokens=self.max_tokens,
-            whole_prompts=self.whole_prompts,
-            worth_waiting=self.tuning.worth_waiting,
-        )
 
     def _held_by_side(self, running: Iterable[PoolRequest]) -> BySide:
         """KV tokens that the requests in flight of either side hold."""

@@ -15,7 +15,6 @@ from __future__ import annotations
 from sglang.srt.blendserve.cost.prompt_cost import PromptCost
 from sglang.srt.blendserve.plan.scanner import Side
 from sglang.srt.blendserve.policy.margin import Caution
-from sglang.srt.blendserve.policy.memory import StepMemory
 from sglang.srt.blendserve.policy.pace import (
     Pace,
     PrefillBudget,
@@ -65,7 +64,14 @@ class StepPolicy:
 
     def select(self, state: EngineState) -> Selection:
         """Choose for the step that starts from ``state``; the chosen requests leave the pool."""
-        step = self._begin(state)
+        step = Step(
+            self.pool,
+            state,
+            self.caution,
+            self.prompt_cost,
+            max_tokens=self.max_tokens,
+            whole_prompts=self.whole_prompts,
+        )
         budget = self._pace(step)
         if self._begun_prompt_ends(step, budget):
             if self.split.due():
@@ -83,17 +89,6 @@ class StepPolicy:
             step.never_idle()
         self.saved.spend(step.spent)
         return step.selection()
-
-    def _begin(self, state: EngineState) -> Step:
-        return Step(
-            self.pool,
-            state,
-            StepMemory(self.pool, state, self.caution, self.max_tokens),
-            self.prompt_cost,
-            max_tokens=self.max_tokens,
-            whole_prompts=self.whole_prompts,
-            worth_waiting=self.tuning.worth_waiting,
-        )
 
     def _pace(self, step: Step) -> PrefillBudget:
         """The prompt tokens that the step may compute."""

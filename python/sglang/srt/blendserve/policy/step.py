@@ -9,6 +9,7 @@ import numpy as np
 from sglang.srt.blendserve.cost.prompt_cost import PromptCost
 from sglang.srt.blendserve.cost.remaining_work import RemainingWork
 from sglang.srt.blendserve.plan.scanner import Side
+from sglang.srt.blendserve.policy.margin import Caution
 from sglang.srt.blendserve.policy.memory import Candidate, StepMemory
 from sglang.srt.blendserve.policy.state import EngineState, Selection
 from sglang.srt.blendserve.pool.pool_request import PoolRequest
@@ -22,24 +23,24 @@ class Step:
         self,
         pool: RequestPool,
         state: EngineState,
-        memory: StepMemory,
+        caution: Caution,
         prompt_cost: PromptCost,
         *,
         max_tokens: int,
         whole_prompts: bool,
-        worth_waiting: int,
     ) -> None:
-        """``prompt_cost``: learns what the prompts of the step cost. ``max_tokens``: largest
-        prefill of a step. ``whole_prompts``: the engine cannot split a prompt. ``worth_waiting``:
-        see `Tuning`."""
-        self.state, self.memory = state, memory
+        """``caution``: of the safety margin. ``prompt_cost``: learns what the prompts of the step
+        cost. ``max_tokens``: largest prefill of a step. ``whole_prompts``: the engine cannot split
+        a prompt."""
+        self.state = state
+        self.memory = StepMemory(pool, state, caution, max_tokens)
         self.max_tokens = max_tokens
         self.requests: list[PoolRequest] = []
         """Who joins, in the order of prefill."""
         self.spent = 0
         """Prompt tokens that the step computes so far."""
         self._pool, self._prompt_cost = pool, prompt_cost
-        self._whole_prompts, self._worth_waiting = whole_prompts, worth_waiting
+        self._whole_prompts, self._worth_waiting = whole_prompts, caution.tuning.worth_waiting
 
     @cached_property
     def rest(self) -> RemainingWork:

@@ -32,12 +32,12 @@ class Place(NamedTuple):
 
 
 class NextUse(NamedTuple):
-    """Scan positions of the nearest waiting requests of a set, seen from both ends of the scan."""
+    """Scan positions of the nearest waiting requests of a set, seen from both sides of the scan."""
 
     first: int
-    """The nearest to the compute-bound end; -1 for a request served before the plan."""
+    """The nearest to the compute-bound side; -1 for a request served before the plan."""
     last: int
-    """The nearest to the memory-bound end."""
+    """The nearest to the memory-bound side."""
 
 
 AT_ONCE = NextUse(-1, -1)
@@ -171,7 +171,7 @@ class UpcomingUse:
         return None if span is None else NextUse(*span)
 
     def distances(self, use: NextUse) -> tuple[int, int]:
-        """Places in the scan before this use, from the compute- and the memory-bound end."""
+        """Places in the scan before this use, from the compute- and the memory-bound side."""
         return use.first - self.scanner.front, self.scanner.back - use.last
 
     def waiting(self, node: int) -> Ints:
