@@ -8,12 +8,17 @@ For each field of `Tuning` the model runs two traces with the field at another v
 halved or doubled: see VARIANTS) and everything else at its default, and once with all defaults. The
 table shows the change of the run's time in per cent, the mean over seeds and traces with the least
 and the most: plus means that the run takes longer with the other value, so the default is worth it.
-Changes of some tenths of a per cent either way are within what seeds differ by.
+A range with both signs says that seeds differ by more than the field is worth.
 
-The KV cache has an eighth of the slots that fit, so that a run of 10,000 requests fills it as often
-as one of 80,000 does. Results go to ``benchmark/simulate/results/tuning.jsonl``, one a line. A run
-that is there is not repeated, so an interrupted study continues where it stopped, and several
-processes may share it (each with seeds of its own). After a change of the policy, delete the file.
+Two ways of making the runs cheaper do not work. With a small KV cache the loading of weights is so
+large a part of the memory traffic that compute is never scarce, and the fields for that case show
+nothing. With 10,000 requests the longest outputs are half the run, and when they happen to start
+moves it by 10 % and more. 25,000 requests are the least; with 100,000 the figures are firmer, and a
+run takes four times as long.
+
+Results go to ``benchmark/simulate/results/tuning.jsonl``, one a line. A run that is there is not
+repeated, so an interrupted study continues where it stopped, and several processes may share it
+(each with seeds of its own). After a change of the policy, delete the file.
 """
 
 from __future__ import annotations
@@ -33,7 +38,6 @@ from tqdm import tqdm
 from sglang.srt.blendserve.policy.tuning import Tuning
 
 STUDY = "tuning"
-SCALE = 16.0
 TRACES, ENGINES = ("trace1", "trace4"), ("overlap", "sequential")
 
 VARIANTS: dict[str, Any] = {
@@ -91,8 +95,6 @@ def cell(args: argparse.Namespace, field: str, trace: str, engine: str, seed: in
         args.requests,
         seed=seed,
         engine=engine,
-        scale=SCALE,
-        kv_slots=args.kv_slots,
         options={field: VARIANTS[field]} if field else {},
     )
 
@@ -165,10 +167,7 @@ def main() -> None:
     )
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=["overlap"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="(default: 0 1 2)")
-    parser.add_argument("--requests", type=int, default=10_000, help="of each run (default: 10000)")
-    parser.add_argument(
-        "--kv-slots", type=int, default=50_000, help="KV cache, tokens (default: 50000)"
-    )
+    parser.add_argument("--requests", type=int, default=25_000, help="of each run (default: 25000)")
     parser.add_argument("--table", action="store_true", help="run nothing, print what is there")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the table here as well")
     args = parser.parse_args()
