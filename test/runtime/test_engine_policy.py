@@ -13,10 +13,9 @@ from plain_view import offline, plain_request
 from pools import COST
 
 from sglang.srt.blendserve.plan.scanner import Side
-from sglang.srt.blendserve.policy.pace import BalancePace, FixedPace
+from sglang.srt.blendserve.policy.named import AnyStepPolicy
+from sglang.srt.blendserve.policy.pace import BalancePace, FixedPace, SpreadPace
 from sglang.srt.blendserve.policy.paper import PaperPolicy
-from sglang.srt.blendserve.policy.spread_pace import SpreadPace
-from sglang.srt.blendserve.policy.step_policy import StepPolicy
 from sglang.srt.blendserve.runtime.engine_policy import EngineTraits, engine_policy
 from sglang.srt.blendserve.runtime.engine_pool import engine_pool, planning_passes
 from sglang.srt.blendserve.runtime.engine_state import engine_state
@@ -27,7 +26,7 @@ from sglang.srt.blendserve.settings import Settings
 GPU = EngineTraits(device="cuda", mixes=True, chunk=2048, max_prefill_tokens=16_384, page_size=16)
 
 
-def policy_for(engine: EngineTraits, **settings: Any) -> StepPolicy:
+def policy_for(engine: EngineTraits, **settings: Any) -> AnyStepPolicy:
     chosen = Settings(**settings)
     return engine_policy(engine_pool(COST, 5000, chosen, ranks=1), chosen, engine)
 

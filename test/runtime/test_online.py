@@ -9,7 +9,7 @@ from plain_view import offline, plain_request
 from pools import COST
 
 from sglang.srt.blendserve.plan.scanner import Side
-from sglang.srt.blendserve.policy.step_policy import EngineState
+from sglang.srt.blendserve.policy.state import EngineState
 from sglang.srt.blendserve.runtime.online import OnlineRequests
 
 OFFLINE = offline(30, 4, Side.MEMORY)

@@ -36,7 +36,7 @@ def test_an_empty_pool_has_no_plan_to_report() -> None:
 def test_the_plan_is_reported_in_types_that_json_carries(requests: int, shown: int) -> None:
     view = view_of(requests)
     view.pool.plan_if_due(quiet=True)
-    first = next(view.pool.waiting())
+    first = next(view.pool.table.everyone_waiting())
     view.pool.start(first)
     state = pool_state(view, step_factors=(1.5, 1.0), lanes={"decode_steps": 2})
     assert json.loads(json.dumps(state)) == state | {"step_factors": [1.5, 1.0]}

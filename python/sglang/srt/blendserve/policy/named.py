@@ -15,7 +15,6 @@ from sglang.srt.blendserve.policy.select import StepPolicy
 from sglang.srt.blendserve.policy.tuning import DEFAULTS, Tuning
 from sglang.srt.blendserve.pool.request_pool import RequestPool
 
-
 AnyStepPolicy = StepPolicy | PaperPolicy
 
 

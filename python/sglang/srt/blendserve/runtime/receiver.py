@@ -46,7 +46,8 @@ class OfflineReceiver:
         A request that is already known to fail only passes through SGLang to report its error.
         """
         marked = job_ids.parse_rid(req.rid) is not None
-        return marked and not (req.to_finish is not None or req.finished() or req.rid in self._pool.table.by_rid)
+        known = req.rid in self._pool.table.by_rid
+        return marked and not (known or req.to_finish is not None or req.finished())
 
     def take(self, req: Req) -> None:
         """Let ``req``, which the pool `wants`, wait there."""

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from sglang.srt.blendserve.cost.cost_model import CostModel
 from sglang.srt.blendserve.cost.step_fit import StepFit
-from sglang.srt.blendserve.policy.pace import BalancePace, RatioPace
 from sglang.srt.blendserve.policy.named import AnyStepPolicy
+from sglang.srt.blendserve.policy.pace import BalancePace, RatioPace
 from sglang.srt.blendserve.runtime.ranks import RankGroup
 
 if TYPE_CHECKING:
