@@ -84,11 +84,8 @@ def test_a_length_is_known_if_nothing_ends_the_output_before_its_cap() -> None:
         req.sampling_params.ignore_eos, req.sampling_params.stop_strs = ignores, stops
         receiver.take(req)
         assert offline_request(req) is pool.table.by_rid[req.rid]
-    assert [request.known_length for request in pool.table.everyone_waiting()] == [
-        True,
-        False,
-        False,
-    ]
+    waiting = [*pool.table.everyone_waiting()]
+    assert [request.known_length for request in waiting] == [True, False, False]
     assert {(r.job, r.namespace, r.max_tokens) for r in waiting} == {("job", "adapter", 8)}
 
 
@@ -119,7 +116,6 @@ def test_an_abort_names_one_waiting_request_or_those_of_a_job_or_all() -> None:
     assert aborted(rids["a"][0].removesuffix("0")) in ([rids["a"][0]], rids["a"])
     assert aborted("", everything=True) == [*rids["a"], *rids["b"]]
     running = pool.table.by_rid[rids["b"][0]]
-    assert running is not None
     pool.start(running)
     assert aborted(rids["b"][0]) == []
     assert aborted("chat") == []

@@ -1,10 +1,10 @@
 """Every hand-set constant of the step policy and of memory admission.
 
-``python benchmark/simulate/tuning.py`` measures them by the fast step model: each field at the value
-that its docstring names and all others at their defaults, against all defaults in the same run. The
-figures are the change of the run's time in per cent, mean and range over seeds 0 to 2 of 25,000
-requests on an engine that overlaps: of trace1 where there are three runs, of trace1 and trace4 where
-there are six. Plus: slower without the constant. What is not measured says "unproven".
+``python benchmark/simulate/tuning.py`` measures them by the fast step model: each field at the
+value that its docstring names and all others at their defaults, against all defaults in the same
+run. The figures are the change of the run's time in per cent, mean and range, of 25,000 requests of
+seeds 0 to 2 on an engine that overlaps: of trace1 where there are three runs, of trace1 and trace4
+where there are six. Plus: slower without the constant. What is not measured says "unproven".
 
 Three constants are the paper's and stay where they are used: 1 % of the requests are sampled
 (`pool.request_pool.SAMPLE`), node splits keep 99 % of the sharing (`plan.scan_order.KEEP_SHARING`),
