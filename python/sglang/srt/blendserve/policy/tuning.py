@@ -8,8 +8,9 @@ the constant. So few requests hardly fill the memory, and what concerns it shows
 fields are "unproven", as is all else without a figure.
 
 Three constants are the paper's and stay where they are used: 1 % of the requests are sampled
-(`pool.request_pool.SAMPLE`), node splits keep 99 % of the sharing (`plan.scan_order.KEEP_SHARING`),
-and the partition of the memory itself (`policy.split.memory_partition`).
+(`pool.planning_rules.SAMPLE`), node splits keep 99 % of the sharing
+(`plan.scan_order.KEEP_SHARING`), and the partition of the memory itself
+(`policy.split.memory_partition`).
 """
 
 from __future__ import annotations
