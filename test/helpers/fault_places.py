@@ -14,7 +14,7 @@ from openai.types import Batch
 from scripted import ScriptedEngine, Service, jsonl, line
 
 from sglang.srt.blendserve.batch_file.types import BatchLine
-from sglang.srt.blendserve.server import batch_run as run
+from sglang.srt.blendserve.server import batch_run, finalizing
 
 AFTER = 3
 """Requests answered when a batch is held in progress."""
@@ -54,14 +54,17 @@ class Place:
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Hold the batch before it is validated, or before its files are written."""
         if self.name != "in progress":
-            name = {"validating": "scan", "finalizing": "write_results"}[self.name]
-            work: Callable[..., Any] = getattr(run, name)
+            module, name = {
+                "validating": (batch_run, "scan"),
+                "finalizing": (finalizing, "write_results"),
+            }[self.name]
+            work: Callable[..., Any] = getattr(module, name)
 
-            def held(*args: Any) -> Any:
+            def held(*args: Any, **options: Any) -> Any:
                 self.hold()
-                return work(*args)
+                return work(*args, **options)
 
-            monkeypatch.setattr(run, name, held)
+            monkeypatch.setattr(module, name, held)
 
     async def wait(self, service: Service, batch: Batch) -> None:
         """Wait until the batch is there, with what was answered synced."""

@@ -20,8 +20,7 @@ from fastapi import FastAPI
 from openai import AsyncOpenAI
 from openai.types import Batch
 
-from sglang.srt.blendserve.answering.engine import Engine
-from sglang.srt.blendserve.answering.executor import Answer
+from sglang.srt.blendserve.answering.engine import Answer
 from sglang.srt.blendserve.answering.observer import Observation
 from sglang.srt.blendserve.batch_file.results import Response
 from sglang.srt.blendserve.batch_file.types import BatchLine, Endpoint
@@ -29,6 +28,7 @@ from sglang.srt.blendserve.server.flags import BatchSettings
 from sglang.srt.blendserve.server.mount import mount
 from sglang.srt.blendserve.server.plan_view import PlanView
 from sglang.srt.blendserve.server.runner import Runner
+from sglang.srt.blendserve.server.served_engine import ServedEngine
 from sglang.srt.blendserve.store.ids import job_of
 from sglang.srt.blendserve.store.store import Store
 
@@ -98,7 +98,7 @@ class Service:
     app: FastAPI
     store: Store
     runner: Runner
-    engine: Engine
+    engine: ServedEngine
     client: AsyncOpenAI
     http: httpx.AsyncClient
 

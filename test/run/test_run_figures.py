@@ -10,15 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sglang.srt.blendserve.answering import totals as totals_module
 from sglang.srt.blendserve.answering.observer import Observation
+from sglang.srt.blendserve.answering.totals import Totals, tally_of
+from sglang.srt.blendserve.batch_file.results import Response
 from sglang.srt.blendserve.cost.cost_model import CostModel
 from sglang.srt.blendserve.cost.device_spec import DeviceSpec
 from sglang.srt.blendserve.cost.model_spec import ModelSpec
-from sglang.srt.blendserve.run import accounts as accounts_module
-from sglang.srt.blendserve.run.accounts import Accounts
-from sglang.srt.blendserve.run.hindsight import Hindsight, look_back
+from sglang.srt.blendserve.run.plan_figures import PlanFigures, plan_figures
 from sglang.srt.blendserve.run.progress import Progress
 from sglang.srt.blendserve.run.summary import Summary
+from sglang.srt.blendserve.store.tally import Tally
 
 
 def seen(*prompts: list[int], lengths: list[int], **fields: object) -> Observation:
@@ -31,65 +33,74 @@ def seen(*prompts: list[int], lengths: list[int], **fields: object) -> Observati
     return replace(observation, **fields)  # type: ignore[arg-type]
 
 
+def count(totals: Totals, observation: Observation) -> None:
+    """Add a line that was answered so, or refused if it has no answer."""
+    status = 200 if observation.output_lengths else 400
+    body = {"usage": {"reasoning_tokens": 1}} if status == 200 else {"error": {}}
+    response = Response(status_code=status, request_id="r", body=body)
+    totals.add(tally_of(response, observation), observation)
+
+
 @pytest.fixture
 def cost() -> CostModel:
     return CostModel(ModelSpec.named("Llama-3.1-8B"), DeviceSpec.named("A100-80G"))
 
 
-def test_accounts_add_up() -> None:
-    accounts = Accounts()
-    accounts.add(seen([1, 2, 3], lengths=[5], cached_tokens=2, retractions=1))
-    accounts.add(seen([1, 2], [4, 5, 6], lengths=[1, 2, 3, 4]))
-    accounts.add(Observation(prompts=[np.array([1, 2], dtype=np.int32)]))  # refused
-    assert (accounts.input_tokens, accounts.output_tokens) == (8, 15)
-    assert (accounts.cached_tokens, accounts.retractions) == (2, 1)
-    assert accounts.prompts is not None
-    assert [p.tokens.tolist() for p in accounts.prompts] == [[1, 2, 3], [1, 2], [4, 5, 6]]
-    assert [p.output_lengths for p in accounts.prompts] == [[5], [1, 2], [3, 4]]
+def test_totals_add_up() -> None:
+    totals = Totals()
+    count(totals, seen([1, 2, 3], lengths=[5], cached_tokens=2, retractions=1))
+    count(totals, seen([1, 2], [4, 5, 6], lengths=[1, 2, 3, 4]))
+    count(totals, Observation(prompts=[np.array([1, 2], dtype=np.int32)]))  # refused
+    totals.add(tally_of(Response(status_code=500, request_id="r", body={}), None))  # it raised
+    assert totals.tally == Tally(2, 2, 8, 2, 15, 2)
+    assert totals.retractions == 1
+    assert totals.prompts is not None
+    assert [p.tokens.tolist() for p in totals.prompts] == [[1, 2, 3], [1, 2], [4, 5, 6]]
+    assert [p.output_lengths for p in totals.prompts] == [[5], [1, 2], [3, 4]]
 
 
 def test_prompts_are_dropped_beyond_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(accounts_module, "MAX_KEPT_TOKENS", 4)
-    accounts = Accounts()
-    accounts.add(seen([1, 2], lengths=[1]))
-    assert accounts.prompts
-    accounts.add(seen([1, 2, 3], lengths=[1]))
-    accounts.add(seen([1], lengths=[1]))
-    assert accounts.prompts is None
-    assert accounts.input_tokens == 6
+    monkeypatch.setattr(totals_module, "MAX_KEPT_TOKENS", 4)
+    totals = Totals()
+    count(totals, seen([1, 2], lengths=[1]))
+    assert totals.prompts
+    count(totals, seen([1, 2, 3], lengths=[1]))
+    count(totals, seen([1], lengths=[1]))
+    assert totals.prompts is None
+    assert totals.tally.input_tokens == 6
 
 
 def test_the_optimum_counts_each_shared_prefix_once(cost: CostModel) -> None:
-    accounts = Accounts()
+    totals = Totals()
     shared = list(range(100))
     for last in range(4):
-        accounts.add(seen([*shared, 200 + last], lengths=[10], max_tokens=10, known_length=True))
-    found = look_back(accounts.prompts or [], cost)
+        count(totals, seen([*shared, 200 + last], lengths=[10], max_tokens=10, known_length=True))
+    found = plan_figures(totals.prompts or [], cost)
     assert found.sharing_optimum == pytest.approx(300 / 404)
     assert found.planned_density == pytest.approx(found.measured_density)
 
 
 def test_namespaces_share_nothing(cost: CostModel) -> None:
-    accounts = Accounts()
+    totals = Totals()
     for namespace in ("a", "b"):
-        accounts.add(seen([1, 2, 3], lengths=[10], namespace=namespace))
-    assert look_back(accounts.prompts or [], cost).sharing_optimum == 0
+        count(totals, seen([1, 2, 3], lengths=[10], namespace=namespace))
+    assert plan_figures(totals.prompts or [], cost).sharing_optimum == 0
 
 
 def test_longer_answers_than_expected_lower_the_density(cost: CostModel) -> None:
-    accounts = Accounts()
-    accounts.add(seen(list(range(500)), lengths=[5000], max_tokens=8000))
-    found = look_back(accounts.prompts or [], cost)
+    totals = Totals()
+    count(totals, seen(list(range(500)), lengths=[5000], max_tokens=8000))
+    found = plan_figures(totals.prompts or [], cost)
     assert found.planned_density is not None
     assert found.measured_density is not None
     assert found.measured_density < found.planned_density
 
 
 def test_several_answers_are_several_requests_in_density_only(cost: CostModel) -> None:
-    once, thrice = Accounts(), Accounts()
-    once.add(seen(list(range(50)), lengths=[40]))
-    thrice.add(seen(list(range(50)), lengths=[40, 40, 40]))
-    one, three = look_back(once.prompts or [], cost), look_back(thrice.prompts or [], cost)
+    once, thrice = Totals(), Totals()
+    count(once, seen(list(range(50)), lengths=[40]))
+    count(thrice, seen(list(range(50)), lengths=[40, 40, 40]))
+    one, three = plan_figures(once.prompts or [], cost), plan_figures(thrice.prompts or [], cost)
     assert one.sharing_optimum == three.sharing_optimum == 0
     assert one.measured_density is not None
     assert three.measured_density is not None
@@ -97,10 +108,10 @@ def test_several_answers_are_several_requests_in_density_only(cost: CostModel) -
 
 
 def test_nothing_answered_or_no_cost_model() -> None:
-    assert look_back([], None) == Hindsight(None, None, None)
-    accounts = Accounts()
-    accounts.add(seen([1], lengths=[1]))
-    assert look_back(accounts.prompts or [], None) == Hindsight(0.0, None, None)
+    assert plan_figures([], None) == PlanFigures(None, None, None)
+    totals = Totals()
+    count(totals, seen([1], lengths=[1]))
+    assert plan_figures(totals.prompts or [], None) == PlanFigures(0.0, None, None)
 
 
 SUMMARY = Summary(
@@ -164,13 +175,14 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     stream = io.StringIO()
     with Progress(4, 1, stream) as progress:
+        tally = Tally()
         for _ in range(2):
-            progress.advance(300, 90)
-            progress.refresh()
+            tally = tally.plus(Tally(1, 0, 300, 0, 90))
+            progress.show(tally)
         assert stream.getvalue() == ""
         for _ in range(31):
             now[0] += 1
-            progress.advance(20, 10)
-            progress.refresh()
+            tally = tally.plus(Tally(1, 0, 25, 5, 10))
+            progress.show(tally)
     [line] = stream.getvalue().splitlines()
     assert line == "33/4 requests, prefill 20 tok/s, decode 10 tok/s"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from sglang.srt.blendserve.answering.line_source import SizedLine
 from sglang.srt.blendserve.batch_file.validation import Rules
 from sglang.srt.blendserve.run.failure import RunFailure
 from sglang.srt.blendserve.run.source import BatchSource
@@ -30,17 +31,27 @@ DATA = (
 )
 
 
+def none(_: object) -> bool:
+    return False
+
+
+def read(source: BatchSource) -> list[SizedLine]:
+    with source.lines(none) as lines:
+        return [line for group in iter(lines.next_lines, []) for line in group]
+
+
 def test_plain_and_compressed_are_the_same_input(tmp_path: Path) -> None:
     scans, lines = [], []
     for name, data in (("in.jsonl", DATA), ("in.jsonl.gz", gzip.compress(DATA)), ("x", DATA)):
         path = tmp_path / name
         path.write_bytes(data)
         with BatchSource(str(path), Rules()) as source:
-            scans.append(source.scan())
-            lines.append(list(source.lines()))
-            assert lines[-1] == list(source.lines())
-    assert (scans[0].requests, scans[0].refused) == (50, 1)
+            scans.append((source.scan(none), source.digest))
+            lines.append(read(source))
+            assert lines[-1] == read(source)
+    assert scans[0][0][:3] == (51, 1, 50)
     assert scans[0] == scans[1] == scans[2]
+    assert sum(size for _, size in lines[0]) == len(DATA) - 1  # the last line is blank
     assert lines[0] == lines[1] == lines[2]
 
 
@@ -53,18 +64,26 @@ def test_standard_input_is_read_twice(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(sys, "stdin", Pipe())
     with BatchSource("-", Rules()) as source:
-        assert source.scan().requests == 50
-        assert len(list(source.lines())) == 51
+        assert source.scan(none).todo == 50
+        assert len(read(source)) == 51
 
 
 def test_an_input_that_changes_between_the_two_readings(tmp_path: Path) -> None:
     path = tmp_path / "in.jsonl"
     path.write_bytes(DATA)
     with BatchSource(str(path), Rules()) as source:
-        source.scan()
+        source.scan(none)
         path.write_bytes(DATA.replace(b'"x"', b'"y"', 1))
         with pytest.raises(RunFailure, match="changed"):
-            list(source.lines())
+            read(source)
+
+
+def test_what_is_left_of_a_resumed_run_comes_from_the_first_reading(tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(DATA)
+    with BatchSource(str(path), Rules()) as source:
+        found = source.scan(lambda line: line.line <= 20 or line.line == 51)
+        assert (found.total, found.bad, found.todo) == (51, 1, 30)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +94,7 @@ def test_an_input_that_is_no_batch(tmp_path: Path, data: bytes, reason: str) -> 
     path = tmp_path / "in.jsonl"
     path.write_bytes(data)
     with BatchSource(str(path), Rules()) as source, pytest.raises(RunFailure, match=reason):
-        source.scan()
+        source.scan(none)
 
 
 @pytest.mark.parametrize("name", ["missing.jsonl", ".", "/dev/null"])

@@ -9,7 +9,7 @@ import pytest
 from fault_places import GOOD, INPUT, Place, answer_of, engine_for
 from scripted import serve
 
-from sglang.srt.blendserve.answering import patience
+from sglang.srt.blendserve.answering import disk_retry, loop
 
 
 @pytest.fixture(params=["validating", "in progress", "finalizing"])
@@ -31,4 +31,5 @@ async def undisturbed(tmp_path: Path, anyio_backend: str) -> dict[str, Any]:
 
 @pytest.fixture
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(disk_retry, "RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(loop, "DOUBT_SECONDS", 0.05)

@@ -8,17 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sglang.srt.blendserve.answering.deadline_order import (
+from sglang.srt.blendserve.answering.rate_meter import RateMeter
+from sglang.srt.blendserve.answering.slots import (
     FEWEST_SLOTS,
     FIRST_SLOTS,
     TURNAROUND,
     Demand,
+    SlotPool,
     at_risk,
     next_in_line,
-    slots,
+    slot_count,
 )
-from sglang.srt.blendserve.answering.rate_meter import RateMeter
-from sglang.srt.blendserve.answering.slot_pool import SlotPool
 from sglang.srt.blendserve.server.completion_window import window_seconds
 from sglang.srt.blendserve.store.tally import Tally
 
@@ -98,7 +98,7 @@ def test_the_choice_is_one_of_those_at_risk_if_there_are_any(
 
 @given(st.none() | st.floats(0, 1e6), st.integers(1, 10**6))
 def test_slots_hold_what_is_done_in_a_turnaround(rate: float | None, most: int) -> None:
-    number = slots(rate, most)
+    number = slot_count(rate, most)
     assert 1 <= number <= most
     if rate is None:
         assert number == min(FIRST_SLOTS, most)

@@ -211,4 +211,4 @@ async def test_many_batches_at_once(directory: Path) -> None:
             assert done.request_counts.completed == 100
         assert engine.most_at_once <= 16
         assert set(engine.executed.values()) == {1}
-        assert service.runner._pool.in_flight == 0
+        assert service.runner._slots.in_flight == 0

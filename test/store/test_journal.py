@@ -10,13 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sglang.srt.blendserve.store.journal import Entry, ResultJournal
+from sglang.srt.blendserve.store.journal import ResultJournal
+from sglang.srt.blendserve.store.result import Result
 from sglang.srt.blendserve.store.tally import Tally
 
 
-def entry(line: int, succeeded: bool = True, text: str = "x") -> Entry:
+def result(line: int, succeeded: bool = True, text: str = "x") -> Result:
     tally = Tally(int(succeeded), int(not succeeded), line, 1, 2, 0)
-    return Entry(line, tally, b'{"line":%d,"text":"%s"}\n' % (line, text.encode()))
+    return Result(line, tally, b'{"line":%d,"text":"%s"}\n' % (line, text.encode()))
 
 
 @pytest.fixture
@@ -26,14 +27,16 @@ def path(tmp_path: Path) -> Path:
 
 def test_reopened_journal_has_every_result_and_their_sum(path: Path) -> None:
     journal = ResultJournal(path)
-    journal.append([entry(5), entry(2, succeeded=False)])
-    journal.append([entry(3)])
+    journal.append([result(5), result(2, succeeded=False)])
+    journal.sync()
+    journal.append([result(3)])
+    journal.sync()
     journal.close()
 
     again = ResultJournal(path)
 
     assert list(again.lines()) == [2, 3, 5]
-    assert again.read(2) == entry(2, succeeded=False)
+    assert again.read(2) == result(2, succeeded=False)
     assert again.tally == Tally(2, 1, 10, 3, 6, 0)
     assert 4 not in again
     with pytest.raises(KeyError):
@@ -42,12 +45,17 @@ def test_reopened_journal_has_every_result_and_their_sum(path: Path) -> None:
 
 def test_a_line_gets_one_result_only(path: Path) -> None:
     journal = ResultJournal(path)
-    journal.append([entry(1)])
+    journal.append([result(1)])
+    journal.sync()
     with pytest.raises(ValueError, match="two results"):
-        journal.append([entry(2), entry(1)])
+        journal.append([result(2), result(1)])
     with pytest.raises(ValueError, match="two results"):
-        journal.append([entry(3), entry(3)])
-    assert list(journal.lines()) == [1]
+        journal.append([result(3), result(3)])
+    journal.append([result(4)])
+    with pytest.raises(ValueError, match="two results"):
+        journal.append([result(4)])  # not synced yet
+    journal.sync()
+    assert list(journal.lines()) == [1, 4]
 
 
 @settings(max_examples=60, deadline=None)
@@ -60,8 +68,9 @@ def test_any_unfinished_tail_is_cut(
 ) -> None:
     path = tmp_path_factory.mktemp("journal") / "results.journal"
     journal = ResultJournal(path)
-    entries = [entry(line, text=text) for line, text in enumerate(synced, start=1)]
-    journal.append(entries)
+    results = [result(line, text=text) for line, text in enumerate(synced, start=1)]
+    journal.append(results)
+    journal.sync()
     journal.close()
     size = path.stat().st_size
     with path.open("ab") as stream:
@@ -69,15 +78,17 @@ def test_any_unfinished_tail_is_cut(
 
     again = ResultJournal(path)
 
-    assert [again.read(line) for line in again.lines()] == entries
+    assert [again.read(line) for line in again.lines()] == results
     assert path.stat().st_size == size
 
 
 def test_every_cut_of_a_crashed_write_leaves_whole_results_only(path: Path) -> None:
     journal = ResultJournal(path)
-    journal.append([entry(1)])
+    journal.append([result(1)])
+    journal.sync()
     first = path.stat().st_size
-    journal.append([entry(2), entry(3)])
+    journal.append([result(2), result(3)])
+    journal.sync()
     whole = path.read_bytes()
     second = whole.index(b"\n", first) + 1
     for size in range(first, len(whole) + 1):
@@ -88,7 +99,8 @@ def test_every_cut_of_a_crashed_write_leaves_whole_results_only(path: Path) -> N
 
 def test_zeros_where_a_power_cut_left_a_hole_are_cut(path: Path) -> None:
     journal = ResultJournal(path)
-    journal.append([entry(1)])
+    journal.append([result(1)])
+    journal.sync()
     size = path.stat().st_size
     with path.open("ab") as stream:
         stream.write(bytes(40) + b'"}\n')
@@ -100,7 +112,8 @@ def test_a_full_disk_keeps_none_of_the_group_and_the_next_try_all(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     journal = ResultJournal(path)
-    journal.append([entry(1)])
+    journal.append([result(1)])
+    journal.sync()
     size = path.stat().st_size
     pwrite = os.pwrite
     calls = []
@@ -112,11 +125,15 @@ def test_a_full_disk_keeps_none_of_the_group_and_the_next_try_all(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "pwrite", fill_up)
+    journal.append([result(2)])
     with pytest.raises(OSError, match="No space left"):
-        journal.append([entry(2)])
+        journal.sync()
     monkeypatch.undo()
 
     assert path.stat().st_size == size
-    assert 2 not in journal
-    journal.append([entry(2)])
-    assert list(ResultJournal(path).lines()) == [1, 2]
+    assert 2 in journal
+    with pytest.raises(KeyError):
+        journal.read(2)
+    journal.append([result(3)])
+    journal.sync()
+    assert list(ResultJournal(path).lines()) == [1, 2, 3]

@@ -1,128 +1,33 @@
-"""What the batch service needs of the engine, and how SGLang's server gives it."""
+"""What answering needs of an engine, whoever runs it."""
 
 from __future__ import annotations
 
-import asyncio
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import NamedTuple, Protocol
 
-from sglang.srt.blendserve import job_ids
-from sglang.srt.blendserve.batch_file.types import BatchLine, Endpoint
-from sglang.srt.blendserve.server.plan_view import PlanView
+from sglang.srt.blendserve.answering.observer import Observation
+from sglang.srt.blendserve.batch_file.results import Response
+from sglang.srt.blendserve.batch_file.types import BatchLine
 
-if TYPE_CHECKING:
-    from sglang.srt.managers.tokenizer_manager import TokenizerManager
-    from sglang.srt.parser.template_manager import TemplateManager
 
-    from sglang.srt.blendserve.answering.executor import Answer
+class Answer(NamedTuple):
+    """What a line came to: the response for its result line, and what it cost."""
 
-_PLAN_SECONDS = 2.0
-
-_ANY_MODEL = "default"
-"""The name that SGLang's own API fills in where a request names no model."""
+    response: Response
+    observation: Observation
 
 
 class Engine(Protocol):
-    """Answers batch lines.
-
-    Attributes:
-        model: the name it serves its model under.
-        models: every name that a line may ask for.
-        endpoints: what it can do.
-        ready: whether it takes work yet.
-        stopping: whether it takes no more work because the server is told to stop.
-    """
-
-    @property
-    def model(self) -> str: ...
-
-    @property
-    def models(self) -> frozenset[str]: ...
-
-    @property
-    def endpoints(self) -> frozenset[Endpoint]: ...
-
-    @property
-    def ready(self) -> bool: ...
-
-    @property
-    def stopping(self) -> bool: ...
+    """Answers batch lines. All of it runs on one event loop."""
 
     async def execute(self, line: BatchLine, rid: str) -> Answer:
-        """Return the answer to a line; ``observation.aborted`` is set if it was given up."""
-        ...
+        """Return the answer to a line; ``observation.aborted`` is set if it was given up.
 
-    def abort(self, job: str) -> None:
-        """Give up all requests of a job."""
-        ...
-
-    async def plan(self) -> PlanView | None:
-        """Return the scheduler's plan over waiting offline requests, None if it has none."""
-        ...
-
-
-class ServerEngine:
-    """The engine behind SGLang's HTTP server. All of it runs on the server's event loop."""
-
-    def __init__(
-        self, tokenizer_manager: TokenizerManager, template_manager: TemplateManager
-    ) -> None:
-        from sglang.srt.blendserve.answering.executor import Executor
-
-        self._manager = tokenizer_manager
-        self._executor = Executor(tokenizer_manager, template_manager)
-        self._question: asyncio.Future[list[dict[str, Any]]] | None = None
-
-    @property
-    def model(self) -> str:
-        """The name it serves its model under."""
-        return str(self._manager.served_model_name)
-
-    @property
-    def models(self) -> frozenset[str]:
-        """The served name, the path it was loaded from and SGLang's ``default``."""
-        return frozenset((self.model, str(self._manager.model_path), _ANY_MODEL))
-
-    @property
-    def endpoints(self) -> frozenset[Endpoint]:
-        """A generating model's endpoints, or an embedding model's."""
-        if self._manager.is_generation:
-            return frozenset((Endpoint.CHAT, Endpoint.COMPLETIONS))
-        return frozenset((Endpoint.EMBEDDINGS,))
-
-    @property
-    def ready(self) -> bool:
-        """Whether the server has warmed up."""
-        from sglang.srt.managers.tokenizer_manager import ServerStatus
-
-        return bool(self._manager.server_status != ServerStatus.Starting)
-
-    @property
-    def stopping(self) -> bool:
-        """Whether SIGTERM has come: SGLang then waits for all requests to end, and ends."""
-        return bool(self._manager.gracefully_exit)
-
-    async def execute(self, line: BatchLine, rid: str) -> Answer:
-        """Return the answer to a line; ``observation.aborted`` is set if it was given up."""
-        return await self._executor.execute(line, rid)
-
-    def abort(self, job: str) -> None:
-        """Give up all requests of a job, wherever in the scheduler they are.
-
-        The message goes out directly: ``TokenizerManager.abort_request`` of SGLang 0.5.17 drops
-        an id that is not exactly one request's, though the scheduler aborts by prefix.
+        Args:
+            line: a valid line.
+            rid: the request id, from `job_ids.make_rid`, by which the scheduler knows the job.
         """
-        from sglang.srt.managers.io_struct import AbortReq
+        ...
 
-        self._manager._dispatch_to_scheduler(AbortReq(rid=job_ids.job_prefix(job)))
-
-    async def plan(self) -> PlanView | None:
-        """Return the scheduler's plan over waiting offline requests, None if it has none."""
-        if not self.ready or self.stopping:
-            return None
-        if self._question is None or self._question.done():
-            self._question = asyncio.ensure_future(self._manager.get_internal_state())
-        # A scheduler in the middle of a long step answers later; the question stands until then.
-        await asyncio.wait({self._question}, timeout=_PLAN_SECONDS)
-        if not self._question.done():
-            return None
-        return next(filter(None, map(PlanView.from_state, self._question.result())), None)
+    def abort(self, job: str) -> None:
+        """Give up all requests of the job of that name."""
+        ...

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import orjson
 from pydantic import BaseModel, ValidationError
 
-from sglang.srt.blendserve.answering.observer import Observation, ObservedTokenizerManager, observe
+from sglang.srt.blendserve import job_ids
+from sglang.srt.blendserve.answering.engine import Answer
+from sglang.srt.blendserve.answering.observer import ObservedTokenizerManager, observe
 from sglang.srt.blendserve.batch_file.results import Response
 from sglang.srt.blendserve.batch_file.types import BatchLine, Endpoint
 
@@ -25,13 +27,6 @@ _OVERRIDDEN = ("rid", "stream", "stream_options")
 """Fields of a body that are the batch's and not the line's to set."""
 
 
-class Answer(NamedTuple):
-    """What a line came to: the response for its result line, and what it cost."""
-
-    response: Response
-    observation: Observation
-
-
 class _Route(NamedTuple):
     request_type: type[BaseModel]
     handler: OpenAIServingBase
@@ -39,7 +34,7 @@ class _Route(NamedTuple):
 
 
 class Executor:
-    """Runs batch lines through a running engine."""
+    """The engine behind a tokenizer manager, as `AnsweringLoop` needs it."""
 
     def __init__(
         self,
@@ -58,6 +53,7 @@ class Executor:
         from sglang.srt.entrypoints.openai.serving_completions import OpenAIServingCompletion
         from sglang.srt.entrypoints.openai.serving_embedding import OpenAIServingEmbedding
 
+        self._manager = tokenizer_manager
         manager: Any = ObservedTokenizerManager(tokenizer_manager, keep_prompts=keep_prompts)
         chat = tokenizer_manager.serving_chat_class(manager, template_manager)
         completion = OpenAIServingCompletion(manager, template_manager)
@@ -97,6 +93,16 @@ class Executor:
         if route.id_prefix is not None:
             content["id"] = route.id_prefix + blake2b(rid.encode(), digest_size=12).hexdigest()
         return Answer(Response(status_code=200, request_id=rid, body=content), observation)
+
+    def abort(self, job: str) -> None:
+        """Give up all requests of a job, wherever in the scheduler they are.
+
+        The message goes out directly: ``TokenizerManager.abort_request`` of SGLang 0.5.17 drops
+        an id that is not exactly one request's, though the scheduler aborts by prefix.
+        """
+        from sglang.srt.managers.io_struct import AbortReq
+
+        self._manager._dispatch_to_scheduler(AbortReq(rid=job_ids.job_prefix(job)))
 
 
 def _failure(line: BatchLine, rid: str, status: int, error: dict[str, Any]) -> Response:

@@ -1,12 +1,13 @@
-"""The lines of a batch's input, a few at a time, for the event loop to take."""
+"""The lines of a job's input: read through once to check them, then a few at a time to answer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from threading import Event
 from typing import NamedTuple
 
+from sglang.srt.blendserve.answering.stop import Stop, Stopped
 from sglang.srt.blendserve.batch_file.types import BatchLine, LineError
 from sglang.srt.blendserve.batch_file.validation import Rules, parse_lines
 
@@ -15,92 +16,56 @@ _BYTES = 1 << 18
 _MAX_LISTED = 100
 
 
-class SizedLine(NamedTuple):
-    """A line and its bytes in the input."""
-
-    line: BatchLine | LineError
-    size: int
-
-
-class Scan(NamedTuple):
-    """What validation finds.
+class InputScan(NamedTuple):
+    """What reading an input through has shown.
 
     Attributes:
-        total: requests in the file.
-        bad: how many of them are not valid.
-        errors: the first hundred bad ones.
+        total: lines that are not blank.
+        bad: how many of them are not valid requests.
+        todo: valid requests that have no result yet.
+        errors: the first hundred bad lines.
     """
 
     total: int
     bad: int
+    todo: int
     errors: list[LineError]
 
 
-class Interrupted(Exception):
-    """Reading was given up because it was told to."""
+def scan(
+    lines: Iterable[BatchLine | LineError],
+    *,
+    has_result: Callable[[BatchLine | LineError], bool] = lambda _: False,
+    stop: Stop | None = None,
+) -> InputScan:
+    """Read an input through.
 
-
-class LineSource:
-    """Reads an input front to back, skipping lines that have a result. One thread at a time."""
-
-    def __init__(self, path: Path, rules: Rules, has_result: Callable[[int], bool]) -> None:
-        """Open the input.
-
-        Raises:
-            OSError: it cannot be read.
-        """
-        self._stream = open(path, "rb")  # noqa: SIM115 - closed by close()
-        self._lines = parse_lines(self._stream, rules)
-        self._has_result = has_result
-        self._position = 0
-
-    def next_lines(self) -> list[SizedLine]:
-        """Return the next lines, about 256 KiB and at most 64 of them; none at the end.
-
-        Raises:
-            BatchFileError: the input cannot be read on.
-        """
-        found: list[SizedLine] = []
-        room = _BYTES
-        while room > 0 and len(found) < _LINES:
-            line = next(self._lines, None)
-            if line is None:
-                break
-            size, self._position = self._stream.tell() - self._position, self._stream.tell()
-            assert line.line is not None
-            if not self._has_result(line.line):
-                found.append(SizedLine(line, size))
-                room -= size
-        return found
-
-    def close(self) -> None:
-        """Close the input."""
-        self._stream.close()
-
-
-def scan(path: Path, rules: Rules, interrupt: Event) -> Scan:
-    """Validate a whole input.
+    Args:
+        lines: those of the input; what reading them raises is raised here.
+        has_result: whether a line has a result from before; asked once for each line, in order.
+        stop: ends the reading early.
 
     Raises:
-        BatchFileError: the file as a whole cannot be taken.
-        Interrupted: ``interrupt`` was set.
-        OSError: it cannot be read.
+        Stopped: a stop was requested.
     """
-    total = bad = 0
+    total = bad = todo = 0
     errors: list[LineError] = []
-    for line in read_input(path, rules):
-        if interrupt.is_set():
-            raise Interrupted
+    for line in lines:
+        if stop is not None and stop.reason is not None:
+            raise Stopped
         total += 1
-        if isinstance(line, LineError):
-            bad += 1
-            if len(errors) < _MAX_LISTED:
-                errors.append(line)
-    return Scan(total, bad, errors)
+        done = has_result(line)
+        if isinstance(line, BatchLine):
+            todo += not done
+            continue
+        bad += 1
+        if len(errors) < _MAX_LISTED:
+            errors.append(line)
+    return InputScan(total, bad, todo, errors)
 
 
 def read_input(path: Path, rules: Rules) -> Iterator[BatchLine | LineError]:
-    """Yield the lines of an input.
+    """Yield the lines of a file.
 
     Raises:
         BatchFileError: the file as a whole cannot be taken.
@@ -108,3 +73,72 @@ def read_input(path: Path, rules: Rules) -> Iterator[BatchLine | LineError]:
     """
     with open(path, "rb") as stream:
         yield from parse_lines(stream, rules)
+
+
+class SizedLine(NamedTuple):
+    """A line, and the bytes that were read for it."""
+
+    line: BatchLine | LineError
+    size: int
+
+
+class LineSource:
+    """The lines of an input that have no result, front to back; may be used in any thread.
+
+    Memory: the lines that were handed out and are not answered.
+    """
+
+    def __init__(
+        self,
+        lines: Iterator[BatchLine | LineError],
+        position: Callable[[], int],
+        has_result: Callable[[int], bool],
+    ) -> None:
+        """Hand out ``lines``.
+
+        Args:
+            lines: all lines of the input that are not blank.
+            position: returns how many bytes of the input have been read.
+            has_result: whether the line of a number has a result; such a line is left out.
+        """
+        self._lines, self._tell, self._has_result = lines, position, has_result
+        self._position = 0
+        self._open: dict[int, BatchLine | LineError] = {}
+        # Reading that nobody waits for any more ends before the next begins.
+        self._reading = threading.Lock()
+
+    def next_lines(self) -> list[SizedLine]:
+        """Return the next lines, about 256 KiB and at most 64 of them; none at the end.
+
+        Raises:
+            Exception: the input cannot be read on.
+        """
+        found: list[SizedLine] = []
+        room = _BYTES
+        with self._reading:
+            while room > 0 and len(found) < _LINES:
+                line = next(self._lines, None)
+                if line is None:
+                    break
+                size, self._position = self._tell() - self._position, self._tell()
+                assert line.line is not None
+                if not self._has_result(line.line):
+                    self._open[line.line] = line
+                    found.append(SizedLine(line, size))
+                    room -= size
+        return found
+
+    def answered(self, line: int) -> None:
+        """Forget the line of that number, which has its result."""
+        self._open.pop(line, None)
+
+    def unanswered(self) -> Iterator[BatchLine | LineError]:
+        """Yield the lines handed out that have no result, then those that were never read.
+
+        Raises:
+            Exception: the input cannot be read on.
+        """
+        yield from list(self._open.values())
+        while lines := self.next_lines():
+            for line, _ in lines:
+                yield line

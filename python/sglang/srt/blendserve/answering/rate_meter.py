@@ -38,6 +38,7 @@ class RateMeter:
 
     def add(self, tally: Tally) -> None:
         """Count something done just now."""
+        self._drop_old()
         self._events.append((self._clock(), tally))
         self._sum = self._sum.plus(tally)
 

@@ -23,28 +23,34 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import shlex
 import sys
 from typing import TYPE_CHECKING
 
-from sglang.srt.blendserve.batch_file.results import refusal
-from sglang.srt.blendserve.batch_file.types import BatchLine, LineError
+from sglang.srt.blendserve import job_ids
+from sglang.srt.blendserve.answering.disk_retry import DiskRetry
+from sglang.srt.blendserve.answering.line_source import InputScan, LineSource
+from sglang.srt.blendserve.answering.loop import AnsweringLoop, Job
+from sglang.srt.blendserve.answering.rate_meter import RateMeter
+from sglang.srt.blendserve.answering.slots import SlotPool
+from sglang.srt.blendserve.answering.stop import Stop
+from sglang.srt.blendserve.answering.totals import MAX_KEPT_TOKENS, Totals
 from sglang.srt.blendserve.batch_file.validation import Rules
 from sglang.srt.blendserve.cost.model_config import ConfigError
-from sglang.srt.blendserve.job_ids import MAX_REQUESTS, new_job
 from sglang.srt.blendserve.run import flags
-from sglang.srt.blendserve.run.accounts import MAX_KEPT_TOKENS, Accounts
-from sglang.srt.blendserve.run.answering import Answering
 from sglang.srt.blendserve.run.failure import INTERRUPTED, RunFailure
-from sglang.srt.blendserve.run.hindsight import Hindsight, look_back
-from sglang.srt.blendserve.run.journal import Identity, RunJournal
+from sglang.srt.blendserve.run.plan_figures import PlanFigures, plan_figures
 from sglang.srt.blendserve.run.progress import Progress
-from sglang.srt.blendserve.run.source import BatchSource, Scan
+from sglang.srt.blendserve.run.run_log import Identity, RunLog
+from sglang.srt.blendserve.run.source import BatchSource
 from sglang.srt.blendserve.run.summary import Summary
 
 if TYPE_CHECKING:
+    from sglang.srt.blendserve.answering.engine import Answer, Engine
+    from sglang.srt.blendserve.batch_file.types import BatchLine
     from sglang.srt.blendserve.cost.cost_model import CostModel
-    from sglang.srt.blendserve.run.engine import OfflineEngine
+    from sglang.srt.blendserve.run.offline_engine import OfflineEngine
 
 add_arguments = flags.add_arguments
 parse_args = flags.parse_args
@@ -63,57 +69,53 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _main(args: argparse.Namespace) -> int:
-    with BatchSource(args.input, Rules(max_lines=MAX_REQUESTS)) as source:
-        scan = source.scan()
-        identity = Identity(new_job(), scan.digest, args.model_path)
-        with RunJournal(
-            args.output, args.errors, identity, resume=args.resume, overwrite=args.overwrite
-        ) as journal:
-            return _Run(args, source, scan, journal).run()
+    with (
+        BatchSource(args.input, Rules(max_lines=job_ids.MAX_REQUESTS)) as source,
+        RunLog(args.output, args.errors, resume=args.resume, overwrite=args.overwrite) as log,
+    ):
+        found = source.scan(log.find)
+        log.begin(Identity(job_ids.new_job(), source.digest, args.model_path))
+        return _Run(args, source, found, log).run()
 
 
 class _Run:
-    """One run, from a checked input and an open journal to the summary."""
+    """One run, from a checked input and an open log to the summary."""
 
     def __init__(
-        self, args: argparse.Namespace, source: BatchSource, scan: Scan, journal: RunJournal
+        self, args: argparse.Namespace, source: BatchSource, found: InputScan, log: RunLog
     ) -> None:
-        self._args, self._source, self._scan, self._journal = args, source, scan, journal
-        self._resumed = journal.done
-        self._accounts = Accounts()
+        self._args, self._source, self._found, self._log = args, source, found, log
+        self._resumed = log.done
+        self._totals = Totals()
         self._startup_seconds = 0.0
-        self._answering: Answering | None = None
         self._cost: CostModel | None = None
         self._note: str | None = None
 
     def run(self) -> int:
         """Answer what has no result yet and report; return the exit status."""
-        todo = self._scan.requests
-        if self._resumed:
-            left = (line for line in self._source.lines() if line not in self._journal)
-            todo = sum(isinstance(line, BatchLine) for line in left)
-        self._announce(todo)
+        self._announce()
         try:
-            if todo:
-                self._start_and_answer(todo)
-            else:
-                self._refuse()
+            if self._found.todo:
+                self._start_and_answer()
+            else:  # bad lines at most: they are written down without an engine
+                asyncio.run(self._answer(_NoEngine(), None, Stop()))
         except RunFailure as failure:
-            if self._answering is not None:
+            if self._startup_seconds:
                 self._report()
             raise RunFailure(f"{failure}\n{self._how_to_go_on()}", failure.status) from failure
         self._report()
         return 0
 
-    def _announce(self, todo: int) -> None:
-        args, scan = self._args, self._scan
+    def _announce(self) -> None:
+        args, found = self._args, self._found
+        resumed = f"; {self._resumed} lines have their result, {found.todo} to do"
         print(
-            f"{self._source.name}: {scan.requests} requests"
-            + (f", {scan.refused} bad lines (see {args.errors})" if scan.refused else "")
-            + (f"; {self._resumed} lines have their result, {todo} to do" if self._resumed else ""),
+            f"{self._source.name}: {found.total - found.bad} requests"
+            + (f", {found.bad} bad lines (see {args.errors})" if found.bad else "")
+            + (resumed if self._resumed else ""),
             file=sys.stderr,
         )
-        earlier = self._journal.earlier_model
+        earlier = self._log.earlier_model
         if earlier not in (None, args.model_path):
             print(
                 f"The results so far are from {earlier}, the others will be from "
@@ -121,43 +123,40 @@ class _Run:
                 file=sys.stderr,
             )
 
-    def _start_and_answer(self, todo: int) -> None:
+    def _start_and_answer(self) -> None:
         has_gpu = flags.prepare_environment()
         server_args = flags.server_args(self._args, has_gpu=has_gpu)
 
-        from sglang.srt.blendserve.run.engine import OfflineEngine
+        from sglang.srt.blendserve.answering.executor import Executor
+        from sglang.srt.blendserve.run.offline_engine import OfflineEngine
 
         print("Starting the engine ...", file=sys.stderr, flush=True)
         with OfflineEngine(server_args) as engine:
             self._startup_seconds = engine.startup_seconds
             self._cost = self._find_cost(engine)
-            with Progress(self._scan.requests + self._scan.refused, self._resumed) as progress:
-                self._answer(engine, progress, todo)
-
-    def _answer(self, engine: OfflineEngine, progress: Progress, todo: int) -> None:
-        from sglang.srt.blendserve.answering.executor import Executor
-
-        async def work(ending: asyncio.Future[str]) -> None:
             executor = Executor(
                 engine.tokenizer_manager, engine.template_manager, keep_prompts=True
             )
-            self._answering = Answering(
-                executor,
-                self._journal,
-                self._accounts,
-                progress,
-                total=todo,
-                max_in_flight=self._args.max_in_flight,
+            stop = Stop()
+            with Progress(self._found.total, self._resumed) as progress:
+                engine.run(self._answer(executor, progress, stop), stop)
+
+    async def _answer(self, engine: Engine, progress: Progress | None, stop: Stop) -> None:
+        """Answer the lines that have no result.
+
+        Raises:
+            RunFailure: it ended early; all results that had come are written.
+        """
+        with self._source.lines(self._log.__contains__) as lines:
+            loop = answering_loop(
+                self._log, lines, self._found, engine, stop, progress, self._args.max_in_flight
             )
-            await self._answering.run(self._source.lines(), ending)
-
-        engine.run(work)
-
-    def _refuse(self) -> None:
-        """Write down the bad lines of a batch that has no other lines left."""
-        for line in self._source.lines():
-            if isinstance(line, LineError) and line not in self._journal:
-                self._journal.append(refusal(self._journal.identity.job, line))
+            self._totals = loop.totals
+            await loop.run()
+        if stop.reason == "interrupted":
+            raise RunFailure("Stopped before the end.", INTERRUPTED)
+        if stop.reason is not None:
+            raise RunFailure("The engine died; SGLang's error, if it had one, stands above.")
 
     def _find_cost(self, engine: OfflineEngine) -> CostModel | None:
         try:
@@ -167,7 +166,7 @@ class _Run:
             return None
 
     def _report(self) -> None:
-        self._journal.sync()
+        self._log.sync()
         summary = self._summarize()
         print("\n".join(summary.lines()))
         if self._args.summary is not None:
@@ -178,40 +177,93 @@ class _Run:
                 raise RunFailure(message) from error
 
     def _summarize(self) -> Summary:
-        accounts, journal = self._accounts, self._journal
-        seconds = self._answering.seconds if self._answering else 0.0
-        tokens = accounts.input_tokens + accounts.output_tokens
-        hindsight = self._look_back()
-        total = self._scan.requests + self._scan.refused
+        totals, tally, log = self._totals, self._totals.tally, self._log
+        tokens = tally.input_tokens + tally.output_tokens
+        figures = self._plan_figures()
         return Summary(
             policy=self._args.policy,
-            finished=journal.done == total,
-            requests=total,
-            completed=journal.completed,
-            failed=journal.failed,
+            finished=log.done == self._found.total,
+            requests=self._found.total,
+            completed=log.completed,
+            failed=log.failed,
             resumed=self._resumed,
-            input_tokens=accounts.input_tokens,
-            output_tokens=accounts.output_tokens,
-            cached_tokens=accounts.cached_tokens,
-            seconds=seconds,
+            input_tokens=tally.input_tokens,
+            output_tokens=tally.output_tokens,
+            cached_tokens=tally.cached_tokens,
+            seconds=totals.seconds,
             startup_seconds=self._startup_seconds,
-            tokens_per_second=tokens / seconds if seconds else 0.0,
-            prefix_sharing=accounts.cached_tokens / max(accounts.input_tokens, 1),
-            prefix_sharing_optimum=hindsight.sharing_optimum,
-            retractions=accounts.retractions,
-            planned_density=hindsight.planned_density,
-            measured_density=hindsight.measured_density,
+            tokens_per_second=tokens / totals.seconds if totals.seconds else 0.0,
+            prefix_sharing=tally.cached_tokens / max(tally.input_tokens, 1),
+            prefix_sharing_optimum=figures.sharing_optimum,
+            retractions=totals.retractions,
+            planned_density=figures.planned_density,
+            measured_density=figures.measured_density,
             note=self._note,
         )
 
-    def _look_back(self) -> Hindsight:
-        prompts = self._accounts.prompts
+    def _plan_figures(self) -> PlanFigures:
+        prompts = self._totals.prompts
         if prompts is None:
             self._note = f"no optimum: more than {MAX_KEPT_TOKENS} prompt tokens"
-        return look_back(prompts or [], self._cost)
+        return plan_figures(prompts or [], self._cost)
 
     def _how_to_go_on(self) -> str:
-        total = self._scan.requests + self._scan.refused
         given = [flag for flag in sys.argv if flag not in ("--resume", "--overwrite")]
         command = shlex.join(["sglang-blendserve", *given[1:], "--resume"])
-        return f"{self._journal.done} of {total} lines have their result. To go on:\n  {command}"
+        done, total = self._log.done, self._found.total
+        return f"{done} of {total} lines have their result. To go on:\n  {command}"
+
+
+def answering_loop(
+    log: RunLog,
+    lines: LineSource,
+    found: InputScan,
+    engine: Engine,
+    stop: Stop,
+    progress: Progress | None,
+    max_in_flight: int,
+) -> AnsweringLoop:
+    """Return the loop that answers a run's ``lines``: all of them are one job without a deadline.
+
+    Args:
+        log: the run's, after `RunLog.begin`.
+        found: what reading the input has shown.
+        progress: shown twice a second, None: not at all.
+        max_in_flight: most requests in the engine at once.
+    """
+    name, todo = log.identity.job, found.todo
+    # A scheduler that waits for all of a job before it plans would wait for ever for those that
+    # are held back.
+    total, numbers = todo if todo <= max_in_flight else 0, itertools.count()
+
+    async def show() -> None:
+        if progress is not None:
+            progress.show(loop.totals.tally)
+
+    loop = AnsweringLoop(
+        Job(
+            name,
+            "the run",
+            found.total - log.done,
+            lambda _: job_ids.make_rid(name, total, next(numbers)),
+        ),
+        lines,
+        log,
+        engine=engine,
+        slots=SlotPool(max_in_flight, None, RateMeter(), turnaround=False),
+        stop=stop,
+        retry=DiskRetry("the run", stop),
+        off_loop=asyncio.to_thread,
+        after_sync=show,
+    )
+    return loop
+
+
+class _NoEngine:
+    """Stands for the engine of an input that has no valid line."""
+
+    async def execute(self, line: BatchLine, rid: str) -> Answer:
+        raise AssertionError(f"line {line.line} has no result but was not to be answered")
+
+    def abort(self, job: str) -> None:
+        pass

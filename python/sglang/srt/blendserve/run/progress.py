@@ -10,6 +10,8 @@ from typing import TextIO
 
 from tqdm import tqdm
 
+from sglang.srt.blendserve.store.tally import Tally
+
 # tqdm's own lock is a semaphore shared with other processes, whose bookkeeper SGLang kills at the
 # end together with its children; Python then prints a traceback. One process needs no such lock.
 tqdm.set_lock(threading.RLock())
@@ -26,8 +28,8 @@ class Progress:
     """
 
     def __init__(self, total: int, done: int, stream: TextIO = sys.stderr) -> None:
-        self._total, self._done, self._stream = total, done, stream
-        self._prefill = self._decode = 0
+        """Show ``total`` lines, of which an earlier run has done ``done``."""
+        self._total, self._before, self._stream = total, done, stream
         self._marks = deque([(time.monotonic(), 0, 0)])
         self._line_due = time.monotonic() + _LINE_SECONDS
         self._bar = tqdm(
@@ -45,26 +47,18 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self._bar.close()
 
-    def advance(self, prefill_tokens: int, decode_tokens: int) -> None:
-        """Count one line as done, and the tokens computed for it."""
-        self._done += 1
-        self._prefill += prefill_tokens
-        self._decode += decode_tokens
-        self._bar.update()
-
-    def refresh(self) -> None:
-        """Show the present rates; to be called about once a second."""
+    def show(self, tally: Tally) -> None:
+        """Show what this run has got done, and how fast; to be called about once a second."""
         now = time.monotonic()
-        self._marks.append((now, self._prefill, self._decode))
+        done = self._before + tally.completed + tally.failed
+        self._bar.update(done - self._bar.n)
+        self._marks.append((now, tally.input_tokens - tally.cached_tokens, tally.output_tokens))
         while now - self._marks[1][0] > _WINDOW_SECONDS:
             self._marks.popleft()
-        since, prefill, decode = self._marks[0]
-        seconds = max(now - since, 1e-3)
-        rates = (
-            f"prefill {(self._prefill - prefill) / seconds:.0f} tok/s, "
-            f"decode {(self._decode - decode) / seconds:.0f} tok/s"
-        )
+        (since, *old), (_, *new) = self._marks[0], self._marks[-1]
+        prefill, decode = ((b - a) / max(now - since, 1e-3) for a, b in zip(old, new, strict=True))
+        rates = f"prefill {prefill:.0f} tok/s, decode {decode:.0f} tok/s"
         self._bar.set_postfix_str(rates)
         if self._bar.disable and now >= self._line_due:
             self._line_due = now + _LINE_SECONDS
-            print(f"{self._done}/{self._total} requests, {rates}", file=self._stream, flush=True)
+            print(f"{done}/{self._total} requests, {rates}", file=self._stream, flush=True)

@@ -33,6 +33,7 @@ class ResultFile:
         """
         self.path = path
         self._broken = False
+        self._created = not path.exists()
         try:
             self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         except OSError as error:
@@ -85,12 +86,20 @@ class ResultFile:
         os.ftruncate(self._fd, size)
         self.sync()
 
-    def close(self) -> None:
-        """Close and unlock the file."""
+    def close(self, *, discard: bool = False) -> None:
+        """Close and unlock the file.
+
+        Args:
+            discard: remove it if it did not exist before and nothing was written.
+        """
+        if discard and self._created and not self.size:
+            self.path.unlink(missing_ok=True)
         os.close(self._fd)
 
-    def recover(self) -> list[StoredResult]:
-        """Return the results in the file and cut off what stands torn behind the last of them.
+    def read(self) -> tuple[list[StoredResult], int]:
+        """Return the results in the file, and its size up to the last of them in bytes.
+
+        What stands behind was cut short when the run or the machine ended.
 
         Raises:
             RunFailure: something else stands between two results.
@@ -112,9 +121,7 @@ class ResultFile:
                     )
                 results.append(result)
                 end = position
-        if end < position:
-            self.cut(end)
-        return results
+        return results, end
 
 
 def _parse(line: bytes) -> StoredResult | None:

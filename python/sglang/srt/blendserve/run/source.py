@@ -2,7 +2,7 @@
 
 A job's number of requests goes into every request id, so the file is read through once to count
 and check it before the first request is sent, and a second time to send them; neither time is
-more than one line in memory.
+more than some lines in memory.
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ import gzip
 import shutil
 import sys
 import tempfile
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import IO, cast
 
+from sglang.srt.blendserve.answering.line_source import InputScan, LineSource, scan
 from sglang.srt.blendserve.batch_file.lines import ByteStream
 from sglang.srt.blendserve.batch_file.types import BatchFileError, BatchLine, LineError
 from sglang.srt.blendserve.batch_file.validation import Rules, parse_lines
@@ -27,23 +26,14 @@ from sglang.srt.blendserve.run.failure import RunFailure
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
-@dataclass(frozen=True, slots=True)
-class Scan:
-    """What reading the input once has shown.
+class BatchSource:
+    """The input file. Use as a context manager.
 
     Attributes:
-        requests: valid lines.
-        refused: lines that are not valid.
-        digest: BLAKE2b of the bytes, after decompression; a resumed run must find the same.
+        name: what messages call it.
+        digest: BLAKE2b of its bytes, after decompression, once `scan` has read them; a resumed run
+            must find the same.
     """
-
-    requests: int
-    refused: int
-    digest: str
-
-
-class BatchSource:
-    """The input file. Use as a context manager."""
 
     def __init__(self, path: str, rules: Rules) -> None:
         """Open ``path``; ``-`` is standard input, which is first copied to a temporary file.
@@ -53,7 +43,7 @@ class BatchSource:
         """
         self.name = "standard input" if path == "-" else path
         self._rules = rules
-        self._digest: str | None = None
+        self.digest = ""
         try:
             self._file: IO[bytes] = _spool_standard_input() if path == "-" else open_input(path)
             self._compressed = self._file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
@@ -66,26 +56,29 @@ class BatchSource:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def scan(self) -> Scan:
-        """Read the input through once.
+    def scan(self, has_result: Callable[[BatchLine | LineError], bool]) -> InputScan:
+        """Read the input through once; see `line_source.scan`.
 
         Raises:
             RunFailure: it is empty, broken or too large as a whole; bad lines are no failure.
         """
         with self._reader() as reader:
-            kinds = Counter(type(line) for line in self._parse(reader))
-        self._digest = reader.digest
-        return Scan(kinds[BatchLine], kinds[LineError], reader.digest)
+            found = scan(self._parse(reader), has_result=has_result)
+        self.digest = reader.digest
+        return found
 
-    def lines(self) -> Iterator[BatchLine | LineError]:
-        """Yield each line that is not blank, as `parse_lines` does.
+    @contextmanager
+    def lines(self, has_result: Callable[[int], bool]) -> Iterator[LineSource]:
+        """Give the lines that have no result, after `scan`.
 
-        Raises:
-            RunFailure: the input has changed since `scan`; raised after the last line.
+        At their end `LineSource.next_lines` raises a `RunFailure` if the input has changed since.
         """
         with self._reader() as reader:
-            yield from self._parse(reader)
-        if self._digest not in (None, reader.digest):
+            yield LineSource(self._checked(reader), reader.tell, has_result)
+
+    def _checked(self, reader: _Reader) -> Iterator[BatchLine | LineError]:
+        yield from self._parse(reader)
+        if self.digest != reader.digest:
             raise RunFailure(
                 f"{self.name} has changed while it was read. The answers so far are those of its "
                 "old and new lines mixed; run again with --overwrite."
@@ -108,15 +101,20 @@ class BatchSource:
 
 
 class _Reader:
-    """Computes the digest of what is read through it."""
+    """Counts the bytes that are read through it, and computes their digest."""
 
     def __init__(self, stream: ByteStream) -> None:
         self._stream = stream
         self._hash = blake2b(digest_size=32)
+        self._position = 0
+
+    def tell(self) -> int:
+        return self._position
 
     def readline(self, size: int, /) -> bytes:
         data = self._stream.readline(size)
         self._hash.update(data)
+        self._position += len(data)
         return data
 
     @property

@@ -28,7 +28,7 @@ class Summary:
         startup_seconds: start of the engine, not part of ``seconds``.
         tokens_per_second: (input + output tokens) / seconds, as the paper counts throughput.
         prefix_sharing: cached_tokens / input_tokens.
-        prefix_sharing_optimum, planned_density, measured_density: see `Hindsight`; None where
+        prefix_sharing_optimum, planned_density, measured_density: see `PlanFigures`; None where
             they are not known, for the reason in ``note``.
         retractions: times a sequence was thrown out of the KV cache and started over.
     """

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from sglang.srt.blendserve.answering.disk_retry import reason_of
+
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
@@ -59,11 +61,6 @@ def storage_failed(error: OSError | Exception) -> ApiError:
         "or make it writable, then try again.",
         code="storage_unavailable",
     )
-
-
-def reason_of(error: Exception) -> str:
-    """Return what went wrong without the path, which is no business of a client's."""
-    return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
 
 
 def _short(text: str, limit: int = 80) -> str:

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, BinaryIO, cast
 
-from sglang.srt.blendserve.answering.answering import Answering
-from sglang.srt.blendserve.answering.engine import Engine
-from sglang.srt.blendserve.answering.line_source import Interrupted, LineSource, Scan, scan
-from sglang.srt.blendserve.answering.patience import Patience, Suspended
-from sglang.srt.blendserve.answering.slot_pool import SlotPool
-from sglang.srt.blendserve.batch_file.types import BatchFileError, Endpoint, ErrorCode, LineError
-from sglang.srt.blendserve.batch_file.validation import Rules
-from sglang.srt.blendserve.server.api_errors import reason_of
-from sglang.srt.blendserve.server.finalizing import finalize
-from sglang.srt.blendserve.server.result_files import ResultFiles, write_results
+from sglang.srt.blendserve.answering.disk_retry import DiskRetry, reason_of
+from sglang.srt.blendserve.answering.line_source import InputScan, LineSource, read_input, scan
+from sglang.srt.blendserve.answering.loop import AnsweringLoop, Job
+from sglang.srt.blendserve.answering.slots import SlotPool
+from sglang.srt.blendserve.answering.stop import Stop, Stopped, StopReason
+from sglang.srt.blendserve.batch_file.types import (
+    BatchFileError,
+    Endpoint,
+    ErrorCode,
+    LineError,
+)
+from sglang.srt.blendserve.batch_file.validation import Rules, parse_lines
+from sglang.srt.blendserve.job_ids import make_rid
+from sglang.srt.blendserve.server.finalizing import Lines, finalize
+from sglang.srt.blendserve.server.served_engine import ServedEngine
 from sglang.srt.blendserve.store import batch_table
 from sglang.srt.blendserve.store.batch_table import BatchRecord
-from sglang.srt.blendserve.store.content import ContentWriter
 from sglang.srt.blendserve.store.ids import job_of
 from sglang.srt.blendserve.store.journal import ResultJournal
 from sglang.srt.blendserve.store.objects import Outcome
@@ -28,16 +31,14 @@ from sglang.srt.blendserve.store.store import Store, now
 
 logger = logging.getLogger(__name__)
 
-StopReason = Literal["cancelled", "expired", "suspended"]
-
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class BatchContext:
     """What all batches share."""
 
     store: Store
-    engine: Engine
-    pool: SlotPool
+    engine: ServedEngine
+    slots: SlotPool
     max_requests: int
 
 
@@ -48,19 +49,19 @@ class BatchRun:
         broken: whether `run` ended by an error nobody had thought of.
     """
 
-    def __init__(self, record: BatchRecord, around: Surroundings) -> None:
-        self._record = record
-        self._around = around
-        self._workspace = around.store.workspace(record.id)
-        self._patience = Patience(record.id)
-        self._interrupt = threading.Event()
-        self._answering: Answering | None = None
-        self._stop_reason: StopReason | None = None
+    def __init__(self, record: BatchRecord, context: BatchContext) -> None:
+        """Prepare to go on with a batch from the state that ``record`` has it in."""
+        self._record, self._context, self._store = record, context, context.store
+        self._workspace = context.store.workspace(record.id)
+        self._stop = Stop()
+        self._retry = DiskRetry(record.id, self._stop)
+        self._source: LineSource | None = None
+        self._stream: BinaryIO | None = None
         self.broken = False
         self._rules = Rules(
             endpoint=Endpoint(record.endpoint),
-            models=around.engine.models,
-            max_lines=around.max_requests,
+            models=context.engine.models,
+            max_lines=context.max_requests,
         )
 
     @property
@@ -74,44 +75,42 @@ class BatchRun:
         if self.broken:
             message = "The server had an error; its log says more. The next start tries again."
             return [{"code": "server_error", "message": message, "param": None, "line": None}]
-        return self._patience.as_error()
-
-    @property
-    def in_flight(self) -> int:
-        """Requests in the engine."""
-        return self._answering.in_flight if self._answering else 0
+        if self._retry.problem is None:
+            return []
+        message = (
+            f"The batch waits: its directory cannot be written ({self._retry.problem}). It goes on "
+            "by itself when that is put right; no result is lost."
+        )
+        return [{"code": "storage_unavailable", "message": message, "param": None, "line": None}]
 
     def stop(self, reason: StopReason) -> None:
         """End early: cancelled or expired with the results so far, suspended to go on later.
 
         Called again it changes nothing, except that a server that stops suspends everything.
         """
-        if self._stop_reason is None or reason == "suspended":
-            self._stop_reason = reason
-        if reason == "suspended":
-            self._patience.end()
-        self._interrupt.set()
-        if self._answering:
-            self._answering.stop()
+        self._stop.request(reason)
 
     async def run(self) -> None:
         """Go on from the state the batch is in until it is in a terminal one or suspended."""
-        store, journal = self._around.store, None
+        journal = None
         try:
-            journal = await self._patience.store(lambda: store.io(self._workspace.open_journal))
+            journal = await self._retry.persist(
+                lambda: self._store.io(self._workspace.open_journal)
+            )
             outcome = await self._work(journal)
             await self._finalize(journal, outcome)
-        except Suspended:
+        except Stopped:
             logger.info("%s is suspended; it goes on when the server is back", self._record.id)
         finally:
-            if journal is not None:
-                journal.close()
+            for opened in (journal, self._stream):
+                if opened is not None:
+                    opened.close()
 
     async def _work(self, journal: ResultJournal) -> Outcome:
         """Validate and answer; return the state to end in.
 
         Raises:
-            Suspended: the server stops.
+            Stopped: the server stops.
         """
         record = self._record
         if record.outcome is not None:  # finalizing when the server went down
@@ -122,28 +121,28 @@ class BatchRun:
             if record.status == "validating" and not await self._validate():
                 return "failed"
             await self._answer(journal)
-        except Interrupted:
+        except Stopped:
             pass
         except (BatchFileError, OSError) as error:
             return await self._fail(error)
-        if self._stop_reason == "suspended":
-            raise Suspended
-        return self._stop_reason or "completed"
+        reason = self._stop.reason
+        if reason == "suspended":
+            raise Stopped
+        return "completed" if reason is None else cast(Outcome, reason)
 
     async def _validate(self) -> bool:
         """Read the input through once; return whether there is anything to do.
 
         Raises:
             BatchFileError, OSError: the input as a whole cannot be taken.
-            Interrupted: `stop` was called.
+            Stopped: `stop` was called.
         """
-        found = await self._around.store.in_turn(
-            lambda: scan(self._workspace.input, self._rules, self._interrupt)
-        )
+        path, rules = self._workspace.input, self._rules
+        found = await self._store.in_turn(lambda: scan(read_input(path, rules), stop=self._stop))
         await self._begin(found)
         return found.bad < found.total
 
-    async def _begin(self, found: Scan) -> None:
+    async def _begin(self, found: InputScan) -> None:
         def change(db: Any) -> BatchRecord:
             errors = [error.to_batch_error() for error in found.errors]
             batch_table.set_errors(db, self._record.id, errors)
@@ -154,28 +153,52 @@ class BatchRun:
                 batch_table.enter(db, self._record.id, "in_progress", now())
             return batch_table.get(db, self._record.id) or current
 
-        self._record = await self._patience.store(lambda: self._around.store.db.write(change))
+        self._record = await self._retry.persist(lambda: self._store.db.write(change))
 
     async def _answer(self, journal: ResultJournal) -> None:
-        around, record = self._around, self._record
-        source = LineSource(self._workspace.input, self._rules, journal.__contains__)
-        self._answering = Answering(
-            record.id,
-            record.total,
-            source,
-            journal,
-            store=around.store,
-            engine=around.engine,
-            pool=around.pool,
-            patience=self._patience,
-            seconds_left=lambda: record.expires_at - time.time(),
+        """Answer the lines that have no result, until they have or `stop` is called.
+
+        Raises:
+            BatchFileError, OSError: the input cannot be read on.
+            Stopped: the disk takes no results and the server stops.
+        """
+        record, context = self._record, self._context
+        job, counted = job_of(record.id), record.tally
+
+        async def count() -> None:
+            nonlocal counted
+            tally = journal.tally
+            if tally == counted:
+                return
+            await self._retry.persist(
+                lambda: self._store.db.write(
+                    lambda db: batch_table.set_counts(db, record.id, record.total, tally)
+                )
+            )
+            counted = tally
+
+        self._stream = stream = open(self._workspace.input, "rb")  # noqa: SIM115 - run() closes it
+        self._source = LineSource(
+            parse_lines(stream, self._rules), stream.tell, journal.__contains__
         )
-        if self._stop_reason is not None:
-            self._answering.stop()
-        try:
-            await self._answering.run()
-        finally:
-            source.close()
+        loop = AnsweringLoop(
+            Job(
+                job,
+                record.id,
+                left=record.total - len(journal),
+                rid=lambda line: make_rid(job, 0, line.line - 1),
+                seconds_left=lambda: record.expires_at - time.time(),
+            ),
+            self._source,
+            journal,
+            engine=context.engine,
+            slots=context.slots,
+            stop=self._stop,
+            retry=self._retry,
+            off_loop=self._store.io,
+            after_sync=count,
+        )
+        await loop.run()
 
     async def _fail(self, error: BatchFileError | OSError) -> Outcome:
         """Note why the input cannot be taken."""
@@ -189,8 +212,8 @@ class BatchRun:
                 param="input_file_id",
             )
         errors = [*self._record.errors, reason.to_batch_error()]
-        await self._patience.store(
-            lambda: self._around.store.db.write(
+        await self._retry.persist(
+            lambda: self._store.db.write(
                 lambda db: batch_table.set_errors(db, self._record.id, errors)
             )
         )
@@ -198,19 +221,20 @@ class BatchRun:
 
     async def _finalize(self, journal: ResultJournal, outcome: Outcome) -> None:
         record = self._record
-
-        def write(chosen: Outcome, output: ContentWriter, errors: ContentWriter) -> ResultFiles:
-            return write_results(
-                journal,
-                self._workspace.input,
-                self._rules,
-                job_of(record.id),
-                record.total,
-                chosen,
-                output,
-                errors,
-            )
-
-        self._record = await finalize(self._around.store, record, outcome, self._patience, write)
+        self._record = await finalize(
+            self._store,
+            record,
+            outcome,
+            retry=self._retry,
+            journal=journal,
+            unanswered=self._unanswered,
+        )
         logger.info("%s is %s: %s", record.id, self._record.status, self._record.tally)
-        await self._around.store.io(self._workspace.remove)
+        await self._store.io(self._workspace.remove)
+
+    def _unanswered(self) -> Lines:
+        """Return the lines that may have no result: where they were answered in this run, those
+        left of it; otherwise all."""
+        if self._source is not None:
+            return self._source.unanswered()
+        return read_input(self._workspace.input, self._rules)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import sqlite3
 from dataclasses import replace
 
-from sglang.srt.blendserve.answering.engine import Engine
 from sglang.srt.blendserve.server.api_errors import ApiError, invalid, no_such_batch
 from sglang.srt.blendserve.server.completion_window import window_seconds
 from sglang.srt.blendserve.server.file_service import FileService
 from sglang.srt.blendserve.server.parameters import CreateBatch, ListBatches
 from sglang.srt.blendserve.server.runner import Runner
+from sglang.srt.blendserve.server.served_engine import ServedEngine
 from sglang.srt.blendserve.store import batch_table
 from sglang.srt.blendserve.store.batch_table import BatchRecord
 from sglang.srt.blendserve.store.ids import is_batch_id, new_batch_id
@@ -21,7 +21,9 @@ from sglang.srt.blendserve.store.store import Store, now
 class BatchService:
     """Creates, lists, shows and cancels batches of the store."""
 
-    def __init__(self, store: Store, files: FileService, engine: Engine, runner: Runner) -> None:
+    def __init__(
+        self, store: Store, files: FileService, engine: ServedEngine, runner: Runner
+    ) -> None:
         self._store, self._files, self._engine, self._runner = store, files, engine, runner
 
     async def create(self, wanted: CreateBatch) -> BatchObject:

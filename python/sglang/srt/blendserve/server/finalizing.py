@@ -3,24 +3,57 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
-from sglang.srt.blendserve.answering.patience import Patience
-from sglang.srt.blendserve.server.result_files import ResultFiles
+from sglang.srt.blendserve.answering.disk_retry import DiskRetry
+from sglang.srt.blendserve.answering.result_log import refused
+from sglang.srt.blendserve.batch_file.types import BatchFileError, BatchLine, ErrorCode, LineError
 from sglang.srt.blendserve.store import batch_table, file_table
 from sglang.srt.blendserve.store.batch_table import BatchRecord
 from sglang.srt.blendserve.store.content import ContentWriter
-from sglang.srt.blendserve.store.ids import new_file_id
+from sglang.srt.blendserve.store.ids import job_of, new_file_id
+from sglang.srt.blendserve.store.journal import ResultJournal
 from sglang.srt.blendserve.store.objects import FileObject, Outcome
 from sglang.srt.blendserve.store.store import Store, now
+from sglang.srt.blendserve.store.tally import Tally
 
-WriteResults = Callable[[Outcome, ContentWriter, ContentWriter], ResultFiles]
-"""Writes the output and the error file of a batch with the given outcome; see `result_files`."""
+_UNANSWERED: dict[Outcome, tuple[ErrorCode, str]] = {
+    "expired": (
+        ErrorCode.BATCH_EXPIRED,
+        "This request could not be executed before the completion window expired.",
+    ),
+    "cancelled": (
+        ErrorCode.BATCH_CANCELLED,
+        "The batch was cancelled before this request was executed.",
+    ),
+    "failed": (
+        ErrorCode.UNREADABLE_FILE,
+        "The batch failed before this request was executed.",
+    ),
+}
+
+_GROUP = 1000
+"""Lines without an answer that are written to the journal together."""
+
+Lines = Iterator[BatchLine | LineError]
+
+
+class ResultFiles(NamedTuple):
+    """What a batch came to: requests in all, and the sum over their result lines."""
+
+    total: int
+    tally: Tally
 
 
 async def finalize(
-    store: Store, record: BatchRecord, outcome: Outcome, patience: Patience, write: WriteResults
+    store: Store,
+    record: BatchRecord,
+    outcome: Outcome,
+    *,
+    retry: DiskRetry,
+    journal: ResultJournal,
+    unanswered: Callable[[], Lines],
 ) -> BatchRecord:
     """Write the result files and end the batch; return it as it is then.
 
@@ -30,11 +63,15 @@ async def finalize(
 
     Args:
         outcome: the state to end in, unless an earlier try has chosen one.
+        retry: repeats what the disk does not take.
+        journal: results so far.
+        unanswered: yields the lines of the input that have none, and maybe others; may be called
+            again.
 
     Raises:
-        Suspended: the disk takes nothing and the server stops.
+        Stopped: the disk takes nothing and the server stops.
     """
-    record = await patience.store(lambda: store.db.write(lambda db: _begin(db, record, outcome)))
+    record = await retry.persist(lambda: store.db.write(lambda db: _begin(db, record, outcome)))
     assert record.outcome is not None
     chosen, output_id, error_id = record.outcome, record.output_file_id, record.error_file_id
     assert output_id is not None
@@ -43,7 +80,9 @@ async def finalize(
     def write_files() -> tuple[ResultFiles, dict[str, int]]:
         writers = [store.files.new(output_id), store.files.new(error_id)]
         try:
-            results = write(chosen, *writers)
+            results = write_results(
+                journal, job_of(record.id), record.total, chosen, unanswered, *writers
+            )
             sizes = {}
             for file_id, writer in zip((output_id, error_id), writers, strict=True):
                 if writer.size:
@@ -54,10 +93,66 @@ async def finalize(
                 writer.discard()
         return results, sizes
 
-    results, sizes = await patience.store(lambda: store.io(write_files))
-    return await patience.store(
+    results, sizes = await retry.persist(lambda: store.io(write_files))
+    return await retry.persist(
         lambda: store.db.write(lambda db: _end(db, record.id, results, sizes))
     )
+
+
+def write_results(
+    journal: ResultJournal,
+    job: str,
+    total: int,
+    outcome: Outcome,
+    unanswered: Callable[[], Lines],
+    output: ContentWriter,
+    errors: ContentWriter,
+) -> ResultFiles:
+    """Write every result of the journal into ``output`` or ``errors``, in the input's order.
+
+    When requests have no result, because the batch ends early, each gets an error with the reason
+    first, so that every line of the input has exactly one line in one of the files. Neither file
+    is committed here.
+
+    Args:
+        total: requests in the input, 0 when they have not been counted.
+        outcome: the state that the batch ends in.
+
+    Raises:
+        OSError: the disk is full, or the journal is damaged.
+    """
+    if outcome == "failed" and not total:
+        return ResultFiles(0, Tally())  # nobody knows what requests there were
+    if not total or len(journal) < total:
+        _refuse(journal, job, outcome, unanswered)
+    for line in journal.lines():
+        result = journal.read(line)
+        (output if result.succeeded else errors).write(result.data)
+    missing = max(total - len(journal), 0)  # the input was cut short from outside
+    return ResultFiles(len(journal) + missing, journal.tally.plus(Tally(failed=missing)))
+
+
+def _refuse(
+    journal: ResultJournal, job: str, outcome: Outcome, unanswered: Callable[[], Lines]
+) -> None:
+    """Give each line that has no result an error in the journal."""
+    try:
+        for count, line in enumerate(unanswered(), start=1):
+            assert line.line is not None
+            if line.line not in journal:
+                journal.append([refused(job, _why(line, outcome))])
+            if count % _GROUP == 0:
+                journal.sync()
+    except (BatchFileError, FileNotFoundError):
+        pass  # there is no more of the input
+    journal.sync()
+
+
+def _why(line: BatchLine | LineError, outcome: Outcome) -> LineError:
+    if isinstance(line, LineError):
+        return line
+    code, message = _UNANSWERED.get(outcome, _UNANSWERED["failed"])
+    return LineError(code=code, message=message, line=line.line, custom_id=line.custom_id)
 
 
 def _begin(db: sqlite3.Connection, record: BatchRecord, outcome: Outcome) -> BatchRecord:

@@ -63,13 +63,13 @@ def _before_http(
         return
     from sglang.srt.entrypoints.http_server import app
 
-    from sglang.srt.blendserve.answering.engine import ServerEngine
     from sglang.srt.blendserve.server.mount import mount
+    from sglang.srt.blendserve.server.served_engine import LaunchedEngine
 
     mount(
         app,
         _open_store(),
-        ServerEngine(tokenizer_manager, template_manager),
+        LaunchedEngine(tokenizer_manager, template_manager),
         settings.current(),
         metrics=server_args.enable_metrics,
     )

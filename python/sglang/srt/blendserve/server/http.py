@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
 
-from sglang.srt.blendserve.answering.patience import is_storage_failure
+from sglang.srt.blendserve.answering.disk_retry import is_storage_failure
 from sglang.srt.blendserve.server.api_errors import ApiError, invalid, storage_failed
 
 logger = logging.getLogger(__name__)

@@ -8,7 +8,6 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from sglang.srt.blendserve.answering.engine import Engine
 from sglang.srt.blendserve.server.batch_routes import batch_router
 from sglang.srt.blendserve.server.batch_service import BatchService
 from sglang.srt.blendserve.server.file_routes import file_router
@@ -17,11 +16,17 @@ from sglang.srt.blendserve.server.flags import BatchSettings
 from sglang.srt.blendserve.server.gauges import Gauges
 from sglang.srt.blendserve.server.page import page_router
 from sglang.srt.blendserve.server.runner import Runner
+from sglang.srt.blendserve.server.served_engine import ServedEngine
 from sglang.srt.blendserve.store.store import Store
 
 
 def mount(
-    app: FastAPI, store: Store, engine: Engine, settings: BatchSettings, *, metrics: bool = False
+    app: FastAPI,
+    store: Store,
+    engine: ServedEngine,
+    settings: BatchSettings,
+    *,
+    metrics: bool = False,
 ) -> Runner:
     """Add the batch API to ``app``; call it before the application starts.
 

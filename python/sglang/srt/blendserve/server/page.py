@@ -9,18 +9,18 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from sglang.srt.blendserve.answering.engine import Engine
 from sglang.srt.blendserve.server import plan_view
 from sglang.srt.blendserve.server.batch_service import BatchService
 from sglang.srt.blendserve.server.http import OpenAIRoute
 from sglang.srt.blendserve.server.parameters import ListBatches, from_fields
 from sglang.srt.blendserve.server.runner import Runner
+from sglang.srt.blendserve.server.served_engine import ServedEngine
 from sglang.srt.blendserve.store.objects import TERMINAL
 
 REFRESH_SECONDS = 5
 
 
-def page_router(batches: BatchService, runner: Runner, engine: Engine) -> APIRouter:
+def page_router(batches: BatchService, runner: Runner, engine: ServedEngine) -> APIRouter:
     """Return the route of the page."""
     router = APIRouter(route_class=OpenAIRoute, include_in_schema=False)
     pages = Environment(

@@ -7,13 +7,13 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from sglang.srt.blendserve.answering.engine import Engine
-from sglang.srt.blendserve.answering.patience import is_storage_failure
+from sglang.srt.blendserve.answering.disk_retry import is_storage_failure
 from sglang.srt.blendserve.answering.rate_meter import RateMeter
-from sglang.srt.blendserve.answering.slot_pool import SlotPool
-from sglang.srt.blendserve.server.batch_run import BatchRun, Surroundings
+from sglang.srt.blendserve.answering.slots import SlotPool
+from sglang.srt.blendserve.server.batch_run import BatchContext, BatchRun
 from sglang.srt.blendserve.server.flags import BatchSettings
 from sglang.srt.blendserve.server.report import STATUSES, Report
+from sglang.srt.blendserve.server.served_engine import ServedEngine
 from sglang.srt.blendserve.store import batch_table
 from sglang.srt.blendserve.store.batch_table import BatchRecord
 from sglang.srt.blendserve.store.store import Store, now
@@ -28,11 +28,11 @@ _SWEEP_TICKS = 120
 class Runner:
     """Adopts the batches that a server before left open, and takes new ones."""
 
-    def __init__(self, store: Store, engine: Engine, settings: BatchSettings) -> None:
+    def __init__(self, store: Store, engine: ServedEngine, settings: BatchSettings) -> None:
         self._store, self._engine = store, engine
         self._meter = RateMeter()
-        self._pool = SlotPool(settings.max_in_flight, settings.max_in_flight_bytes, self._meter)
-        self._around = Surroundings(store, engine, self._pool, settings.max_requests)
+        self._slots = SlotPool(settings.max_in_flight, settings.max_in_flight_bytes, self._meter)
+        self._context = BatchContext(store, engine, self._slots, settings.max_requests)
         self._runs: dict[str, BatchRun] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._ready = asyncio.Event()
@@ -52,7 +52,7 @@ class Runner:
         completed = sum(record.tally.completed for record in records)
         failed = sum(record.tally.failed for record in records)
         total = sum(record.total for record in records)
-        in_flight = self._pool.in_flight
+        in_flight = self._slots.in_flight
         return Report(
             batches={status: counts.get(status, 0) for status in STATUSES},
             requests={
@@ -61,7 +61,7 @@ class Runner:
                 "in_flight": in_flight,
                 "waiting": max(total - completed - failed - in_flight, 0),
             },
-            slots=self._pool.slots,
+            slots=self._slots.slots,
             waiting=sum(bool(run.problem) for run in self._runs.values()),
             rates=self._meter.rates(),
         )
@@ -85,7 +85,7 @@ class Runner:
         """Run a batch, from the state it is in."""
         if self._stopping:
             return  # the next server adopts it
-        run = self._runs[record.id] = BatchRun(record, self._around)
+        run = self._runs[record.id] = BatchRun(record, self._context)
         task = self._tasks[record.id] = asyncio.create_task(self._carry(record.id, run))
         task.add_done_callback(lambda _: self._tasks.pop(record.id, None))
 

@@ -5,9 +5,9 @@ line itself as it will stand in the output (``o``) or error (``e``) file::
 
     12 o 35 0 17 0 9f3ac1d2 {"id":"batch_req_...","custom_id":...}
 
-A group of records is written and synced together; only then is it counted. After a crash the
-records up to the first broken one are good, because every synced group ended before it; what
-follows was never counted, and its requests run again.
+Results are taken one by one and written as a group that is synced as a whole; only then are they
+counted. After a crash the records up to the first broken one are good, because every synced group
+ended before it; what follows was never counted, and its requests run again.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import zlib
 from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
+from sglang.srt.blendserve.store.result import Result
 from sglang.srt.blendserve.store.tally import Tally
 
 logger = logging.getLogger(__name__)
@@ -27,38 +27,21 @@ logger = logging.getLogger(__name__)
 _ABSENT = -1
 
 
-class Entry(NamedTuple):
-    """The result of one input line.
-
-    Attributes:
-        line: its number in the input, from 1.
-        tally: one request, completed or failed, and its tokens.
-        data: the result as one line of JSON, newline included.
-    """
-
-    line: int
-    tally: Tally
-    data: bytes
-
-    @property
-    def succeeded(self) -> bool:
-        """Whether it belongs in the output file, not the error file."""
-        return self.tally.completed == 1
-
-
 class ResultJournal:
     """The results of one batch, at most one for each input line.
 
-    Memory: 8 bytes for each input line; the results stay on the disk.
+    Memory: 8 bytes for each input line, and the results that are not synced yet; the others stay
+    on the disk.
 
     Attributes:
-        tally: sum over all results in it.
+        tally: sum over all results on the disk.
     """
 
     def __init__(self, path: Path) -> None:
         """Open the journal, creating it if need be, and cut off what a crash left unfinished."""
         self.tally = Tally()
         self._offsets = array("q")
+        self._unsynced: dict[int, Result] = {}
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             self._end = self._recover()
@@ -71,49 +54,63 @@ class ResultJournal:
             raise
 
     def __contains__(self, line: int) -> bool:
-        return line < len(self._offsets) and self._offsets[line] != _ABSENT
+        return self._is_synced(line) or line in self._unsynced
 
     def __len__(self) -> int:
+        """How many results are on the disk."""
         return self.tally.completed + self.tally.failed
 
     def lines(self) -> Iterator[int]:
-        """Yield the numbers of the input lines that have a result, ascending."""
+        """Yield the numbers of the input lines that have a result on the disk, ascending."""
         return (line for line, offset in enumerate(self._offsets) if offset != _ABSENT)
 
-    def append(self, entries: Sequence[Entry]) -> None:
-        """Write ``entries`` and sync them; when this returns they survive any crash.
+    def append(self, results: Sequence[Result]) -> None:
+        """Take results for the next `sync`; until then they survive no crash.
 
         Raises:
-            OSError: the disk is full or failing; none of them was kept, try again later.
-            ValueError: a line has a result already; none of them was kept.
+            ValueError: a line has a result already; none of them was taken.
         """
-        lines = [entry.line for entry in entries]
+        lines = [result.line for result in results]
         if len(set(lines)) < len(lines) or any(line in self for line in lines):
             raise ValueError("an input line cannot have two results")
-        records = [_encode(entry) for entry in entries]
+        self._unsynced.update(zip(lines, results, strict=True))
+
+    def sync(self) -> None:
+        """Write what was appended as one group and sync it; then it survives any crash.
+
+        May run in one thread while another appends.
+
+        Raises:
+            OSError: the disk is full or failing; the file is as it was before, call it again.
+        """
+        group = list(self._unsynced.values())
+        if not group:
+            return
+        records = [_encode(result) for result in group]
         try:
             _write_at(self._fd, b"".join(records), self._end)
             os.fdatasync(self._fd)
         except OSError:
             os.ftruncate(self._fd, self._end)
             raise
-        for entry, record in zip(entries, records, strict=True):
-            self._remember(entry.line, self._end, entry.tally)
+        for result, record in zip(group, records, strict=True):
+            self._remember(result.line, self._end, result.tally)
             self._end += len(record)
+            del self._unsynced[result.line]
 
-    def read(self, line: int) -> Entry:
+    def read(self, line: int) -> Result:
         """Return the result of an input line.
 
         Raises:
-            KeyError: it has none.
+            KeyError: it has none on the disk.
             OSError: the disk fails, or what stands there is not what was written.
         """
-        if line not in self:
+        if not self._is_synced(line):
             raise KeyError(line)
-        entry = _decode(_read_record(self._fd, self._offsets[line]))
-        if entry is None or entry.line != line:
+        result = _decode(_read_record(self._fd, self._offsets[line]))
+        if result is None or result.line != line:
             raise OSError(f"the result of line {line} in the journal is damaged")
-        return entry
+        return result
 
     def close(self) -> None:
         """Close the file. Calling it twice does nothing."""
@@ -121,15 +118,18 @@ class ResultJournal:
             os.close(self._fd)
             self._fd = -1
 
+    def _is_synced(self, line: int) -> bool:
+        return line < len(self._offsets) and self._offsets[line] != _ABSENT
+
     def _recover(self) -> int:
         """Read all good records from the start; return where they end (bytes)."""
         end = 0
         with open(os.dup(self._fd), "rb") as stream:
             for record in stream:
-                entry = _decode(record)
-                if entry is None or entry.line in self:
+                result = _decode(record)
+                if result is None or result.line in self:
                     break
-                self._remember(entry.line, end, entry.tally)
+                self._remember(result.line, end, result.tally)
                 end += len(record)
         return end
 
@@ -141,18 +141,18 @@ class ResultJournal:
         self.tally = self.tally.plus(tally)
 
 
-def _encode(entry: Entry) -> bytes:
-    tally = entry.tally
-    outcome = "o" if entry.succeeded else "e"
+def _encode(result: Result) -> bytes:
+    tally = result.tally
+    outcome = "o" if result.succeeded else "e"
     head = (
-        f"{entry.line} {outcome} {tally.input_tokens} {tally.cached_tokens} "
+        f"{result.line} {outcome} {tally.input_tokens} {tally.cached_tokens} "
         f"{tally.output_tokens} {tally.reasoning_tokens}"
     ).encode()
-    return b"%b %08x %b" % (head, zlib.crc32(head + entry.data), entry.data)
+    return b"%b %08x %b" % (head, zlib.crc32(head + result.data), result.data)
 
 
-def _decode(record: bytes) -> Entry | None:
-    """Return the entry, or None when the record is not whole."""
+def _decode(record: bytes) -> Result | None:
+    """Return the result, or None when the record is not whole."""
     fields = record.split(b" ", 7)
     if len(fields) != 8 or not record.endswith(b"\n"):
         return None
@@ -162,7 +162,7 @@ def _decode(record: bytes) -> Entry | None:
     line, outcome, *tokens = head
     succeeded = outcome == b"o"
     tally = Tally(int(succeeded), int(not succeeded), *(int(token) for token in tokens))
-    return Entry(int(line), tally, data)
+    return Result(int(line), tally, data)
 
 
 def _write_at(fd: int, data: bytes, offset: int) -> None:

@@ -1,4 +1,4 @@
-"""The journal of a run: killed at any byte it goes on, and every line ends with one result."""
+"""The log of a run: killed at any byte it goes on, and every line ends with one result."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sglang.srt.blendserve.batch_file.results import OutputLine, Response, answer, refusal
+from sglang.srt.blendserve.answering.result_log import refused
+from sglang.srt.blendserve.answering.totals import tally_of
+from sglang.srt.blendserve.batch_file.results import Response, answer
 from sglang.srt.blendserve.batch_file.types import BatchLine, LineError
 from sglang.srt.blendserve.batch_file.validation import parse_lines
 from sglang.srt.blendserve.run.failure import RunFailure
-from sglang.srt.blendserve.run.journal import Identity, RunJournal
+from sglang.srt.blendserve.run.run_log import Identity, RunLog
+from sglang.srt.blendserve.store.result import Result
 
 INPUT = b"\n".join(
     [
@@ -41,14 +44,14 @@ def lines() -> Iterator[BatchLine | LineError]:
     return parse_lines(io.BytesIO(INPUT))
 
 
-def result(line: BatchLine | LineError) -> OutputLine:
+def result(line: BatchLine | LineError) -> Result:
     if isinstance(line, LineError):
-        return refusal("job", line)
+        return refused("job", line)
     status = 400 if line.custom_id == "fails" else 200
     body = {"text": line.body["prompt"] + "\n"}
-    return answer(
-        "job", line.line, line.custom_id, Response(status_code=status, request_id="r", body=body)
-    )
+    response = Response(status_code=status, request_id="r", body=body)
+    data = answer("job", line.line, line.custom_id, response).to_json()
+    return Result(line.line, tally_of(response, None), data)
 
 
 class Run:
@@ -59,17 +62,26 @@ class Run:
 
     def open(
         self, identity: Identity = IDENTITY, *, resume: bool = False, overwrite: bool = False
-    ) -> RunJournal:
-        return RunJournal(self.output, self.errors, identity, resume=resume, overwrite=overwrite)
+    ) -> RunLog:
+        """Open the log as the command does: look at every line of the input, then begin."""
+        log = RunLog(self.output, self.errors, resume=resume, overwrite=overwrite)
+        try:
+            for line in lines():
+                log.find(line)
+            log.begin(identity)
+        except BaseException:
+            log.close()
+            raise
+        return log
 
     def finish(self, stop_after: int | None = None, *, resume: bool = False) -> int:
         """Answer the lines without a result, ``stop_after`` of them at most; return how many."""
         answered = 0
-        with self.open(resume=resume) as journal:
+        with self.open(resume=resume) as log:
             for line in lines():
-                if line in journal or answered == stop_after:
+                if line.line in log or answered == stop_after:
                     continue
-                journal.append(result(line))
+                log.append([result(line)])
                 answered += 1
         return answered
 
@@ -84,7 +96,7 @@ def run(tmp_path: Path) -> Run:
     return Run(tmp_path)
 
 
-WHOLE = Counter(result(line).to_json().rstrip(b"\n") for line in lines())
+WHOLE = Counter(result(line).data.rstrip(b"\n") for line in lines())
 
 
 def test_every_line_gets_one_result_in_the_right_file(run: Run) -> None:
@@ -92,8 +104,8 @@ def test_every_line_gets_one_result_in_the_right_file(run: Run) -> None:
     assert run.written() == WHOLE
     names = [json.loads(line)["custom_id"] for line in run.output.read_bytes().splitlines()]
     assert names == ["a", "ü", "c", "e"]
-    with run.open(resume=True) as journal:
-        assert (journal.completed, journal.failed, journal.done) == (4, 4, 8)
+    with run.open(resume=True) as log:
+        assert (log.completed, log.failed, log.done) == (4, 4, 8)
 
 
 @pytest.mark.parametrize("name", ["output", "errors"])
@@ -145,8 +157,8 @@ def test_results_are_not_touched_without_being_asked(run: Run) -> None:
 
 
 def test_only_errors_are_results_too(run: Run) -> None:
-    with run.open() as journal:
-        journal.append(result(next(x for x in lines() if isinstance(x, LineError))))
+    with run.open() as log:
+        log.append([result(next(x for x in lines() if isinstance(x, LineError)))])
     with pytest.raises(RunFailure, match=r"errors\.jsonl has results"):
         run.open()
 
@@ -154,8 +166,8 @@ def test_only_errors_are_results_too(run: Run) -> None:
 def test_overwrite_starts_again(run: Run) -> None:
     run.finish()
     other = Identity("other", "another digest", "model")
-    with run.open(other, overwrite=True) as journal:
-        assert journal.done == 0
+    with run.open(other, overwrite=True) as log:
+        assert log.done == 0
     assert not run.written()
     with run.open(other, resume=True):
         pass
@@ -173,11 +185,23 @@ def test_resume_with_another_input_is_refused(run: Run) -> None:
     assert run.written() == before
 
 
+def test_without_begin_nothing_is_changed(run: Run) -> None:
+    """The input turned out to be none: it was read between opening and `begin`."""
+    RunLog(run.output, run.errors).close()
+    assert not run.output.exists()
+    run.finish(stop_after=3)
+    torn = run.output.read_bytes() + b'{"id": "ba'
+    run.output.write_bytes(torn)
+    for options in ({"resume": True}, {"overwrite": True}):
+        RunLog(run.output, run.errors, **options).close()
+        assert run.output.read_bytes() == torn
+
+
 def test_resume_keeps_the_job_and_tells_of_another_model(run: Run) -> None:
     run.finish(stop_after=3)
-    with run.open(Identity("new", "digest", "other"), resume=True) as journal:
-        assert journal.identity == Identity("job", "digest", "other")
-        assert journal.earlier_model == "model"
+    with run.open(Identity("new", "digest", "other"), resume=True) as log:
+        assert log.identity == Identity("job", "digest", "other")
+        assert log.earlier_model == "model"
 
 
 @pytest.mark.parametrize("content", [None, b"", b"[]", b"{}", b'{"format": 2}'])
@@ -203,8 +227,8 @@ def test_a_foreign_line_between_results_is_refused_and_kept(run: Run) -> None:
 
 
 def test_two_runs_cannot_write_the_same_file(run: Run) -> None:
-    with run.open() as journal:
-        journal.append(result(next(lines())))
+    with run.open() as log:
+        log.append([result(next(lines()))])
         for resume, overwrite in ((True, False), (False, True), (False, False)):
             with pytest.raises(RunFailure, match="another run"):
                 run.open(resume=resume, overwrite=overwrite)
@@ -214,7 +238,7 @@ def test_two_runs_cannot_write_the_same_file(run: Run) -> None:
 @pytest.mark.parametrize("output", ["/dev/null", "missing/out.jsonl", "."])
 def test_an_output_that_is_no_file(tmp_path: Path, output: str) -> None:
     with pytest.raises(RunFailure):
-        RunJournal(tmp_path / output, tmp_path / "errors.jsonl", IDENTITY)
+        RunLog(tmp_path / output, tmp_path / "errors.jsonl")
 
 
 def test_a_full_disk_leaves_whole_lines(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,20 +251,20 @@ def test_a_full_disk_leaves_whole_lines(run: Run, monkeypatch: pytest.MonkeyPatc
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return taken
 
-    def append_all(journal: RunJournal) -> None:
+    def append_all(log: RunLog) -> None:
         for line in lines():
             if line.line not in written:
-                journal.append(result(line))
+                log.append([result(line)])
                 written.add(line.line)
 
     written: set[int | None] = set()
-    with run.open() as journal:
+    with run.open() as log:
         monkeypatch.setattr(os, "write", write)
         with pytest.raises(RunFailure, match="Make room"):
-            append_all(journal)
+            append_all(log)
         room[0] = 10_000  # room again, but what was begun is not mended by going on
         with pytest.raises(RunFailure):
-            append_all(journal)
+            append_all(log)
         monkeypatch.undo()
     assert 0 < len(written) < 8
     assert run.written() < WHOLE

@@ -12,12 +12,13 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from sglang.srt.blendserve.answering.stop import Stop
 from sglang.srt.blendserve.cost.cost_model import CostModel
 from sglang.srt.blendserve.cost.model_spec import ModelSpec
 from sglang.srt.blendserve.run.failure import INTERRUPTED, RunFailure
@@ -83,23 +84,22 @@ class OfflineEngine:
         device = this_device(server_args.device, name, server_args.tp_size)
         return CostModel(ModelSpec.from_config(config, name=server_args.model_path), device)
 
-    def run(self, work: Callable[[asyncio.Future[str]], Awaitable[None]]) -> None:
-        """Await what ``work`` returns on the engine's event loop.
+    def run(self, work: Awaitable[None], stop: Stop) -> None:
+        """Await ``work`` on the engine's event loop.
 
-        ``work`` is given a future: it becomes "interrupted" on SIGINT or SIGTERM and
-        "engine died" when one of the engine's processes has ended.
+        ``stop`` is requested as "interrupted" on SIGINT or SIGTERM, and as "engine died" when one
+        of the engine's processes has ended.
         """
-        self._engine.loop.run_until_complete(self._run(work))
+        self._engine.loop.run_until_complete(self._run(work, stop))
 
-    async def _run(self, work: Callable[[asyncio.Future[str]], Awaitable[None]]) -> None:
+    async def _run(self, work: Awaitable[None], stop: Stop) -> None:
         loop = asyncio.get_running_loop()
-        ending: asyncio.Future[str] = loop.create_future()
         manager = self._engine.tokenizer_manager
-        manager.signal_handler_class = lambda _: _Signals(ending)
+        manager.signal_handler_class = lambda _: _Signals(stop)
         manager.auto_create_handle_loop()
-        loop.add_signal_handler(signal.SIGINT, _Signals(ending).sigterm_handler)
+        loop.add_signal_handler(signal.SIGINT, _Signals(stop).sigterm_handler)
         try:
-            await work(ending)
+            await work
         finally:
             for task in manager.asyncio_tasks:
                 task.cancel()
@@ -110,20 +110,19 @@ class OfflineEngine:
 class _Signals:
     """What SGLang's tokenizer manager does on signals, under the names that it calls."""
 
-    def __init__(self, ending: asyncio.Future[str]) -> None:
-        self._ending = ending
+    def __init__(self, stop: Stop) -> None:
+        self._stop = stop
 
     def sigterm_handler(self, signum: int | None = None, frame: FrameType | None = None) -> None:
-        if not self._ending.done():
+        if self._stop.reason is None:
             print("\nStopping; what is done is kept.", file=sys.stderr)
-            self._ending.set_result("interrupted")
+        self._stop.request("interrupted")
 
     def running_phase_sigquit_handler(
         self, signum: int | None = None, frame: FrameType | None = None
     ) -> None:
         # A scheduler sends SIGQUIT when it fails, SGLang's watchdog when a process is gone.
-        if not self._ending.done():
-            self._ending.set_result("engine died")
+        self._stop.request("engine died")
 
 
 def _start(server_args: ServerArgs) -> Any:

@@ -7,9 +7,9 @@ import errno
 import logging
 import sqlite3
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from sglang.srt.blendserve.server.api_errors import reason_of
+from sglang.srt.blendserve.answering.stop import Stop, Stopped
 
 logger = logging.getLogger(__name__)
 
@@ -28,29 +28,30 @@ def is_storage_failure(error: Exception) -> bool:
     return isinstance(error, sqlite3.OperationalError)
 
 
-class Suspended(Exception):
-    """The server stops; the batch goes on when it is back."""
+def reason_of(error: Exception) -> str:
+    """Return what went wrong without the path, which is no business of a client's."""
+    return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
 
 
-class Patience:
-    """Repeats writes of one batch until they succeed.
+class DiskRetry:
+    """Repeats the writes of one job until they succeed.
 
     Attributes:
-        problem: why the batch waits, None when it does not.
+        problem: why the job waits, None when it does not.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, stop: Stop) -> None:
+        """Repeat the writes of the job that ``name`` stands for in the server's log."""
         self.problem: str | None = None
-        self._name = name
+        self._name, self._stop = name, stop
         self._fine = asyncio.Event()
         self._fine.set()
-        self._ended = asyncio.Event()
 
-    async def store(self, write: Callable[[], Awaitable[T]]) -> T:
+    async def persist(self, write: Callable[[], Awaitable[T]]) -> T:
         """Return what ``write`` returns; while the disk takes nothing, try every few seconds.
 
         Raises:
-            Suspended: `end` was called meanwhile.
+            Stopped: the job was suspended meanwhile.
         """
         while True:
             try:
@@ -68,29 +69,9 @@ class Patience:
                 self.problem = None
                 self._fine.set()
                 return result
-            await self._rest()
+            if await self._stop.suspended_within(RETRY_SECONDS):
+                raise Stopped
 
     async def wait_until_fine(self) -> None:
         """Return as soon as nothing waits to be written again."""
         await self._fine.wait()
-
-    def end(self) -> None:
-        """Give up waiting: the server stops."""
-        self._ended.set()
-
-    def as_error(self) -> list[dict[str, Any]]:
-        """Return the problem in the form of a batch's ``errors.data``; empty if there is none."""
-        if self.problem is None:
-            return []
-        message = (
-            f"The batch waits: its directory cannot be written ({self.problem}). It goes on by "
-            "itself when that is put right; no result is lost."
-        )
-        return [{"code": "storage_unavailable", "message": message, "param": None, "line": None}]
-
-    async def _rest(self) -> None:
-        try:
-            await asyncio.wait_for(self._ended.wait(), RETRY_SECONDS)
-        except TimeoutError:
-            return
-        raise Suspended

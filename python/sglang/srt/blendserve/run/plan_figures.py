@@ -9,15 +9,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sglang.srt.blendserve.answering.totals import KeptPrompt
 from sglang.srt.blendserve.cost.cost_model import CostModel, density
 from sglang.srt.blendserve.lengths.estimator import LengthEstimator
 from sglang.srt.blendserve.plan.annotations import request_costs
 from sglang.srt.blendserve.plan.prefix_tree import PrefixTree
-from sglang.srt.blendserve.run.accounts import KeptPrompt
 
 
 @dataclass(frozen=True, slots=True)
-class Hindsight:
+class PlanFigures:
     """A run's requests as the planner sees them; None where that is not known.
 
     Attributes:
@@ -33,16 +33,16 @@ class Hindsight:
     measured_density: float | None
 
 
-def look_back(prompts: Sequence[KeptPrompt], cost: CostModel | None) -> Hindsight:
+def plan_figures(prompts: Sequence[KeptPrompt], cost: CostModel | None) -> PlanFigures:
     """Return the figures of the answered ``prompts``; without ``cost`` there are no densities."""
     if not prompts:
-        return Hindsight(None, None, None)
+        return PlanFigures(None, None, None)
     single = [(prompt, 1) for prompt in prompts]
     copies = [(prompt, len(prompt.output_lengths)) for prompt in prompts]
     tree = _tree(copies)
     sharing = (tree if all(n == 1 for _, n in copies) else _tree(single)).sharing
     if cost is None:
-        return Hindsight(sharing, None, None)
+        return PlanFigures(sharing, None, None)
     counts = [count for _, count in copies]
     measured = np.array(
         list(itertools.chain.from_iterable(p.output_lengths for p in prompts)), dtype=np.float64
@@ -53,7 +53,7 @@ def look_back(prompts: Sequence[KeptPrompt], cost: CostModel | None) -> Hindsigh
         np.repeat([p.known_length for p in prompts], counts),
         context_length=cost.model.context_length or 1 << 20,
     ).estimate()
-    return Hindsight(
+    return PlanFigures(
         sharing_optimum=sharing,
         planned_density=_density(tree, expected, cost),
         measured_density=_density(tree, measured, cost),

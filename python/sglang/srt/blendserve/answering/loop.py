@@ -1,0 +1,247 @@
+"""Lines in, results out: the one loop that answers the lines of a job, in `run` and the server."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from sglang.srt.blendserve.answering.disk_retry import DiskRetry
+from sglang.srt.blendserve.answering.engine import Engine
+from sglang.srt.blendserve.answering.line_source import LineSource
+from sglang.srt.blendserve.answering.observer import Observation
+from sglang.srt.blendserve.answering.result_log import ResultLog, refused
+from sglang.srt.blendserve.answering.slots import Demand, SlotPool
+from sglang.srt.blendserve.answering.stop import Stop
+from sglang.srt.blendserve.answering.totals import Totals, tally_of
+from sglang.srt.blendserve.batch_file.results import Response, answer
+from sglang.srt.blendserve.batch_file.types import BatchLine, LineError
+from sglang.srt.blendserve.store.result import Result
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+SYNC_SECONDS = 0.5
+"""Results gather this long and are then synced to the disk together."""
+
+ABORT_SECONDS = 5.0
+"""Time the engine gets to give up requests before nobody waits for them any more."""
+
+DOUBT_SECONDS = 2.0
+"""An error of the engine's own (5xx) is written down after this time, and not at all if the job
+stops meanwhile: it takes SGLang a second to notice that one of its processes has died."""
+
+_TRIES = 3
+
+
+class OffLoop(Protocol):
+    """Runs work that may block off the event loop, and returns what it returns."""
+
+    def __call__(self, work: Callable[[], T], /) -> Awaitable[T]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One input, as the loop sees it.
+
+    Attributes:
+        name: the job's name, by which the scheduler knows it; result ids come from it.
+        label: what the log calls it.
+        left: lines that have no result yet.
+        rid: returns the request id of the next line to be sent.
+        seconds_left: returns the time until the job has to be done, in seconds.
+    """
+
+    name: str
+    label: str
+    left: int
+    rid: Callable[[BatchLine], str]
+    seconds_left: Callable[[], float] = lambda: math.inf
+
+
+class AnsweringLoop:
+    """Answers the lines of one job that have no result, until they have or the job stops.
+
+    Each line ends as exactly one result in the log, whatever happens to it: an invalid line and a
+    request that its endpoint refuses are results, an exception while a line is executed is the
+    result of that line, and a request that the engine aborted is tried again, three times in all.
+
+    Attributes:
+        totals: what the lines have come to.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        source: LineSource,
+        log: ResultLog,
+        *,
+        engine: Engine,
+        slots: SlotPool,
+        stop: Stop,
+        retry: DiskRetry,
+        off_loop: OffLoop,
+        after_sync: Callable[[], Awaitable[None]],
+    ) -> None:
+        """Prepare to answer the lines of ``source``.
+
+        Args:
+            log: where results go.
+            slots: those of the engine, which other jobs may share.
+            stop: ends the job early.
+            retry: repeats what the disk does not take.
+            off_loop: runs what may block.
+            after_sync: awaited every half second, when all results up to then are synced.
+        """
+        self.totals = Totals()
+        self._job, self._source, self._log = job, source, log
+        self._engine, self._slots, self._stop = engine, slots, stop
+        self._retry, self._off_loop, self._after_sync = retry, off_loop, after_sync
+        self._left = job.left
+        self._unsynced = False
+        self._in_flight: set[asyncio.Task[None]] = set()
+        self._failure: BaseException | None = None
+
+    @property
+    def in_flight(self) -> int:
+        """Requests of this job in the engine."""
+        return len(self._in_flight)
+
+    async def run(self) -> None:
+        """Answer the lines; return when each has a result that is synced, or the job stops.
+
+        Raises:
+            Stopped: the disk takes no results and the job is suspended.
+            Exception: the input cannot be read on, or the log takes no more. Results so far are
+                in the log.
+        """
+        feeding = asyncio.create_task(self._feed())
+        feeding.add_done_callback(self._note_failure)
+        syncing = asyncio.create_task(self._sync_until(feeding))
+        stopping = asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait({syncing, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
+            feeding.cancel()
+            await self._give_up()
+            await asyncio.wait({feeding, syncing})
+        if self._failure is not None:
+            raise self._failure
+        syncing.result()
+
+    async def _feed(self) -> None:
+        """Start a task for each line as slots come free; return when all tasks have ended."""
+        while lines := await self._off_loop(self._source.next_lines):
+            for line, size in lines:
+                await self._retry.wait_until_fine()
+                if isinstance(line, LineError):
+                    self._keep(refused(self._job.name, line))
+                    continue
+                await self._slots.take(size, self._demand)
+                self._send(line, size)
+                await asyncio.sleep(0)  # online requests come in between
+        while self._in_flight:
+            await asyncio.wait(self._in_flight)
+
+    def _send(self, line: BatchLine, size: int) -> None:
+        task = asyncio.create_task(self._answer(line, size, self._job.rid(line)))
+        self._in_flight.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._in_flight.discard(task)
+        self._note_failure(task)
+        if self._failure is not None:  # the log takes no more
+            self._stop.request("failed")
+
+    def _note_failure(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            self._failure = self._failure or task.exception()
+
+    async def _answer(self, line: BatchLine, size: int, rid: str) -> None:
+        """Get the answer to a line and keep it, unless it was given up."""
+        self.totals.begin()
+        try:
+            response, seen = await self._execute(line, rid)
+        finally:
+            self._slots.give_back(size)
+        doubtful = response.status_code >= 500 or (seen is not None and seen.aborted is not None)
+        if doubtful and await self._stop.requested_within(DOUBT_SECONDS):
+            return  # an error that may come from being given up is no answer
+        tally = tally_of(response, seen)
+        self._slots.meter.add(tally)
+        data = answer(self._job.name, line.line, line.custom_id, response).to_json()
+        self._keep(Result(line.line, tally, data), seen)
+
+    async def _execute(self, line: BatchLine, rid: str) -> tuple[Response, Observation | None]:
+        """Return the engine's answer to a line, after at most three tries."""
+        for attempt in range(1, _TRIES + 1):
+            try:
+                found = await self._engine.execute(line, rid)
+            except Exception as error:
+                logger.exception("%s: line %d failed", self._job.label, line.line)
+                return _failed(line, rid, error), None
+            aborted = found.observation.aborted
+            if aborted is None or self._stop.reason is not None:
+                break
+            logger.warning(
+                "%s: line %d was aborted (%s), try %d of %d",
+                self._job.label, line.line, aborted, attempt, _TRIES,
+            )  # fmt: skip
+        return found
+
+    def _keep(self, result: Result, seen: Observation | None = None) -> None:
+        self._log.append([result])
+        self._unsynced = True
+        self._source.answered(result.line)
+        self._left -= 1
+        self.totals.add(result.tally, seen)
+
+    async def _sync_until(self, feeding: asyncio.Task[None]) -> None:
+        """Sync results in groups until feeding has ended and all results are synced."""
+        while not feeding.done():
+            await asyncio.wait({feeding}, timeout=SYNC_SECONDS)
+            await self._sync()
+        while self._in_flight:
+            await asyncio.wait(self._in_flight)
+        await self._sync()
+
+    async def _sync(self) -> None:
+        if self._unsynced:
+            self._unsynced = False
+            await self._retry.persist(lambda: self._off_loop(self._log.sync))
+        await self._after_sync()
+
+    async def _give_up(self) -> None:
+        """Have the engine drop what it still has of this job, and wait for that a while."""
+        if not self._in_flight:
+            return
+        self._stop.request("failed")  # unless it stops for another reason
+        deadline = asyncio.get_running_loop().time() + ABORT_SECONDS
+        while self._in_flight and asyncio.get_running_loop().time() < deadline:
+            if self._stop.reason == "engine died":
+                break
+            # Again and again: a request still being tokenized reaches the scheduler afterwards.
+            self._engine.abort(self._job.name)
+            await asyncio.wait(self._in_flight, timeout=0.5)
+        for task in self._in_flight:
+            task.cancel()
+
+    def _demand(self) -> Demand:
+        return Demand(self._left, len(self._in_flight), self._job.seconds_left())
+
+
+def _failed(line: BatchLine, rid: str, error: Exception) -> Response:
+    body = {
+        "message": f"Line {line.line}: an error while it was executed: {error}",
+        "type": "server_error",
+        "param": None,
+        "code": None,
+        "line": line.line,
+    }
+    return Response(status_code=500, request_id=rid, body={"error": body})

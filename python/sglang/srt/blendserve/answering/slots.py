@@ -1,0 +1,186 @@
+"""The engine's slots: how many there are, and which job gets the next one that is free.
+
+The scheduler blends whatever is in the engine without looking at completion windows, so windows
+are kept before it, by what is put in and when:
+
+1. A job is *at risk* when, at the measured rate, the engine would need more than half of the
+   time the job has left to finish what is in the engine and the job's own remainder. Slots go
+   to jobs at risk first, the one whose window ends first before the others.
+2. Otherwise slots are shared in proportion to the rate each job needs to end in time, remaining
+   requests / seconds left: the next slot goes to the job with the most needed rate for each
+   slot it holds. Every job gets on, all kinds of work stay in the pool to be blended, and a
+   job's share grows as its end comes near.
+3. No more is in the engine than it finishes in `TURNAROUND` seconds, so a job with an hour to
+   go never waits for more than that behind work that was put in before it.
+
+The command `run` is one job that has all the time there is, and no turnaround to keep.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from sglang.srt.blendserve.answering.rate_meter import RateMeter
+
+TURNAROUND = 900.0
+"""Seconds of work that may be in the engine at once."""
+
+FIRST_SLOTS = 1024
+"""Slots while the engine's rate is not known."""
+
+FEWEST_SLOTS = 256
+"""Slots however slow the engine: fewer would leave its running batch half empty."""
+
+_RISK = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What a job that wants a slot still has to do.
+
+    Attributes:
+        remaining: requests not answered, those in the engine included.
+        in_flight: those in the engine.
+        seconds_left: until its completion window ends; 0 or less: it has ended; infinite: there
+            is none.
+    """
+
+    remaining: int
+    in_flight: int
+    seconds_left: float
+
+    @property
+    def needed_rate(self) -> float:
+        """Requests per second it takes to end in time."""
+        return self.remaining / max(self.seconds_left, 1.0)
+
+
+def at_risk(demand: Demand, in_flight: int, rate: float | None) -> bool:
+    """Whether a job may miss its end.
+
+    Args:
+        demand: the job's.
+        in_flight: requests in the engine, of all jobs.
+        rate: requests per second that the engine answers, None: not known.
+    """
+    if not rate:
+        return False
+    ahead = in_flight - demand.in_flight
+    return (ahead + demand.remaining) / rate > _RISK * demand.seconds_left
+
+
+def next_in_line(demands: Iterable[Demand], in_flight: int, rate: float | None) -> int:
+    """Return the index of the job that gets the next slot; on a tie the first.
+
+    Args:
+        demands: of the jobs that wait for a slot; at least one.
+        in_flight: requests in the engine, of all jobs.
+        rate: requests per second that the engine answers, None: not known.
+    """
+
+    def order(indexed: tuple[int, Demand]) -> tuple[int, float, int]:
+        index, demand = indexed
+        if at_risk(demand, in_flight, rate):
+            return 0, demand.seconds_left, index
+        return 1, -demand.needed_rate / (demand.in_flight + 1), index
+
+    return min(enumerate(demands), key=order)[0]
+
+
+def slot_count(rate: float | None, most: int) -> int:
+    """Return how many requests may be in the engine, so that none waits for a turnaround.
+
+    Args:
+        rate: requests per second that the engine answers, None: not known.
+        most: the setting's limit.
+    """
+    if rate is None:
+        return min(FIRST_SLOTS, most)
+    return min(max(int(rate * TURNAROUND), FEWEST_SLOTS), most)
+
+
+@dataclass(eq=False, slots=True)
+class _Waiter:
+    demand: Callable[[], Demand]
+    size: int
+    granted: asyncio.Future[None]
+
+
+class SlotPool:
+    """Lets so many requests, and so many bytes of request lines, into the engine at once.
+
+    A request larger than all the bytes there are gets in when the engine is otherwise empty.
+
+    Attributes:
+        in_flight: requests in the engine.
+        meter: what they come to; the number of slots and their order follow from its rate.
+    """
+
+    def __init__(
+        self, max_requests: int, max_bytes: int | None, meter: RateMeter, *, turnaround: bool = True
+    ) -> None:
+        """Make the slots.
+
+        Args:
+            max_requests: most requests in the engine at once.
+            max_bytes: most bytes of their lines, None: no limit.
+            meter: measures what the engine gets done.
+            turnaround: whether no more is let in than the engine finishes in `TURNAROUND` seconds.
+        """
+        self.in_flight = 0
+        self.meter = meter
+        self._max_requests = max_requests
+        self._max_bytes = sys.maxsize if max_bytes is None else max_bytes
+        self._turnaround = turnaround
+        self._bytes = 0
+        self._waiting: list[_Waiter] = []
+
+    @property
+    def slots(self) -> int:
+        """How many requests may be in the engine now."""
+        if not self._turnaround:
+            return self._max_requests
+        return slot_count(self.meter.request_rate(), self._max_requests)
+
+    async def take(self, size: int, demand: Callable[[], Demand]) -> None:
+        """Wait for a slot for a request line of ``size`` bytes; `give_back` it later.
+
+        Args:
+            size: bytes.
+            demand: what the job still has to do, asked for whenever a slot is given away.
+        """
+        waiter = _Waiter(demand, size, asyncio.get_running_loop().create_future())
+        self._waiting.append(waiter)
+        self._grant()
+        try:
+            await waiter.granted
+        except asyncio.CancelledError:
+            if waiter in self._waiting:
+                self._waiting.remove(waiter)
+            if not waiter.granted.cancelled():  # given a slot and cancelled at once
+                self.give_back(size)
+            raise
+
+    def give_back(self, size: int) -> None:
+        """Free the slot of a request line of ``size`` bytes."""
+        self.in_flight -= 1
+        self._bytes -= size
+        self._grant()
+
+    def _grant(self) -> None:
+        self._waiting = [waiter for waiter in self._waiting if not waiter.granted.cancelled()]
+        while self._waiting and self.in_flight < self.slots:
+            demands = [waiter.demand() for waiter in self._waiting]
+            chosen = next_in_line(demands, self.in_flight, self.meter.request_rate())
+            waiter = self._waiting[chosen]
+            if self.in_flight and self._bytes + waiter.size > self._max_bytes:
+                return  # it goes next, when there is room; the others do not overtake it
+            del self._waiting[chosen]
+            if not self.in_flight:
+                self.meter.start()
+            self.in_flight += 1
+            self._bytes += waiter.size
+            waiter.granted.set_result(None)

@@ -1,0 +1,54 @@
+"""The one way that stops a job: Ctrl-C, cancelling, expiry, suspension, an engine's death."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Literal
+
+StopReason = Literal["cancelled", "expired", "suspended", "interrupted", "engine died", "failed"]
+
+
+class Stopped(Exception):
+    """Work was given up because a `Stop` was requested."""
+
+
+class Stop:
+    """Whether and why one job ends early. Belongs to the event loop that the job runs on.
+
+    Attributes:
+        reason: why the job stops, None while it does not. May be read in any thread.
+    """
+
+    def __init__(self) -> None:
+        self.reason: StopReason | None = None
+        self._requested = asyncio.Event()
+        self._suspended = asyncio.Event()
+
+    def request(self, reason: StopReason) -> None:
+        """Stop the job. The first reason counts, except that ``suspended`` replaces any: a server
+        that goes down leaves all that is open to the next one."""
+        if self.reason is None or reason == "suspended":
+            self.reason = reason
+        self._requested.set()
+        if reason == "suspended":
+            self._suspended.set()
+
+    async def wait(self) -> None:
+        """Return when the job is to stop."""
+        await self._requested.wait()
+
+    async def requested_within(self, seconds: float) -> bool:
+        """Wait at most ``seconds``; return whether the job is to stop."""
+        return await _set_within(self._requested, seconds)
+
+    async def suspended_within(self, seconds: float) -> bool:
+        """Wait at most ``seconds``; return whether the job is suspended."""
+        return await _set_within(self._suspended, seconds)
+
+
+async def _set_within(event: asyncio.Event, seconds: float) -> bool:
+    try:
+        await asyncio.wait_for(event.wait(), seconds)
+    except TimeoutError:
+        return False
+    return True
