@@ -160,8 +160,8 @@ class AnsweringLoop:
             self._stop.request("failed")
 
     def _note_failure(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled():
-            self._failure = self._failure or task.exception()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._failure = self._failure or error
 
     async def _answer(self, line: BatchLine, size: int, rid: str) -> None:
         """Get the answer to a line and keep it, unless it was given up."""
