@@ -22,7 +22,7 @@ from scripted import ScriptedEngine
 from sglang.srt.blendserve.answering import loop
 from sglang.srt.blendserve.batch_file import validation
 from sglang.srt.blendserve.batch_file.types import BatchLine
-from sglang.srt.blendserve.store.result import Result
+from sglang.srt.blendserve.store.line_result import LineResult
 
 pytestmark = pytest.mark.anyio
 
@@ -114,7 +114,7 @@ async def test_a_log_that_takes_no_more_ends_the_job_and_the_next_start_goes_on(
     append = way.log.append
     taken: list[int] = []
 
-    def takes_four(log: Any, results: Sequence[Result]) -> None:
+    def takes_four(log: Any, results: Sequence[LineResult]) -> None:
         if len(taken) == 4:
             raise RuntimeError("the log is broken")
         append(log, results)

@@ -12,7 +12,7 @@ import pytest
 
 from sglang.srt.blendserve.answering import totals as totals_module
 from sglang.srt.blendserve.answering.observer import Observation
-from sglang.srt.blendserve.answering.totals import Totals, tally_of
+from sglang.srt.blendserve.answering.totals import JobTotals, tally_of
 from sglang.srt.blendserve.batch_file.results import Response
 from sglang.srt.blendserve.cost.cost_model import CostModel
 from sglang.srt.blendserve.cost.device_spec import DeviceSpec
@@ -33,7 +33,7 @@ def seen(*prompts: list[int], lengths: list[int], **fields: object) -> Observati
     return replace(observation, **fields)  # type: ignore[arg-type]
 
 
-def count(totals: Totals, observation: Observation) -> None:
+def count(totals: JobTotals, observation: Observation) -> None:
     """Add a line that was answered so, or refused if it has no answer."""
     status = 200 if observation.output_lengths else 400
     body = {"usage": {"reasoning_tokens": 1}} if status == 200 else {"error": {}}
@@ -47,7 +47,7 @@ def cost() -> CostModel:
 
 
 def test_totals_add_up() -> None:
-    totals = Totals()
+    totals = JobTotals()
     count(totals, seen([1, 2, 3], lengths=[5], cached_tokens=2, retractions=1))
     count(totals, seen([1, 2], [4, 5, 6], lengths=[1, 2, 3, 4]))
     count(totals, Observation(prompts=[np.array([1, 2], dtype=np.int32)]))  # refused
@@ -61,7 +61,7 @@ def test_totals_add_up() -> None:
 
 def test_prompts_are_dropped_beyond_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(totals_module, "MAX_KEPT_TOKENS", 4)
-    totals = Totals()
+    totals = JobTotals()
     count(totals, seen([1, 2], lengths=[1]))
     assert totals.prompts
     count(totals, seen([1, 2, 3], lengths=[1]))
@@ -71,7 +71,7 @@ def test_prompts_are_dropped_beyond_the_limit(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_optimum_counts_each_shared_prefix_once(cost: CostModel) -> None:
-    totals = Totals()
+    totals = JobTotals()
     shared = list(range(100))
     for last in range(4):
         count(totals, seen([*shared, 200 + last], lengths=[10], max_tokens=10, known_length=True))
@@ -81,14 +81,14 @@ def test_the_optimum_counts_each_shared_prefix_once(cost: CostModel) -> None:
 
 
 def test_namespaces_share_nothing(cost: CostModel) -> None:
-    totals = Totals()
+    totals = JobTotals()
     for namespace in ("a", "b"):
         count(totals, seen([1, 2, 3], lengths=[10], namespace=namespace))
     assert plan_figures(totals.prompts or [], cost).sharing_optimum == 0
 
 
 def test_longer_answers_than_expected_lower_the_density(cost: CostModel) -> None:
-    totals = Totals()
+    totals = JobTotals()
     count(totals, seen(list(range(500)), lengths=[5000], max_tokens=8000))
     found = plan_figures(totals.prompts or [], cost)
     assert found.planned_density is not None
@@ -97,7 +97,7 @@ def test_longer_answers_than_expected_lower_the_density(cost: CostModel) -> None
 
 
 def test_several_answers_are_several_requests_in_density_only(cost: CostModel) -> None:
-    once, thrice = Totals(), Totals()
+    once, thrice = JobTotals(), JobTotals()
     count(once, seen(list(range(50)), lengths=[40]))
     count(thrice, seen(list(range(50)), lengths=[40, 40, 40]))
     one, three = plan_figures(once.prompts or [], cost), plan_figures(thrice.prompts or [], cost)
@@ -109,7 +109,7 @@ def test_several_answers_are_several_requests_in_density_only(cost: CostModel) -
 
 def test_nothing_answered_or_no_cost_model() -> None:
     assert plan_figures([], None) == PlanFigures(None, None, None)
-    totals = Totals()
+    totals = JobTotals()
     count(totals, seen([1], lengths=[1]))
     assert plan_figures(totals.prompts or [], None) == PlanFigures(0.0, None, None)
 

@@ -21,7 +21,7 @@ from sglang.srt.blendserve.batch_file.types import BatchLine, LineError
 from sglang.srt.blendserve.batch_file.validation import parse_lines
 from sglang.srt.blendserve.run.failure import RunFailure
 from sglang.srt.blendserve.run.run_log import Identity, RunLog
-from sglang.srt.blendserve.store.result import Result
+from sglang.srt.blendserve.store.line_result import LineResult
 
 INPUT = b"\n".join(
     [
@@ -44,14 +44,14 @@ def lines() -> Iterator[BatchLine | LineError]:
     return parse_lines(io.BytesIO(INPUT))
 
 
-def result(line: BatchLine | LineError) -> Result:
+def result(line: BatchLine | LineError) -> LineResult:
     if isinstance(line, LineError):
         return refused("job", line)
     status = 400 if line.custom_id == "fails" else 200
     body = {"text": line.body["prompt"] + "\n"}
     response = Response(status_code=status, request_id="r", body=body)
     data = answer("job", line.line, line.custom_id, response).to_json()
-    return Result(line.line, tally_of(response, None), data)
+    return LineResult(line.line, tally_of(response, None), data)
 
 
 class Run:

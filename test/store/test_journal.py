@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sglang.srt.blendserve.store.journal import ResultJournal
-from sglang.srt.blendserve.store.result import Result
+from sglang.srt.blendserve.store.line_result import LineResult
 from sglang.srt.blendserve.store.tally import Tally
 
 
-def result(line: int, succeeded: bool = True, text: str = "x") -> Result:
+def result(line: int, succeeded: bool = True, text: str = "x") -> LineResult:
     tally = Tally(int(succeeded), int(not succeeded), line, 1, 2, 0)
-    return Result(line, tally, b'{"line":%d,"text":"%s"}\n' % (line, text.encode()))
+    return LineResult(line, tally, b'{"line":%d,"text":"%s"}\n' % (line, text.encode()))
 
 
 @pytest.fixture

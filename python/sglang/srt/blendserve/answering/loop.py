@@ -16,10 +16,10 @@ from sglang.srt.blendserve.answering.observer import Observation
 from sglang.srt.blendserve.answering.result_log import ResultLog, refused
 from sglang.srt.blendserve.answering.slots import Demand, SlotPool
 from sglang.srt.blendserve.answering.stop import Stop
-from sglang.srt.blendserve.answering.totals import Totals, tally_of
+from sglang.srt.blendserve.answering.totals import JobTotals, tally_of
 from sglang.srt.blendserve.batch_file.results import Response, answer
 from sglang.srt.blendserve.batch_file.types import BatchLine, LineError
-from sglang.srt.blendserve.store.result import Result
+from sglang.srt.blendserve.store.line_result import LineResult
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ class AnsweringLoop:
             off_loop: runs what may block.
             after_sync: awaited every half second, when all results up to then are synced.
         """
-        self.totals = Totals()
+        self.totals = JobTotals()
         self._job, self._source, self._log = job, source, log
         self._engine, self._slots, self._stop = engine, slots, stop
         self._retry, self._off_loop, self._after_sync = retry, off_loop, after_sync
@@ -105,11 +105,6 @@ class AnsweringLoop:
         self._unsynced = False
         self._in_flight: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
-
-    @property
-    def in_flight(self) -> int:
-        """Requests of this job in the engine."""
-        return len(self._in_flight)
 
     async def run(self) -> None:
         """Answer the lines; return when each has a result that is synced, or the job stops.
@@ -155,13 +150,14 @@ class AnsweringLoop:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._in_flight.discard(task)
-        self._note_failure(task)
-        if self._failure is not None:  # the log takes no more
+        if self._note_failure(task):  # the log takes no more
             self._stop.request("failed")
 
-    def _note_failure(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._failure = self._failure or error
+    def _note_failure(self, task: asyncio.Task[None]) -> bool:
+        """Return whether a task has failed; the first failure is the one that `run` raises."""
+        error = None if task.cancelled() else task.exception()
+        self._failure = self._failure or error
+        return error is not None
 
     async def _answer(self, line: BatchLine, size: int, rid: str) -> None:
         """Get the answer to a line and keep it, unless it was given up."""
@@ -176,7 +172,7 @@ class AnsweringLoop:
         tally = tally_of(response, seen)
         self._slots.meter.add(tally)
         data = answer(self._job.name, line.line, line.custom_id, response).to_json()
-        self._keep(Result(line.line, tally, data), seen)
+        self._keep(LineResult(line.line, tally, data), seen)
 
     async def _execute(self, line: BatchLine, rid: str) -> tuple[Response, Observation | None]:
         """Return the engine's answer to a line, after at most three tries."""
@@ -195,7 +191,7 @@ class AnsweringLoop:
             )  # fmt: skip
         return found
 
-    def _keep(self, result: Result, seen: Observation | None = None) -> None:
+    def _keep(self, result: LineResult, seen: Observation | None = None) -> None:
         self._log.append([result])
         self._unsynced = True
         self._source.answered(result.line)

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from sglang.srt.blendserve.batch_file.results import refusal
 from sglang.srt.blendserve.batch_file.types import LineError
-from sglang.srt.blendserve.store.result import Result
+from sglang.srt.blendserve.store.line_result import LineResult
 from sglang.srt.blendserve.store.tally import Tally
 
 
@@ -18,7 +18,7 @@ class ResultLog(Protocol):
         """Whether the input line of that number (from 1) has a result."""
         ...
 
-    def append(self, results: Sequence[Result]) -> None:
+    def append(self, results: Sequence[LineResult]) -> None:
         """Take a group of results. Called on the event loop, so it takes microseconds.
 
         Raises:
@@ -36,7 +36,7 @@ class ResultLog(Protocol):
         ...
 
 
-def refused(job: str, error: LineError) -> Result:
+def refused(job: str, error: LineError) -> LineResult:
     """Return the result of a line that never reaches the engine.
 
     Args:
@@ -44,4 +44,4 @@ def refused(job: str, error: LineError) -> Result:
         error: why, with the line's number.
     """
     assert error.line is not None
-    return Result(error.line, Tally(failed=1), refusal(job, error).to_json())
+    return LineResult(error.line, Tally(failed=1), refusal(job, error).to_json())

@@ -51,7 +51,7 @@ def tally_of(response: Response, seen: Observation | None) -> Tally:
 
 
 @dataclass(slots=True)
-class Totals:
+class JobTotals:
     """Sums over the lines that got their result since the job was started or resumed.
 
     Attributes:

@@ -35,7 +35,7 @@ from sglang.srt.blendserve.answering.loop import AnsweringLoop, Job
 from sglang.srt.blendserve.answering.rate_meter import RateMeter
 from sglang.srt.blendserve.answering.slots import SlotPool
 from sglang.srt.blendserve.answering.stop import Stop
-from sglang.srt.blendserve.answering.totals import MAX_KEPT_TOKENS, Totals
+from sglang.srt.blendserve.answering.totals import MAX_KEPT_TOKENS, JobTotals
 from sglang.srt.blendserve.batch_file.validation import Rules
 from sglang.srt.blendserve.cost.model_config import ConfigError
 from sglang.srt.blendserve.run import flags
@@ -86,7 +86,7 @@ class _Run:
     ) -> None:
         self._args, self._source, self._found, self._log = args, source, found, log
         self._resumed = log.done
-        self._totals = Totals()
+        self._totals = JobTotals()
         self._startup_seconds = 0.0
         self._cost: CostModel | None = None
         self._note: str | None = None

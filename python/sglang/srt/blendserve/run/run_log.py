@@ -18,7 +18,7 @@ from pathlib import Path
 from sglang.srt.blendserve.batch_file.types import BatchLine, LineError
 from sglang.srt.blendserve.run.failure import RunFailure
 from sglang.srt.blendserve.run.result_file import ResultFile
-from sglang.srt.blendserve.store.result import Result
+from sglang.srt.blendserve.store.line_result import LineResult
 
 _FORMAT = 1
 
@@ -139,7 +139,7 @@ class RunLog:
     def __contains__(self, line: int) -> bool:
         return line < len(self._done) and self._done[line] == 1
 
-    def append(self, results: Sequence[Result]) -> None:
+    def append(self, results: Sequence[LineResult]) -> None:
         """Write results; they outlive this process from now on, the machine after `sync`.
 
         Raises:

@@ -39,7 +39,7 @@ _GROUP = 1000
 Lines = Iterator[BatchLine | LineError]
 
 
-class ResultFiles(NamedTuple):
+class FinalCounts(NamedTuple):
     """What a batch came to: requests in all, and the sum over their result lines."""
 
     total: int
@@ -77,7 +77,7 @@ async def finalize(
     assert output_id is not None
     assert error_id is not None
 
-    def write_files() -> tuple[ResultFiles, dict[str, int]]:
+    def write_files() -> tuple[FinalCounts, dict[str, int]]:
         writers = [store.files.new(output_id), store.files.new(error_id)]
         try:
             results = write_results(
@@ -107,7 +107,7 @@ def write_results(
     unanswered: Callable[[], Lines],
     output: ContentWriter,
     errors: ContentWriter,
-) -> ResultFiles:
+) -> FinalCounts:
     """Write every result of the journal into ``output`` or ``errors``, in the input's order.
 
     When requests have no result, because the batch ends early, each gets an error with the reason
@@ -122,14 +122,14 @@ def write_results(
         OSError: the disk is full, or the journal is damaged.
     """
     if outcome == "failed" and not total:
-        return ResultFiles(0, Tally())  # nobody knows what requests there were
+        return FinalCounts(0, Tally())  # nobody knows what requests there were
     if not total or len(journal) < total:
         _refuse(journal, job, outcome, unanswered)
     for line in journal.lines():
         result = journal.read(line)
         (output if result.succeeded else errors).write(result.data)
     missing = max(total - len(journal), 0)  # the input was cut short from outside
-    return ResultFiles(len(journal) + missing, journal.tally.plus(Tally(failed=missing)))
+    return FinalCounts(len(journal) + missing, journal.tally.plus(Tally(failed=missing)))
 
 
 def _refuse(
@@ -168,7 +168,7 @@ def _begin(db: sqlite3.Connection, record: BatchRecord, outcome: Outcome) -> Bat
 
 
 def _end(
-    db: sqlite3.Connection, batch_id: str, results: ResultFiles, sizes: dict[str, int]
+    db: sqlite3.Connection, batch_id: str, results: FinalCounts, sizes: dict[str, int]
 ) -> BatchRecord:
     record = _get(db, batch_id)
     outcome = record.outcome

@@ -19,7 +19,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from sglang.srt.blendserve.store.result import Result
+from sglang.srt.blendserve.store.line_result import LineResult
 from sglang.srt.blendserve.store.tally import Tally
 
 logger = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class ResultJournal:
         """Open the journal, creating it if need be, and cut off what a crash left unfinished."""
         self.tally = Tally()
         self._offsets = array("q")
-        self._unsynced: dict[int, Result] = {}
+        self._unsynced: dict[int, LineResult] = {}
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             self._end = self._recover()
@@ -64,7 +64,7 @@ class ResultJournal:
         """Yield the numbers of the input lines that have a result on the disk, ascending."""
         return (line for line, offset in enumerate(self._offsets) if offset != _ABSENT)
 
-    def append(self, results: Sequence[Result]) -> None:
+    def append(self, results: Sequence[LineResult]) -> None:
         """Take results for the next `sync`; until then they survive no crash.
 
         Raises:
@@ -98,7 +98,7 @@ class ResultJournal:
             self._end += len(record)
             del self._unsynced[result.line]
 
-    def read(self, line: int) -> Result:
+    def read(self, line: int) -> LineResult:
         """Return the result of an input line.
 
         Raises:
@@ -141,7 +141,7 @@ class ResultJournal:
         self.tally = self.tally.plus(tally)
 
 
-def _encode(result: Result) -> bytes:
+def _encode(result: LineResult) -> bytes:
     tally = result.tally
     outcome = "o" if result.succeeded else "e"
     head = (
@@ -151,7 +151,7 @@ def _encode(result: Result) -> bytes:
     return b"%b %08x %b" % (head, zlib.crc32(head + result.data), result.data)
 
 
-def _decode(record: bytes) -> Result | None:
+def _decode(record: bytes) -> LineResult | None:
     """Return the result, or None when the record is not whole."""
     fields = record.split(b" ", 7)
     if len(fields) != 8 or not record.endswith(b"\n"):
@@ -162,7 +162,7 @@ def _decode(record: bytes) -> Result | None:
     line, outcome, *tokens = head
     succeeded = outcome == b"o"
     tally = Tally(int(succeeded), int(not succeeded), *(int(token) for token in tokens))
-    return Result(int(line), tally, data)
+    return LineResult(int(line), tally, data)
 
 
 def _write_at(fd: int, data: bytes, offset: int) -> None:

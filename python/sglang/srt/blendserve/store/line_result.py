@@ -7,7 +7,7 @@ from typing import NamedTuple
 from sglang.srt.blendserve.store.tally import Tally
 
 
-class Result(NamedTuple):
+class LineResult(NamedTuple):
     """The result of one input line.
 
     Attributes:
