@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 from fault_places import AFTER, GOOD, INPUT, TOTAL, Place, check, engine_for
-from scripted import ScriptedEngine, line, serve
+from scripted import ScriptedEngine, jsonl, line, serve
 
+from sglang.srt.blendserve.batch_file import validation
 from sglang.srt.blendserve.batch_file.types import BatchLine
 from sglang.srt.blendserve.server import runner
 from sglang.srt.blendserve.store.journal import ResultJournal
@@ -112,6 +114,34 @@ def results_in(path: Path) -> set[str | None]:
     found = {orjson.loads(results.read(number).data)["custom_id"] for number in results.lines()}
     results.close()
     return found
+
+
+async def test_a_batch_that_ends_early_has_its_input_parsed_twice(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lines without an answer are those that answering has left, not found by reading again."""
+    parsed: Counter[int] = Counter()
+    parse = validation._Validator.parse
+
+    def counted(validator: Any, number: int, data: bytes | None) -> BatchLine:
+        parsed[number] += 1
+        return parse(validator, number, data)
+
+    monkeypatch.setattr(validation._Validator, "parse", counted)
+    place = Place("in progress")
+    async with serve(directory, engine_for(place), max_in_flight=4) as service:
+        lines = INPUT + jsonl([line(f"later-{n}") for n in range(300)])
+        batch = await service.submit(lines)
+        while place.answered <= AFTER:
+            await asyncio.sleep(0.01)
+        await service.client.batches.cancel(batch.id)
+        batch = await service.finish(batch.id)
+        assert batch.status == "cancelled"
+        output, errors = await service.result_lines(batch)
+    assert len(output) + len(errors) == TOTAL + 300 == len(parsed)
+    assert len({one["id"] for one in output + errors}) == TOTAL + 300
+    assert errors[-1]["custom_id"] == "later-299"
+    assert set(parsed.values()) == {2}
 
 
 async def test_crash_while_cancelling(
@@ -211,4 +241,4 @@ async def test_many_batches_at_once(directory: Path) -> None:
             assert done.request_counts.completed == 100
         assert engine.most_at_once <= 16
         assert set(engine.executed.values()) == {1}
-        assert service.runner._slots.in_flight == 0
+        assert service.runner._pool.in_flight == 0

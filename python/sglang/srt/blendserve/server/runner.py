@@ -31,8 +31,8 @@ class Runner:
     def __init__(self, store: Store, engine: ServedEngine, settings: BatchSettings) -> None:
         self._store, self._engine = store, engine
         self._meter = RateMeter()
-        self._slots = SlotPool(settings.max_in_flight, settings.max_in_flight_bytes, self._meter)
-        self._context = BatchContext(store, engine, self._slots, settings.max_requests)
+        self._pool = SlotPool(settings.max_in_flight, settings.max_in_flight_bytes, self._meter)
+        self._context = BatchContext(store, engine, self._pool, settings.max_requests)
         self._runs: dict[str, BatchRun] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._ready = asyncio.Event()
@@ -52,7 +52,7 @@ class Runner:
         completed = sum(record.tally.completed for record in records)
         failed = sum(record.tally.failed for record in records)
         total = sum(record.total for record in records)
-        in_flight = self._slots.in_flight
+        in_flight = self._pool.in_flight
         return Report(
             batches={status: counts.get(status, 0) for status in STATUSES},
             requests={
@@ -61,7 +61,7 @@ class Runner:
                 "in_flight": in_flight,
                 "waiting": max(total - completed - failed - in_flight, 0),
             },
-            slots=self._slots.slots,
+            slots=self._pool.slots,
             waiting=sum(bool(run.problem) for run in self._runs.values()),
             rates=self._meter.rates(),
         )
