@@ -24,12 +24,12 @@ from sglang.srt.blendserve.answering.engine import Answer
 from sglang.srt.blendserve.answering.observer import Observation
 from sglang.srt.blendserve.batch_file.results import Response
 from sglang.srt.blendserve.batch_file.types import BatchLine, Endpoint
-from sglang.srt.blendserve.server.flags import BatchSettings
+from sglang.srt.blendserve.server.batch_settings import BatchSettings
 from sglang.srt.blendserve.server.mount import mount
 from sglang.srt.blendserve.server.plan_view import PlanView
 from sglang.srt.blendserve.server.runner import Runner
 from sglang.srt.blendserve.server.served_engine import ServedEngine
-from sglang.srt.blendserve.store.ids import job_of
+from sglang.srt.blendserve.store.objects import job_of
 from sglang.srt.blendserve.store.store import Store
 
 MODEL = "scripted"

@@ -30,7 +30,8 @@ ROOMS = (
     ("lengths",),
     ("plan",),
     ("cost",),
-    ("settings", "job_ids", "compiled"),
+    ("settings",),
+    ("flag_fields", "job_ids", "compiled"),
 )
 """Layers from the top down. A module may import from its own room and from the layers below it;
 rooms of one layer do not know each other."""

@@ -19,7 +19,7 @@ from sglang.srt.blendserve.answering.slots import (
     next_in_line,
     slot_count,
 )
-from sglang.srt.blendserve.server.completion_window import window_seconds
+from sglang.srt.blendserve.server.parameters import window_seconds
 from sglang.srt.blendserve.store.tally import Tally
 
 HOUR = 3600.0

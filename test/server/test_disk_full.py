@@ -17,7 +17,7 @@ from fault_places import AFTER, GOOD, INPUT, Place, check, engine_for
 from openai.types import Batch
 from scripted import ScriptedEngine, Service, line, serve
 
-from sglang.srt.blendserve.store import content, database, journal
+from sglang.srt.blendserve.store import database, disk, journal
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("quick_retries")]
 
@@ -27,7 +27,7 @@ class FullDisk:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.full = False
-        for module, name in ((journal.os, "pwrite"), (content.os, "fsync")):
+        for module, name in ((journal.os, "pwrite"), (disk.os, "fsync")):
             monkeypatch.setattr(module, name, self._wrap(getattr(module, name)))
         commit = database._transact
 

@@ -28,6 +28,17 @@ values = st.recursive(
 )
 
 
+def resolved(schema: Any, schemas: dict[str, Any]) -> Any:
+    """Return a schema of the document with its references replaced by what they name."""
+    if isinstance(schema, list):
+        return [resolved(one, schemas) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        return resolved(schemas[schema["$ref"].rpartition("/")[2]], schemas)
+    return {key: resolved(value, schemas) for key, value in schema.items()}
+
+
 def like(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
     """Return values that a schema asks for, or any others."""
     if "anyOf" in schema:
@@ -47,7 +58,7 @@ class Sent:
 
     def __init__(self, document: dict[str, Any]) -> None:
         self.operations = [
-            (method, path, operation)
+            (method, path, resolved(operation, document["components"]["schemas"]))
             for path, item in document["paths"].items()
             for method, operation in item.items()
         ]
@@ -121,6 +132,37 @@ async def test_every_operation_takes_anything(service: Service) -> None:
             assert set(response.json()["error"]) == {"message", "type", "param", "code"}
     assert tree(root) == before
     assert (await service.client.files.retrieve(file)).id == file
+
+
+async def test_the_document_describes_every_parameter(service: Service) -> None:
+    document = (await service.http.get("/openapi.json")).json()
+    found = {}
+    for method, path, operation in Sent(document).operations:
+        names = {one["name"] for one in operation.get("parameters", [])}
+        for content in operation.get("requestBody", {}).get("content", {}).values():
+            names |= set(content["schema"]["properties"])
+        found[f"{method} {path}"] = names
+        errors = operation["responses"]["4XX"]["content"]["application/json"]["schema"]
+        assert set(errors["properties"]["error"]["properties"]) == {
+            "message",
+            "type",
+            "param",
+            "code",
+        }
+        assert "422" not in operation["responses"]
+    assert found == {
+        "post /v1/files": {"file", "purpose", "expires_after[anchor]", "expires_after[seconds]"},
+        "get /v1/files": {"after", "limit", "order", "purpose"},
+        "get /v1/files/{file_id}": {"file_id"},
+        "delete /v1/files/{file_id}": {"file_id"},
+        "get /v1/files/{file_id}/content": {"file_id"},
+        "post /v1/batches": {
+            "input_file_id", "endpoint", "completion_window", "metadata", "output_expires_after",
+        },
+        "get /v1/batches": {"after", "limit"},
+        "get /v1/batches/{batch_id}": {"batch_id"},
+        "post /v1/batches/{batch_id}/cancel": {"batch_id"},
+    }  # fmt: skip
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from fastapi import FastAPI
 from scripted import ScriptedEngine, Service, serve
 
-from sglang.srt.blendserve.server import flags as settings
-from sglang.srt.blendserve.server.flags import BatchSettings
+from sglang.srt.blendserve.server import batch_settings as settings
+from sglang.srt.blendserve.server.batch_settings import BatchSettings
 
 
 @pytest.fixture(autouse=True)
@@ -21,8 +22,8 @@ def nothing_chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def parse(*arguments: str) -> BatchSettings:
     parser = argparse.ArgumentParser()
-    settings.add_cli_args(parser)
-    settings.read_cli_args(parser.parse_args(arguments))
+    settings.FLAGS.add_to(parser)
+    settings.choose(parser.parse_args(arguments))
     return settings.current()
 
 
@@ -52,11 +53,11 @@ def test_bad_values_name_the_flag(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_help_teaches() -> None:
     parser = argparse.ArgumentParser()
-    settings.add_cli_args(parser)
+    settings.FLAGS.add_to(parser)
     text = parser.format_help()
-    for flag in settings._FLAGS.values():
-        assert flag.flag in text
-        assert flag.variable in text
+    for field in fields(BatchSettings):
+        assert settings.FLAGS.flag_name(field.name) in text
+        assert settings.FLAGS.variable_name(field.name) in text
 
 
 @pytest.mark.anyio
@@ -64,12 +65,12 @@ async def test_gauges_show_what_is_going_on(directory: Path) -> None:
     from prometheus_client import REGISTRY, generate_latest
     from scripted import line
 
-    from sglang.srt.blendserve.server.gauges import Gauges
+    from sglang.srt.blendserve.server.activity import Gauges
 
     async with serve(directory, ScriptedEngine()) as service:
         gauges = Gauges()
         await service.finish((await service.submit([line("a")])).id)
-        gauges.report(await service.runner.report())
+        gauges.show(await service.runner.activity())
         text = generate_latest(REGISTRY).decode()
     assert 'blendserve:batch_batches{status="completed"} 1.0' in text
     assert 'blendserve:batch_batches{status="expired"} 0.0' in text

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scripted import serve
 
-from sglang.srt.blendserve.store import content
+from sglang.srt.blendserve.store import disk
 
 pytestmark = pytest.mark.anyio
 
@@ -133,7 +133,7 @@ async def test_a_full_disk_is_a_507_and_leaves_nothing(
         raise OSError(28, "No space left on device", "/secret/path")
 
     async with serve(directory) as service:
-        monkeypatch.setattr(content.os, "fsync", full)
+        monkeypatch.setattr(disk.os, "fsync", full)
         with pytest.raises(openai.InternalServerError) as caught:
             await service.client.files.create(file=("x", b"x" * 1000), purpose="batch")
         monkeypatch.undo()

@@ -10,11 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from sglang.srt.blendserve.store import batch_table, file_table, lock, schema
-from sglang.srt.blendserve.store.ids import is_batch_id, is_file_id, new_batch_id, new_file_id
-from sglang.srt.blendserve.store.lock import DirectoryInUse
-from sglang.srt.blendserve.store.objects import FileObject
-from sglang.srt.blendserve.store.schema import NewerSchema
+from sglang.srt.blendserve.store import batch_table, database, disk, file_table
+from sglang.srt.blendserve.store.batch_table import BatchRecord
+from sglang.srt.blendserve.store.database import NewerSchema
+from sglang.srt.blendserve.store.disk import DirectoryInUse
+from sglang.srt.blendserve.store.objects import (
+    FileObject,
+    is_batch_id,
+    is_file_id,
+    new_batch_id,
+    new_file_id,
+)
 from sglang.srt.blendserve.store.store import Store, StoreUnusable
 
 pytestmark = pytest.mark.anyio
@@ -39,20 +45,18 @@ async def put(store: Store, content: bytes, expires_at: int | None = None) -> Fi
 async def create_batch(store: Store, file: FileObject) -> str:
     batch_id = new_batch_id()
     store.workspace(batch_id).create(store.files.path(file.id))
-    await store.db.write(
-        lambda db: batch_table.insert(
-            db,
-            batch_id=batch_id,
-            endpoint="/v1/completions",
-            input_file_id=file.id,
-            completion_window="24h",
-            metadata=None,
-            output_expires_after=None,
-            model="m",
-            created_at=1,
-            expires_at=2,
-        )
+    batch = BatchRecord(
+        id=batch_id,
+        endpoint="/v1/completions",
+        input_file_id=file.id,
+        completion_window="24h",
+        metadata=None,
+        output_expires_after=None,
+        model="m",
+        created_at=1,
+        expires_at=2,
     )
+    await store.db.write(lambda db: batch_table.insert(db, batch))
     return batch_id
 
 
@@ -64,7 +68,7 @@ def test_second_process_is_refused_until_the_first_is_gone(directory: Path) -> N
     )
     directory.mkdir()
     holder = subprocess.Popen(
-        [sys.executable, "-c", code, lock.__file__, str(directory)],
+        [sys.executable, "-c", code, disk.__file__, str(directory)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -102,8 +106,8 @@ async def test_a_failed_migration_changes_nothing(
     first = Store(directory)
     file = await put(first, b"kept")
     first.close()
-    broken = (*schema.MIGRATIONS, "CREATE TABLE extra (a); CREATE TABLE extra (a);")
-    monkeypatch.setattr(schema, "MIGRATIONS", broken)
+    broken = (*database.MIGRATIONS, "CREATE TABLE extra (a); CREATE TABLE extra (a);")
+    monkeypatch.setattr(database, "MIGRATIONS", broken)
     with pytest.raises(StoreUnusable, match="already exists"):
         Store(directory)
     monkeypatch.undo()

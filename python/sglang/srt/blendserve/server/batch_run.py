@@ -24,9 +24,8 @@ from sglang.srt.blendserve.server.finalizing import Lines, finalize
 from sglang.srt.blendserve.server.served_engine import ServedEngine
 from sglang.srt.blendserve.store import batch_table
 from sglang.srt.blendserve.store.batch_table import BatchRecord
-from sglang.srt.blendserve.store.ids import job_of
 from sglang.srt.blendserve.store.journal import ResultJournal
-from sglang.srt.blendserve.store.objects import Outcome
+from sglang.srt.blendserve.store.objects import Outcome, job_of
 from sglang.srt.blendserve.store.store import Store, now
 
 logger = logging.getLogger(__name__)

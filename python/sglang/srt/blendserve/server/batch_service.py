@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import replace
 
-from sglang.srt.blendserve.server.api_errors import ApiError, invalid, no_such_batch
-from sglang.srt.blendserve.server.completion_window import window_seconds
 from sglang.srt.blendserve.server.file_service import FileService
-from sglang.srt.blendserve.server.parameters import CreateBatch, ListBatches
+from sglang.srt.blendserve.server.openai_errors import ApiError, invalid, shortened
+from sglang.srt.blendserve.server.parameters import CreateBatch, ListBatches, window_seconds
 from sglang.srt.blendserve.server.runner import Runner
 from sglang.srt.blendserve.server.served_engine import ServedEngine
 from sglang.srt.blendserve.store import batch_table
 from sglang.srt.blendserve.store.batch_table import BatchRecord
-from sglang.srt.blendserve.store.ids import is_batch_id, new_batch_id
-from sglang.srt.blendserve.store.objects import BatchObject, Page, page_of
+from sglang.srt.blendserve.store.objects import (
+    BatchObject,
+    ListPage,
+    is_batch_id,
+    new_batch_id,
+)
 from sglang.srt.blendserve.store.store import Store, now
 
 
@@ -49,31 +51,26 @@ class BatchService:
         except FileNotFoundError as error:  # deleted just now
             raise _no_input(input_id) from error
         keep = wanted.output_expires_after
-
-        def insert(db: sqlite3.Connection) -> BatchRecord:
-            batch_table.insert(
-                db,
-                batch_id=batch_id,
-                endpoint=wanted.endpoint,
-                input_file_id=input_id,
-                completion_window=wanted.completion_window,
-                metadata=wanted.metadata,
-                output_expires_after=None if keep is None else keep.seconds,
-                model=self._engine.model,
-                created_at=created_at,
-                expires_at=created_at + window_seconds(wanted.completion_window),
-            )
-            return _get(db, batch_id)
-
+        record = BatchRecord(
+            id=batch_id,
+            endpoint=wanted.endpoint,
+            input_file_id=input_id,
+            completion_window=wanted.completion_window,
+            metadata=wanted.metadata,
+            output_expires_after=None if keep is None else keep.seconds,
+            model=self._engine.model,
+            created_at=created_at,
+            expires_at=created_at + window_seconds(wanted.completion_window),
+        )
         try:
-            record = await store.db.write(insert)
+            await store.db.write(lambda db: batch_table.insert(db, record))
         except BaseException:
             await store.io(workspace.remove)
             raise
         self._runner.add(record)
         return record.to_api()
 
-    async def list(self, query: ListBatches) -> Page[BatchObject]:
+    async def list(self, query: ListBatches) -> ListPage[BatchObject]:
         """Return a page of batches, newest first.
 
         Raises:
@@ -81,11 +78,11 @@ class BatchService:
         """
         try:
             records, more = await self._store.db.read(
-                lambda db: batch_table.page(db, limit=query.limit, after=query.after)
+                lambda db: batch_table.list_page(db, limit=query.limit, after=query.after)
             )
         except LookupError as error:
             raise invalid("No such batch to list after.", "after") from error
-        return page_of([self._show(record) for record in records], more)
+        return ListPage.of([self._show(record) for record in records], more)
 
     async def get(self, batch_id: str) -> BatchObject:
         """Return a batch's object.
@@ -93,20 +90,10 @@ class BatchService:
         Raises:
             ApiError: 404.
         """
-        return self._show(await self.record(batch_id))
-
-    async def record(self, batch_id: str) -> BatchRecord:
-        """Return a batch as it is stored.
-
-        Raises:
-            ApiError: 404.
-        """
-        record = None
-        if is_batch_id(batch_id):
-            record = await self._store.db.read(lambda db: batch_table.get(db, batch_id))
-        if record is None:
-            raise no_such_batch(batch_id)
-        return record
+        try:
+            return self._show(await self._store.db.read(lambda db: _get(db, batch_id)))
+        except LookupError as error:
+            raise _no_batch(batch_id) from error
 
     async def cancel(self, batch_id: str) -> BatchObject:
         """Begin to cancel a batch; results it has are kept. Again, it changes nothing.
@@ -114,7 +101,6 @@ class BatchService:
         Raises:
             ApiError: 404; 409, the batch has ended otherwise.
         """
-        await self.record(batch_id)
 
         def change(db: sqlite3.Connection) -> BatchRecord:
             record = _get(db, batch_id)
@@ -122,7 +108,10 @@ class BatchService:
                 batch_table.enter(db, batch_id, "cancelling", now())
             return _get(db, batch_id)
 
-        record = await self._store.db.write(change)
+        try:
+            record = await self._store.db.write(change)
+        except LookupError as error:
+            raise _no_batch(batch_id) from error
         if record.status not in ("cancelling", "cancelled"):
             raise ApiError(
                 409,
@@ -149,14 +138,24 @@ class BatchService:
 
     def _show(self, record: BatchRecord) -> BatchObject:
         problem = self._runner.problem(record.id)
-        return replace(record, errors=[*problem, *record.errors]).to_api()
+        return record.model_copy(update={"errors": [*problem, *record.errors]}).to_api()
 
 
 def _no_input(file_id: str) -> ApiError:
     return invalid(f"No such File object: {file_id[:80]}", "input_file_id", "file_not_found")
 
 
+def _no_batch(batch_id: str) -> ApiError:
+    message = f"No batch found with id '{shortened(batch_id)}'."
+    return ApiError(404, message, param="batch_id")
+
+
 def _get(db: sqlite3.Connection, batch_id: str) -> BatchRecord:
-    record = batch_table.get(db, batch_id)
-    assert record is not None, batch_id
-    return record
+    """Return the batch; runs on the database's thread.
+
+    Raises:
+        LookupError: there is none, or this is no batch's id.
+    """
+    if not is_batch_id(batch_id):
+        raise LookupError(batch_id)
+    return batch_table.get(db, batch_id)

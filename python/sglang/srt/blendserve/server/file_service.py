@@ -5,12 +5,19 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from sglang.srt.blendserve.server.api_errors import invalid, no_such_file
-from sglang.srt.blendserve.server.parameters import CreateFile, ListFiles, from_fields
+from pydantic import ValidationError
+
+from sglang.srt.blendserve.server.openai_errors import ApiError, invalid, not_valid, shortened
+from sglang.srt.blendserve.server.parameters import CreateFile, ListFiles
 from sglang.srt.blendserve.server.upload import receive
 from sglang.srt.blendserve.store import file_table
-from sglang.srt.blendserve.store.ids import is_file_id, new_file_id
-from sglang.srt.blendserve.store.objects import DeletedFile, FileObject, Page, page_of
+from sglang.srt.blendserve.store.objects import (
+    DeletedFile,
+    FileObject,
+    ListPage,
+    is_file_id,
+    new_file_id,
+)
 from sglang.srt.blendserve.store.store import Store, now
 
 
@@ -34,7 +41,7 @@ class FileService:
             upload = await receive(
                 body, content_type, writer, max_file_bytes=self._max_file_bytes, io=store.io
             )
-            wanted = from_fields(CreateFile, upload.fields)
+            wanted = _checked(upload.fields)
             keep, created_at = wanted.expires_after, now()
             file = FileObject(
                 id=file_id,
@@ -56,7 +63,7 @@ class FileService:
             await store.io(writer.discard)
         return file
 
-    async def list(self, query: ListFiles) -> Page[FileObject]:
+    async def list(self, query: ListFiles) -> ListPage[FileObject]:
         """Return a page of files.
 
         Raises:
@@ -64,11 +71,11 @@ class FileService:
         """
         try:
             files, more = await self._store.db.read(
-                lambda db: file_table.page(db, now=now(), **query.model_dump())
+                lambda db: file_table.list_page(db, now=now(), **query.model_dump())
             )
         except LookupError as error:
             raise invalid("No such file to list after.", "after") from error
-        return page_of(files, more)
+        return ListPage.of(files, more)
 
     async def get(self, file_id: str) -> FileObject:
         """Return a file's object.
@@ -80,7 +87,7 @@ class FileService:
         if is_file_id(file_id):
             file = await self._store.db.read(lambda db: file_table.get(db, file_id, now()))
         if file is None:
-            raise no_such_file(file_id)
+            raise _no_file(file_id)
         return file
 
     async def content(self, file_id: str) -> tuple[FileObject, Path]:
@@ -92,7 +99,7 @@ class FileService:
         file = await self.get(file_id)
         path = self._store.files.path(file.id)
         if not await self._store.io(path.is_file):
-            raise no_such_file(file_id)
+            raise _no_file(file_id)
         return file, path
 
     async def delete(self, file_id: str) -> DeletedFile:
@@ -105,3 +112,14 @@ class FileService:
         await self._store.db.write(lambda db: file_table.delete(db, file.id))
         await self._store.io(lambda: self._store.files.delete(file.id))
         return DeletedFile(id=file.id)
+
+
+def _checked(fields: dict[str, str]) -> CreateFile:
+    try:
+        return CreateFile.model_validate(fields)
+    except ValidationError as error:
+        raise not_valid(error.errors()) from error
+
+
+def _no_file(file_id: str) -> ApiError:
+    return ApiError(404, f"No such File object: {shortened(file_id)}", param="id")

@@ -11,10 +11,9 @@ from sglang.srt.blendserve.answering.result_log import refused
 from sglang.srt.blendserve.batch_file.types import BatchFileError, BatchLine, ErrorCode, LineError
 from sglang.srt.blendserve.store import batch_table, file_table
 from sglang.srt.blendserve.store.batch_table import BatchRecord
-from sglang.srt.blendserve.store.content import ContentWriter
-from sglang.srt.blendserve.store.ids import job_of, new_file_id
+from sglang.srt.blendserve.store.disk import ContentWriter
 from sglang.srt.blendserve.store.journal import ResultJournal
-from sglang.srt.blendserve.store.objects import FileObject, Outcome
+from sglang.srt.blendserve.store.objects import FileObject, Outcome, job_of, new_file_id
 from sglang.srt.blendserve.store.store import Store, now
 from sglang.srt.blendserve.store.tally import Tally
 

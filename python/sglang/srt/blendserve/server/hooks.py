@@ -11,7 +11,7 @@ import logging
 import multiprocessing
 from typing import TYPE_CHECKING, Any
 
-from sglang.srt.blendserve.server import flags as settings
+from sglang.srt.blendserve.server import batch_settings
 from sglang.srt.blendserve.settings import POLICY
 
 if TYPE_CHECKING:
@@ -41,11 +41,11 @@ def register() -> None:
 
 
 def _add_flags(_: Any, parser: argparse.ArgumentParser) -> None:
-    settings.add_cli_args(parser)
+    batch_settings.FLAGS.add_to(parser)
 
 
 def _read_flags(_: Any, __: type, args: argparse.Namespace) -> None:
-    settings.read_cli_args(args)
+    batch_settings.choose(args)
 
 
 def _before_launch(server_args: Any, *_: Any, **__: Any) -> None:
@@ -70,7 +70,7 @@ def _before_http(
         app,
         _open_store(),
         LaunchedEngine(tokenizer_manager, template_manager),
-        settings.current(),
+        batch_settings.current(),
         metrics=server_args.enable_metrics,
     )
     logger.info("Batch API: /v1/files, /v1/batches and the page /batches")
@@ -96,12 +96,12 @@ def _open_store() -> Store:
         SystemExit: it cannot be used; the message says why and what to do.
     """
     global _store
-    from sglang.srt.blendserve.store.lock import DirectoryInUse
-    from sglang.srt.blendserve.store.schema import NewerSchema
+    from sglang.srt.blendserve.store.database import NewerSchema
+    from sglang.srt.blendserve.store.disk import DirectoryInUse
     from sglang.srt.blendserve.store.store import Store, StoreUnusable
 
     if _store is None:
-        directory = settings.current().directory
+        directory = batch_settings.current().directory
         try:
             _store = Store(directory)
         except (DirectoryInUse, NewerSchema, StoreUnusable) as error:

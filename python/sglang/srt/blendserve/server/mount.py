@@ -8,15 +8,14 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from sglang.srt.blendserve.server.batch_routes import batch_router
+from sglang.srt.blendserve.server.activity import Gauges
 from sglang.srt.blendserve.server.batch_service import BatchService
-from sglang.srt.blendserve.server.file_routes import file_router
+from sglang.srt.blendserve.server.batch_settings import BatchSettings
 from sglang.srt.blendserve.server.file_service import FileService
-from sglang.srt.blendserve.server.flags import BatchSettings
-from sglang.srt.blendserve.server.gauges import Gauges
-from sglang.srt.blendserve.server.page import page_router
+from sglang.srt.blendserve.server.routes import batch_router, file_router
 from sglang.srt.blendserve.server.runner import Runner
 from sglang.srt.blendserve.server.served_engine import ServedEngine
+from sglang.srt.blendserve.server.status_page import page_router
 from sglang.srt.blendserve.store.store import Store
 
 
@@ -42,7 +41,7 @@ def mount(
     app.include_router(batch_router(batches))
     app.include_router(page_router(batches, runner, engine))
     if metrics:
-        runner.on_report(Gauges().report)
+        runner.on_activity(Gauges().show)
     lifespan = app.router.lifespan_context
 
     @asynccontextmanager

@@ -10,9 +10,9 @@ from typing import Any
 from sglang.srt.blendserve.answering.disk_retry import is_storage_failure
 from sglang.srt.blendserve.answering.rate_meter import RateMeter
 from sglang.srt.blendserve.answering.slots import SlotPool
+from sglang.srt.blendserve.server.activity import STATUSES, Activity
 from sglang.srt.blendserve.server.batch_run import BatchContext, BatchRun
-from sglang.srt.blendserve.server.flags import BatchSettings
-from sglang.srt.blendserve.server.report import STATUSES, Report
+from sglang.srt.blendserve.server.batch_settings import BatchSettings
 from sglang.srt.blendserve.server.served_engine import ServedEngine
 from sglang.srt.blendserve.store import batch_table
 from sglang.srt.blendserve.store.batch_table import BatchRecord
@@ -38,14 +38,14 @@ class Runner:
         self._ready = asyncio.Event()
         self._stopping = False
         self._clock: asyncio.Task[None] | None = None
-        self._listeners: list[Callable[[Report], None]] = []
+        self._listeners: list[Callable[[Activity], None]] = []
 
-    def on_report(self, listener: Callable[[Report], None]) -> None:
-        """Call ``listener`` with a new report every few seconds."""
+    def on_activity(self, listener: Callable[[Activity], None]) -> None:
+        """Call ``listener`` with the new numbers every few seconds."""
         self._listeners.append(listener)
 
-    async def report(self) -> Report:
-        """Return what is going on."""
+    async def activity(self) -> Activity:
+        """Return what is going on, in numbers."""
         counts, records = await self._store.db.read(
             lambda db: (batch_table.count_by_status(db), batch_table.open_batches(db))
         )
@@ -53,7 +53,7 @@ class Runner:
         failed = sum(record.tally.failed for record in records)
         total = sum(record.total for record in records)
         in_flight = self._pool.in_flight
-        return Report(
+        return Activity(
             batches={status: counts.get(status, 0) for status in STATUSES},
             requests={
                 "completed": completed,
@@ -119,9 +119,9 @@ class Runner:
             try:
                 self._tick()
                 if self._listeners and ticks % _REPORT_TICKS == 0:
-                    report = await self.report()
+                    activity = await self.activity()
                     for listener in self._listeners:
-                        listener(report)
+                        listener(activity)
                 if ticks % _SWEEP_TICKS == 0:
                     await self._store.delete_expired_files()
             except Exception as error:

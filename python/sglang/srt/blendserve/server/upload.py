@@ -1,4 +1,8 @@
-"""Receive one file of a multipart form, streamed to the disk and bounded."""
+"""Receive one file of a multipart form, streamed to the disk and bounded.
+
+FastAPI's ``File`` is not enough: Starlette's parser (1.10) takes a file of any length, writes it to
+a temporary file that would have to be copied, and takes a form that is cut short for whole.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +14,8 @@ from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 
-from sglang.srt.blendserve.server.api_errors import ApiError, invalid
-from sglang.srt.blendserve.store.content import ContentWriter
+from sglang.srt.blendserve.server.openai_errors import ApiError, invalid
+from sglang.srt.blendserve.store.disk import ContentWriter
 
 _WRITE_BYTES = 1 << 20
 _MAX_FIELD_BYTES = 1 << 14

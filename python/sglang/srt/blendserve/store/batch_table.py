@@ -1,11 +1,16 @@
-"""The ``batches`` table: rows in, `BatchRecord` out. Functions run on the database's thread."""
+"""The ``batches`` table: rows in, `BatchRecord` out.
+
+Every function takes the database's connection and runs on its thread: call it inside a function
+that is handed to `Database.read` or `Database.write`.
+"""
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from sglang.srt.blendserve.store.objects import (
     TERMINAL,
@@ -20,52 +25,58 @@ from sglang.srt.blendserve.store.objects import (
 )
 from sglang.srt.blendserve.store.tally import Tally
 
-_TIMES = (
-    "created_at",
-    "expires_at",
-    "in_progress_at",
-    "finalizing_at",
-    "completed_at",
-    "failed_at",
-    "expired_at",
-    "cancelling_at",
-    "cancelled_at",
-)
-_OPEN = tuple(sorted({"validating", "in_progress", "finalizing", "cancelling"}))
+_OPEN = ("cancelling", "finalizing", "in_progress", "validating")
 
 
-@dataclass(frozen=True, slots=True)
-class BatchRecord:
-    """A batch as it is stored.
+def _from_json(value: Any) -> Any:
+    return json.loads(value) if isinstance(value, str) else value
+
+
+class BatchRecord(BaseModel):
+    """A batch as it is stored; its fields are the table's columns.
 
     Attributes:
         outcome: what a batch that is being finalized will be, else None.
         errors: entries of ``errors.data`` in the API's object.
-        times: Unix seconds at which the batch entered each state, by the API's field name.
-        tally: requests and tokens answered and synced so far.
         output_expires_after: seconds that its output and error files are kept, None: for good.
+        created_at, expires_at and all others in ``_at``: Unix seconds.
     """
+
+    model_config = ConfigDict(frozen=True)
 
     id: str
     endpoint: str
     input_file_id: str
     completion_window: str
-    status: BatchStatus
-    outcome: Outcome | None
+    status: BatchStatus = "validating"
+    outcome: Outcome | None = None
     model: str | None
-    metadata: dict[str, str] | None
-    errors: list[dict[str, Any]]
-    times: dict[str, int | None]
-    total: int
-    tally: Tally
-    output_file_id: str | None
-    error_file_id: str | None
+    metadata: Annotated[dict[str, str] | None, BeforeValidator(_from_json)]
+    errors: Annotated[list[dict[str, Any]], BeforeValidator(lambda v: _from_json(v) or [])] = []
+    output_file_id: str | None = None
+    error_file_id: str | None = None
     output_expires_after: int | None
+    created_at: int
+    expires_at: int
+    in_progress_at: int | None = None
+    finalizing_at: int | None = None
+    completed_at: int | None = None
+    failed_at: int | None = None
+    expired_at: int | None = None
+    cancelling_at: int | None = None
+    cancelled_at: int | None = None
+    total: int = 0
+    completed: int = 0
+    failed: int = 0
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
 
     @property
-    def expires_at(self) -> int:
-        """Unix second at which its completion window ends."""
-        return cast(int, self.times["expires_at"])
+    def tally(self) -> Tally:
+        """Requests and tokens answered and synced so far."""
+        return Tally(*(getattr(self, name) for name in Tally._fields))
 
     @property
     def done(self) -> bool:
@@ -74,71 +85,41 @@ class BatchRecord:
 
     def to_api(self) -> BatchObject:
         """Return the object that the API shows; result files appear when they are complete."""
-        tally = self.tally
-        return BatchObject(
-            id=self.id,
-            endpoint=self.endpoint,
-            model=self.model,
-            errors=BatchErrors(data=self.errors) if self.errors else None,
-            input_file_id=self.input_file_id,
-            completion_window=self.completion_window,
-            status=self.status,
-            output_file_id=self.output_file_id if self.done else None,
-            error_file_id=self.error_file_id if self.done else None,
-            request_counts=RequestCounts(
-                total=self.total, completed=tally.completed, failed=tally.failed
-            ),
-            usage=Usage(
-                input_tokens=tally.input_tokens,
-                input_tokens_details=InputTokensDetails(cached_tokens=tally.cached_tokens),
-                output_tokens=tally.output_tokens,
-                output_tokens_details=OutputTokensDetails(reasoning_tokens=tally.reasoning_tokens),
-                total_tokens=tally.input_tokens + tally.output_tokens,
-            ),
-            metadata=self.metadata,
-            **self.times,  # type: ignore[arg-type]
+        shown = self.model_dump()
+        shown["errors"] = BatchErrors(data=self.errors) if self.errors else None
+        shown["request_counts"] = RequestCounts(**shown)
+        shown["usage"] = Usage(
+            input_tokens=self.input_tokens,
+            input_tokens_details=InputTokensDetails(cached_tokens=self.cached_tokens),
+            output_tokens=self.output_tokens,
+            output_tokens_details=OutputTokensDetails(reasoning_tokens=self.reasoning_tokens),
+            total_tokens=self.input_tokens + self.output_tokens,
         )
+        if not self.done:
+            shown["output_file_id"] = shown["error_file_id"] = None
+        return BatchObject(**shown)
 
 
-def insert(
-    db: sqlite3.Connection,
-    *,
-    batch_id: str,
-    endpoint: str,
-    input_file_id: str,
-    completion_window: str,
-    metadata: dict[str, str] | None,
-    output_expires_after: int | None,
-    model: str | None,
-    created_at: int,
-    expires_at: int,
-) -> None:
-    """Add a batch in the state ``validating``."""
-    db.execute(
-        "INSERT INTO batches (id, endpoint, input_file_id, completion_window, metadata, "
-        "output_expires_after, model, status, created_at, expires_at) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, 'validating', ?, ?)",
-        (
-            batch_id,
-            endpoint,
-            input_file_id,
-            completion_window,
-            None if metadata is None else json.dumps(metadata),
-            output_expires_after,
-            model,
-            created_at,
-            expires_at,
-        ),
-    )
+def insert(db: sqlite3.Connection, batch: BatchRecord) -> None:
+    """Add a batch."""
+    values = {name: _stored(value) for name, value in batch.model_dump().items()}
+    marks = ", ".join(f":{name}" for name in values)
+    db.execute(f"INSERT INTO batches ({', '.join(values)}) VALUES ({marks})", values)
 
 
-def get(db: sqlite3.Connection, batch_id: str) -> BatchRecord | None:
-    """Return the batch, or None when there is none."""
+def get(db: sqlite3.Connection, batch_id: str) -> BatchRecord:
+    """Return the batch.
+
+    Raises:
+        LookupError: there is none.
+    """
     row = db.execute("SELECT * FROM batches WHERE id = ?", (batch_id,)).fetchone()
-    return None if row is None else _record(row)
+    if row is None:
+        raise LookupError(batch_id)
+    return BatchRecord(**row)
 
 
-def page(
+def list_page(
     db: sqlite3.Connection, *, limit: int, after: str | None
 ) -> tuple[list[BatchRecord], bool]:
     """Return at most ``limit`` batches, newest first, behind ``after``; and whether there are more.
@@ -156,62 +137,40 @@ def page(
     rows = db.execute(
         f"SELECT * FROM batches WHERE {before} ORDER BY seq DESC LIMIT ?", (*values, limit + 1)
     ).fetchall()
-    return [_record(row) for row in rows[:limit]], len(rows) > limit
+    return [BatchRecord(**row) for row in rows[:limit]], len(rows) > limit
 
 
 def open_batches(db: sqlite3.Connection) -> list[BatchRecord]:
     """Return the batches that are not in a terminal state, oldest first."""
     marks = ", ".join("?" * len(_OPEN))
-    rows = db.execute(
-        f"SELECT * FROM batches WHERE status IN ({marks}) ORDER BY seq", _OPEN
-    ).fetchall()
-    return [_record(row) for row in rows]
+    rows = db.execute(f"SELECT * FROM batches WHERE status IN ({marks}) ORDER BY seq", _OPEN)
+    return [BatchRecord(**row) for row in rows]
 
 
 def count_by_status(db: sqlite3.Connection) -> dict[str, int]:
     """Return how many batches are in each state that has any."""
-    return {
-        row["status"]: row["number"]
-        for row in db.execute("SELECT status, count(*) AS number FROM batches GROUP BY status")
-    }
+    rows = db.execute("SELECT status, count(*) AS number FROM batches GROUP BY status")
+    return {row["status"]: row["number"] for row in rows}
 
 
 def enter(db: sqlite3.Connection, batch_id: str, status: BatchStatus, now: int) -> None:
     """Set the state, and its time unless it has one from before a restart."""
+    _update(db, batch_id, status=status)
     stamp = f"{status}_at"
-    if stamp in _TIMES:
+    if stamp in BatchRecord.model_fields:
         db.execute(
-            f"UPDATE batches SET status = ?, {stamp} = coalesce({stamp}, ?) WHERE id = ?",
-            (status, now, batch_id),
+            f"UPDATE batches SET {stamp} = coalesce({stamp}, ?) WHERE id = ?", (now, batch_id)
         )
-    else:
-        db.execute("UPDATE batches SET status = ? WHERE id = ?", (status, batch_id))
 
 
 def set_errors(db: sqlite3.Connection, batch_id: str, errors: list[dict[str, Any]]) -> None:
     """Set ``errors.data``; an empty list shows as no errors."""
-    db.execute(
-        "UPDATE batches SET errors = ? WHERE id = ?",
-        (json.dumps(errors) if errors else None, batch_id),
-    )
+    _update(db, batch_id, errors=errors)
 
 
 def set_counts(db: sqlite3.Connection, batch_id: str, total: int, tally: Tally) -> None:
     """Set the number of requests and what has been answered."""
-    db.execute(
-        "UPDATE batches SET total = ?, completed = ?, failed = ?, input_tokens = ?, "
-        "cached_tokens = ?, output_tokens = ?, reasoning_tokens = ? WHERE id = ?",
-        (
-            total,
-            tally.completed,
-            tally.failed,
-            tally.input_tokens,
-            tally.cached_tokens,
-            tally.output_tokens,
-            tally.reasoning_tokens,
-            batch_id,
-        ),
-    )
+    _update(db, batch_id, total=total, **tally._asdict())
 
 
 def set_results(
@@ -222,34 +181,19 @@ def set_results(
     error_file_id: str | None,
 ) -> None:
     """Note what the batch will be once finalized, and its result files."""
-    db.execute(
-        "UPDATE batches SET outcome = ?, output_file_id = ?, error_file_id = ? WHERE id = ?",
-        (outcome, output_file_id, error_file_id, batch_id),
+    _update(
+        db, batch_id, outcome=outcome, output_file_id=output_file_id, error_file_id=error_file_id
     )
 
 
-def _record(row: sqlite3.Row) -> BatchRecord:
-    return BatchRecord(
-        id=row["id"],
-        endpoint=row["endpoint"],
-        input_file_id=row["input_file_id"],
-        completion_window=row["completion_window"],
-        status=row["status"],
-        outcome=row["outcome"],
-        model=row["model"],
-        metadata=None if row["metadata"] is None else json.loads(row["metadata"]),
-        errors=[] if row["errors"] is None else json.loads(row["errors"]),
-        times={name: row[name] for name in _TIMES},
-        total=row["total"],
-        tally=Tally(
-            completed=row["completed"],
-            failed=row["failed"],
-            input_tokens=row["input_tokens"],
-            cached_tokens=row["cached_tokens"],
-            output_tokens=row["output_tokens"],
-            reasoning_tokens=row["reasoning_tokens"],
-        ),
-        output_file_id=row["output_file_id"],
-        error_file_id=row["error_file_id"],
-        output_expires_after=row["output_expires_after"],
-    )
+def _update(db: sqlite3.Connection, batch_id: str, **columns: Any) -> None:
+    changes = ", ".join(f"{name} = :{name}" for name in columns)
+    values = {name: _stored(value) for name, value in columns.items()}
+    db.execute(f"UPDATE batches SET {changes} WHERE id = :id", values | {"id": batch_id})
+
+
+def _stored(value: Any) -> Any:
+    """Return a value as the table holds it: objects and lists as JSON, an empty list as NULL."""
+    if isinstance(value, (dict, list)):
+        return None if value == [] else json.dumps(value)
+    return value

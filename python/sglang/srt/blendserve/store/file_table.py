@@ -1,4 +1,8 @@
-"""The ``files`` table: rows in, `FileObject` out. Each function runs on the database's thread."""
+"""The ``files`` table: rows in, `FileObject` out.
+
+Every function takes the database's connection and runs on its thread: call it inside a function
+that is handed to `Database.read` or `Database.write`.
+"""
 
 from __future__ import annotations
 
@@ -7,29 +11,13 @@ from typing import Literal
 
 from sglang.srt.blendserve.store.objects import FileObject
 
-Purpose = Literal["batch", "batch_output"]
-Order = Literal["asc", "desc"]
 
-
-def insert(
-    db: sqlite3.Connection,
-    file: FileObject,
-    *,
-    state: Literal["pending", "ready"],
-) -> None:
+def insert(db: sqlite3.Connection, file: FileObject, *, state: Literal["pending", "ready"]) -> None:
     """Add a file: ``ready`` when its content is in place, ``pending`` when it is about to be."""
     db.execute(
         "INSERT INTO files (id, purpose, filename, bytes, created_at, expires_at, state) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (
-            file.id,
-            file.purpose,
-            file.filename,
-            file.bytes,
-            file.created_at,
-            file.expires_at,
-            state,
-        ),
+        "VALUES (:id, :purpose, :filename, :bytes, :created_at, :expires_at, :state)",
+        file.model_dump() | {"state": state},
     )
 
 
@@ -50,16 +38,16 @@ def get(db: sqlite3.Connection, file_id: str, now: int) -> FileObject | None:
         "AND (expires_at IS NULL OR expires_at > ?)",
         (file_id, now),
     ).fetchone()
-    return None if row is None else _file(row)
+    return None if row is None else FileObject(**row)
 
 
-def page(
+def list_page(
     db: sqlite3.Connection,
     *,
     now: int,
     limit: int,
     after: str | None,
-    order: Order,
+    order: Literal["asc", "desc"],
     purpose: str | None,
 ) -> tuple[list[FileObject], bool]:
     """Return at most ``limit`` files behind the file ``after``, and whether there are more.
@@ -80,7 +68,7 @@ def page(
         f"ORDER BY seq {'ASC' if order == 'asc' else 'DESC'} LIMIT ?",
         (*values, limit + 1),
     ).fetchall()
-    return [_file(row) for row in rows[:limit]], len(rows) > limit
+    return [FileObject(**row) for row in rows[:limit]], len(rows) > limit
 
 
 def delete(db: sqlite3.Connection, file_id: str) -> None:
@@ -107,14 +95,3 @@ def _sequence(db: sqlite3.Connection, file_id: str) -> int:
     if row is None:
         raise LookupError(file_id)
     return int(row["seq"])
-
-
-def _file(row: sqlite3.Row) -> FileObject:
-    return FileObject(
-        id=row["id"],
-        purpose=row["purpose"],
-        filename=row["filename"],
-        bytes=row["bytes"],
-        created_at=row["created_at"],
-        expires_at=row["expires_at"],
-    )

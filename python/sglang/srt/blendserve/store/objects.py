@@ -1,11 +1,19 @@
-"""The objects that the HTTP API returns, with every field that OpenAI documents."""
+"""The objects that the HTTP API returns, with every field that OpenAI documents, and their ids.
+
+An id is unguessable. It becomes a file name inside the batch directory, so whatever a client sends
+as one is matched against the full pattern before it touches the store.
+"""
 
 from __future__ import annotations
 
+import re
+import secrets
 from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel
 
+_FILE_ID = re.compile(r"file-[0-9a-f]{32}", re.ASCII)
+_BATCH_ID = re.compile(r"batch_[0-9a-f]{32}", re.ASCII)
 BatchStatus = Literal[
     "validating",
     "failed",
@@ -112,7 +120,7 @@ class BatchObject(BaseModel):
 Item = TypeVar("Item", FileObject, BatchObject)
 
 
-class Page(BaseModel, Generic[Item]):
+class ListPage(BaseModel, Generic[Item]):
     """A page of a list; ask for the next with ``after=last_id`` while ``has_more``."""
 
     object: Literal["list"] = "list"
@@ -121,12 +129,33 @@ class Page(BaseModel, Generic[Item]):
     last_id: str | None
     has_more: bool
 
+    @classmethod
+    def of(cls, items: list[Item], has_more: bool) -> ListPage[Item]:
+        """Return ``items`` as a page."""
+        first, last = (items[0].id, items[-1].id) if items else (None, None)
+        return cls(data=items, first_id=first, last_id=last, has_more=has_more)
 
-def page_of(items: list[Item], has_more: bool) -> Page[Item]:
-    """Return ``items`` as a page."""
-    return Page(
-        data=items,
-        first_id=items[0].id if items else None,
-        last_id=items[-1].id if items else None,
-        has_more=has_more,
-    )
+
+def new_file_id() -> str:
+    """Return ``file-`` and 128 random bits in hexadecimal."""
+    return f"file-{secrets.token_hex(16)}"
+
+
+def new_batch_id() -> str:
+    """Return ``batch_`` and 128 random bits in hexadecimal."""
+    return f"batch_{secrets.token_hex(16)}"
+
+
+def is_file_id(text: str) -> bool:
+    """Whether ``text`` has the form of a file id, and so is safe as a file name."""
+    return _FILE_ID.fullmatch(text) is not None
+
+
+def is_batch_id(text: str) -> bool:
+    """Whether ``text`` has the form of a batch id, and so is safe as a folder name."""
+    return _BATCH_ID.fullmatch(text) is not None
+
+
+def job_of(batch_id: str) -> str:
+    """Return the name of the offline job (`sglang.srt.blendserve.job_ids`) that runs a batch."""
+    return batch_id.removeprefix("batch_")

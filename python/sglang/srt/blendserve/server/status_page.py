@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import secrets
 from datetime import UTC, datetime
+from typing import Annotated
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from sglang.srt.blendserve.server import plan_view
 from sglang.srt.blendserve.server.batch_service import BatchService
-from sglang.srt.blendserve.server.http import OpenAIRoute
-from sglang.srt.blendserve.server.parameters import ListBatches, from_fields
+from sglang.srt.blendserve.server.openai_errors import OpenAIRoute
+from sglang.srt.blendserve.server.parameters import ListBatches
 from sglang.srt.blendserve.server.runner import Runner
 from sglang.srt.blendserve.server.served_engine import ServedEngine
 from sglang.srt.blendserve.store.objects import TERMINAL
@@ -34,8 +35,8 @@ def page_router(batches: BatchService, runner: Runner, engine: ServedEngine) -> 
     template = pages.get_template("batches.html")
 
     @router.get("/batches", response_class=HTMLResponse)
-    async def show_batches(request: Request) -> HTMLResponse:
-        listed = await batches.list(from_fields(ListBatches, request.query_params))
+    async def show_batches(query: Annotated[ListBatches, Query()]) -> HTMLResponse:
+        listed = await batches.list(query)
         plan = await engine.plan()
         nonce = secrets.token_urlsafe(16)
         html = template.render(
@@ -43,7 +44,7 @@ def page_router(batches: BatchService, runner: Runner, engine: ServedEngine) -> 
             batches=listed.data,
             older=listed.last_id if listed.has_more else None,
             terminal=TERMINAL,
-            report=await runner.report(),
+            activity=await runner.activity(),
             plan=plan,
             bars=plan_view.bars(plan.density) if plan else [],
             picture=(plan_view.WIDTH, plan_view.HEIGHT),

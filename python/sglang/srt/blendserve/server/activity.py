@@ -1,0 +1,66 @@
+"""What the batch service is doing, in numbers, and the Prometheus gauges that show them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, get_args
+
+from sglang.srt.blendserve.answering.rate_meter import Rates
+from sglang.srt.blendserve.store.objects import BatchStatus
+
+STATUSES: tuple[BatchStatus, ...] = get_args(BatchStatus)
+
+_PREFIX = "blendserve:batch"
+
+
+class Activity(NamedTuple):
+    """The batch service at one moment.
+
+    Attributes:
+        batches: number of batches in each status, all statuses.
+        requests: requests of open batches: ``completed``, ``failed``, ``in_flight`` and
+            ``waiting``.
+        slots: requests that may be in the engine at once.
+        waiting: open batches that cannot be written down for want of disk.
+        rates: requests and tokens a second, over the last minute.
+    """
+
+    batches: dict[str, int]
+    requests: dict[str, int]
+    slots: int
+    waiting: int
+    rates: Rates
+
+
+class Gauges:
+    """Gauges in the registry that SGLang's ``/metrics`` shows.
+
+    Make one only after SGLang has set up its metrics (``--enable-metrics``).
+    """
+
+    def __init__(self) -> None:
+        # Here and not above: SGLang chooses prometheus_client's mode before its first import.
+        from prometheus_client import Gauge
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"{_PREFIX}_{name}", text, labels, multiprocess_mode="livesum")
+
+        self._batches = gauge("batches", "Batches by status.", "status")
+        self._requests = gauge("open_requests", "Requests of open batches by state.", "state")
+        self._slots = gauge("slots", "Requests that may be in the engine at once.")
+        self._waiting = gauge("waiting_batches", "Open batches whose directory takes no data.")
+        self._rate = gauge("requests_per_second", "Requests answered, over the last minute.")
+        self._tokens = gauge(
+            "tokens_per_second", "Tokens of answered requests, over the last minute.", "kind"
+        )
+
+    def show(self, activity: Activity) -> None:
+        """Set all gauges."""
+        for status, number in activity.batches.items():
+            self._batches.labels(status).set(number)
+        for state, number in activity.requests.items():
+            self._requests.labels(state).set(number)
+        self._slots.set(activity.slots)
+        self._waiting.set(activity.waiting)
+        self._rate.set(activity.rates.requests)
+        self._tokens.labels("input").set(activity.rates.input_tokens)
+        self._tokens.labels("output").set(activity.rates.output_tokens)

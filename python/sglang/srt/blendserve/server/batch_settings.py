@@ -1,0 +1,82 @@
+"""Settings of the batch service: `launch_server` flags, with environment variables as defaults.
+
+SGLang builds its `ServerArgs` from the fields of a dataclass and drops every other value of the
+command line, so these settings cannot travel in it. They are kept in this module instead, by the
+hook on ``ServerArgs.from_cli_args`` (`hooks`): the HTTP server runs in the process that read the
+command line. A program that calls ``launch_server(ServerArgs(...))`` itself has no command line
+and sets the environment variables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from sglang.srt.blendserve.batch_file.validation import MAX_BYTES, MAX_LINES
+from sglang.srt.blendserve.flag_fields import Flags, flag
+
+
+def _default_directory() -> Path:
+    data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(data) / "sglang-blendserve" / "batch-api"
+
+
+@dataclass(frozen=True, slots=True)
+class BatchSettings:
+    """Settings of the batch service; every field is a flag ``--batch-<name>``."""
+
+    directory: Path = flag(  # noqa: RUF009 - it makes a field
+        help="Directory of the batch service's files and batches; made if need be, used by one "
+        "server at a time.",
+        name="dir",
+        factory=_default_directory,
+        shown="$XDG_DATA_HOME/sglang-blendserve/batch-api, where XDG_DATA_HOME is ~/.local/share "
+        "unless set",
+    )
+    max_file_bytes: int = flag(MAX_BYTES, "Largest file that can be uploaded, in bytes.", least=1)
+    max_requests: int = flag(MAX_LINES, "Most requests in one batch.", least=1)
+    max_in_flight: int = flag(
+        8192,
+        "Most requests of all batches together that are in the engine at once. The scheduler plans "
+        "over these: more can share more prefixes, and take more memory.",
+        least=1,
+    )
+    max_in_flight_bytes: int = flag(
+        64 * 2**20,
+        "Most bytes of request lines of all batches together that are in the engine at once.",
+        least=1,
+    )
+
+    def __post_init__(self) -> None:
+        FLAGS.check(self)
+
+
+FLAGS = Flags(
+    BatchSettings,
+    "--batch-",
+    title="batch service (--schedule-policy blendserve)",
+    variables="BLENDSERVE_BATCH_",
+)
+
+_chosen: BatchSettings | None = None
+
+
+def choose(args: argparse.Namespace) -> None:
+    """Keep what the command line says for `current`.
+
+    Raises:
+        ValueError: a value is out of range or an environment variable is not a number.
+    """
+    global _chosen
+    _chosen = BatchSettings(**FLAGS.given(args))
+
+
+def current() -> BatchSettings:
+    """Return the settings of this process: from its command line, or else the environment.
+
+    Raises:
+        ValueError: as `choose`.
+    """
+    return _chosen or BatchSettings(**FLAGS.given())
