@@ -23,7 +23,7 @@ from importlib.metadata import version
 from typing import Any
 
 from sglang.srt.blendserve import SGLANG_VERSION, job_ids
-from sglang.srt.blendserve.settings import POLICY, Settings, add_arguments
+from sglang.srt.blendserve.settings import FLAGS, POLICY, Settings
 
 _from_command_line: ContextVar[Settings | None] = ContextVar("from_command_line", default=None)
 
@@ -93,7 +93,7 @@ def _settings_from_keywords(
 
 def _settings_from_cli(original: Callable[..., Any], cls: type, args: argparse.Namespace) -> Any:
     """Around ``ServerArgs.from_cli_args``, which passes on the fields it knows and no others."""
-    token = _from_command_line.set(Settings.from_namespace(args))
+    token = _from_command_line.set(Settings(**FLAGS.given(args)))
     try:
         return original(cls, args)
     finally:
@@ -105,7 +105,7 @@ def _add_cli_flags(_: Any, parser: argparse.ArgumentParser) -> None:
     for action in parser._actions:
         if action.dest == "schedule_policy" and action.choices is not None:
             action.choices = [*action.choices, POLICY]
-    add_arguments(parser)
+    FLAGS.add_to(parser)
 
 
 def _mark_list_calls(engine: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any] | None:

@@ -7,11 +7,12 @@ SGLang hands to every process it starts. The same names work as keyword argument
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
+
+from sglang.srt.blendserve.flag_fields import Flags, flag
 
 POLICY = "blendserve"
 """The name behind ``--schedule-policy``."""
@@ -24,104 +25,76 @@ PREFIX = "blendserve_"
 class Settings:
     """How the policy works. Every field is a flag ``--blendserve-<name>``."""
 
-    pace: str = field(
-        default="auto",
-        metadata={
-            "choices": ("auto", "balance", "spread", "ratio", "fixed", "paper"),
-            "help": "How much prompt a step computes: 'balance' as much as the step's memory "
-            "traffic hides, 'spread' spreads what is left evenly over the decodes that are left, "
-            "'ratio' holds compute : memory at the ratio of all remaining work, 'fixed' always "
-            "fills --chunked-prefill-size, 'paper' is the paper's partition of the memory with its "
-            "fixed budgets. 'auto' is 'spread' on a GPU and 'fixed' on a CPU or without mixed "
-            "chunks; with --blendserve-overlap, full chunks.",
-        },
+    pace: str = flag(
+        "auto",
+        "How much prompt a step computes: 'balance' as much as the step's memory "
+        "traffic hides, 'spread' spreads what is left evenly over the decodes that are left, "
+        "'ratio' holds compute : memory at the ratio of all remaining work, 'fixed' always "
+        "fills --chunked-prefill-size, 'paper' is the paper's partition of the memory with its "
+        "fixed budgets. 'auto' is 'spread' on a GPU and 'fixed' on a CPU or without mixed "
+        "chunks; with --blendserve-overlap, full chunks.",
+        choices=("auto", "balance", "spread", "ratio", "fixed", "paper"),
     )
-    keep_sharing: float = field(
-        default=0.99,
-        metadata={"help": "Part of the prefix sharing that node splits must leave (0 to 1)."},
+    keep_sharing: float = flag(
+        0.99,
+        "Part of the prefix sharing that node splits must leave (0 to 1).",
+        least=0,
+        most=1,
     )
-    mixed_chunk: str = field(
-        default="auto",
-        metadata={
-            "choices": ("auto", "on", "off"),
-            "help": "Whether prompts are computed in the same forward as the decodes "
-            "(--enable-mixed-chunk). 'auto' does so but with the attention backend torch_native, "
-            "whose mixed step computes every decoding request's whole context again; 'off' leaves "
-            "SGLang's own setting.",
-        },
+    mixed_chunk: str = flag(
+        "auto",
+        "Whether prompts are computed in the same forward as the decodes "
+        "(--enable-mixed-chunk). 'auto' does so but with the attention backend torch_native, "
+        "whose mixed step computes every decoding request's whole context again; 'off' leaves "
+        "SGLang's own setting.",
+        choices=("auto", "on", "off"),
     )
-    overlap: str = field(
-        default="off",
-        metadata={
-            "choices": ("off", "layers", "chunks"),
-            "help": "Run prefill and decode at once, on two CUDA streams of one GPU (SGLang's PD "
-            "multiplexing with a loop of our own). 'layers' computes prompts whole, some layers at "
-            "a time; 'chunks' may also cut a prompt after --blendserve-overlap-chunk tokens. "
-            "Either replaces mixed chunks and SGLang's overlap schedule. Unproven on a GPU.",
-        },
+    overlap: str = flag(
+        "off",
+        "Run prefill and decode at once, on two CUDA streams of one GPU (SGLang's PD "
+        "multiplexing with a loop of our own). 'layers' computes prompts whole, some layers at "
+        "a time; 'chunks' may also cut a prompt after --blendserve-overlap-chunk tokens. "
+        "Either replaces mixed chunks and SGLang's overlap schedule. Unproven on a GPU.",
+        choices=("off", "layers", "chunks"),
     )
-    overlap_chunk: int = field(
-        default=2048,
-        metadata={
-            "help": "Prompt tokens that one prefill beside the decodes computes (with 'layers', "
-            "about: prompts stay whole)."
-        },
+    overlap_chunk: int = flag(
+        2048,
+        "Prompt tokens that one prefill beside the decodes computes (with 'layers', "
+        "about: prompts stay whole).",
+        least=1,
     )
-    overlap_sm: str = field(
-        default="auto",
-        metadata={
-            "help": "Division of the GPU's SMs between the two: 'auto' follows the work that is "
-            "left and measured times, 'shared' lets both use all of them, decode first, and a "
-            "number is prefill's SMs."
-        },
+    overlap_sm: str = flag(
+        "auto",
+        "Division of the GPU's SMs between the two: 'auto' follows the work that is "
+        "left and measured times, 'shared' lets both use all of them, decode first, and a "
+        "number is prefill's SMs.",
     )
-    online_share: float = field(
-        default=0.25,
-        metadata={
-            "help": "While online requests decode, and for some steps after, the prefill of "
-            "offline requests may take at most this share of a step's time (0 to 1; 1: any). "
-            "Online requests that wait always go first."
-        },
+    online_share: float = flag(
+        0.25,
+        "While online requests decode, and for some steps after, the prefill of "
+        "offline requests may take at most this share of a step's time (0 to 1; 1: any). "
+        "Online requests that wait always go first.",
+        least=0,
+        most=1,
     )
-    device: str = field(
-        default="auto",
-        metadata={
-            "help": "Device whose compute and bandwidth the cost model uses: a name such as "
-            "'H200', or 'auto' to recognise or measure the one at hand."
-        },
+    device: str = flag(
+        "auto",
+        "Device whose compute and bandwidth the cost model uses: a name such as "
+        "'H200', or 'auto' to recognise or measure the one at hand.",
     )
-    trace: str = field(
-        default="",
-        metadata={
-            "help": "Write one CSV row per scheduling step to this file: tokens by kind and end of "
-            "the plan, budget, predicted and measured time, cache hits, evictions, retractions. "
-            "With several ranks each writes its own (FILE.dp0.tp1.csv)."
-        },
+    trace: str = flag(
+        "",
+        "Write one CSV row per scheduling step to this file: tokens by kind and end of "
+        "the plan, budget, predicted and measured time, cache hits, evictions, retractions. "
+        "With several ranks each writes its own (FILE.dp0.tp1.csv).",
     )
 
     def __post_init__(self) -> None:
-        for setting in fields(self):
-            choices = setting.metadata.get("choices")
-            value = getattr(self, setting.name)
-            if choices and value not in choices:
-                raise ValueError(
-                    f"--blendserve-{setting.name.replace('_', '-')} {value!r}: choose from "
-                    f"{', '.join(choices)}"
-                )
-        for name in ("keep_sharing", "online_share"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                flag = name.replace("_", "-")
-                raise ValueError(f"--blendserve-{flag} {getattr(self, name)}: must lie in [0, 1]")
-        if self.overlap_chunk < 1:
-            raise ValueError(f"--blendserve-overlap-chunk {self.overlap_chunk}: at least 1")
+        FLAGS.check(self)
         if self.overlap_sm not in ("auto", "shared") and not self.overlap_sm.isdecimal():
-            raise ValueError(
-                f"--blendserve-overlap-sm {self.overlap_sm!r}: auto, shared or a number of SMs"
-            )
+            raise FLAGS.refusal(self, "overlap_sm", "it must be auto, shared or a number of SMs")
         if self.trace and not (folder := Path(self.trace).absolute().parent).is_dir():
-            raise ValueError(
-                f"--blendserve-trace {self.trace}: there is no folder {folder}; create it first"
-            )
+            raise FLAGS.refusal(self, "trace", f"there is no folder {folder}; create it first")
 
     @classmethod
     def take_from(cls, arguments: dict[str, Any]) -> Settings:
@@ -144,24 +117,6 @@ class Settings:
             )
         return cls(**given)
 
-    @classmethod
-    def from_namespace(cls, args: argparse.Namespace) -> Settings:
-        """Build settings from parsed command-line arguments (absent ones keep their default)."""
-        names = [f"{PREFIX}{setting.name}" for setting in fields(cls)]
-        return cls.from_mapping(
-            {name: getattr(args, name) for name in names if hasattr(args, name)}
-        )
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of all settings to ``parser``."""
-    group = parser.add_argument_group("BlendServe (with --schedule-policy blendserve)")
-    for setting in fields(Settings):
-        group.add_argument(
-            f"--{PREFIX}{setting.name}".replace("_", "-"),
-            dest=f"{PREFIX}{setting.name}",
-            type=type(setting.default),
-            default=setting.default,
-            choices=setting.metadata.get("choices"),
-            help=f"{setting.metadata['help']} (default: {setting.default or 'none'})",
-        )
+FLAGS = Flags(Settings, "--blendserve-", title="BlendServe (with --schedule-policy blendserve)")
+"""They have no environment variables: ``BLENDSERVE_DEVICE`` is that of the installation."""
