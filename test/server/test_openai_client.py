@@ -225,6 +225,8 @@ BAD_BATCHES = [
     ({"metadata": {"k" * 65: ""}}, "metadata.*", "at most 64"),
     ({"metadata": {"k": "v" * 513}}, "metadata.k", "at most 512"),
     ({"metadata": {"k": 1}}, "metadata.k", "valid string"),
+    ({"metadata": []}, "metadata", "Input should be an object"),
+    ({"output_expires_after": 5}, "output_expires_after", "Input should be an object"),
     (
         {"output_expires_after": {"anchor": "created_at", "seconds": 60}},
         "output_expires_after.seconds",

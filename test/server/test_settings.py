@@ -12,6 +12,8 @@ from scripted import ScriptedEngine, Service, serve
 
 from sglang.srt.blendserve.server import batch_settings as settings
 from sglang.srt.blendserve.server.batch_settings import BatchSettings
+from sglang.srt.blendserve.settings import FLAGS as POLICY_FLAGS
+from sglang.srt.blendserve.settings import Settings
 
 
 @pytest.fixture(autouse=True)
@@ -58,6 +60,30 @@ def test_help_teaches() -> None:
     for field in fields(BatchSettings):
         assert settings.FLAGS.flag_name(field.name) in text
         assert settings.FLAGS.variable_name(field.name) in text
+
+
+def test_the_policys_bad_values_name_the_flag_too() -> None:
+    for arguments, message in (
+        (["--blendserve-online-share", "2"], "--blendserve-online-share is 2.0; .* at most 1"),
+        (["--blendserve-keep-sharing", "-1"], "--blendserve-keep-sharing is -1.0; .* at least 0"),
+        (["--blendserve-overlap-chunk", "0"], "--blendserve-overlap-chunk is 0; .* at least 1"),
+        (["--blendserve-overlap-sm", "x"], "--blendserve-overlap-sm is 'x'; .* a number of SMs"),
+        (["--blendserve-trace", "/nowhere/x"], "there is no folder /nowhere; create it first"),
+    ):
+        parser = argparse.ArgumentParser()
+        POLICY_FLAGS.add_to(parser)
+        given = POLICY_FLAGS.given(parser.parse_args(arguments))
+        with pytest.raises(ValueError, match=message):
+            Settings(**given)
+    with pytest.raises(ValueError, match="--blendserve-pace is 'fast'; choose from auto, balance"):
+        Settings(pace="fast")
+
+
+def test_the_policy_has_no_environment_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BLENDSERVE_DEVICE", "cpu")  # the installation's
+    parser = argparse.ArgumentParser()
+    POLICY_FLAGS.add_to(parser)
+    assert Settings(**POLICY_FLAGS.given(parser.parse_args([]))) == Settings()
 
 
 @pytest.mark.anyio

@@ -27,6 +27,7 @@ MAX_JSON_BYTES = 1 << 20
 """Largest JSON body taken; metadata, the largest thing in one, has at most 16 x 576 characters."""
 
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+_NO_OBJECT = {"dict_type", "model_type", "model_attributes_type"}
 _NOT_JSON = "The body is not valid JSON. Send one JSON object."
 
 _Handler = Callable[[Request], Coroutine[Any, Any, Response]]
@@ -97,11 +98,12 @@ def not_valid(errors: Sequence[Mapping[str, Any]]) -> ApiError:
         )
     if kind == "extra_forbidden":
         return invalid(f"Unknown parameter: '{param}'.", param, "unknown_parameter")
-    if param is None:
-        return invalid("Invalid body: Input should be an object", code="invalid_type")
     reason = first["msg"].removeprefix("Value error, ")
+    if kind in _NO_OBJECT:
+        reason = "Input should be an object"
+    where = "Invalid body" if param is None else f"Invalid value for '{param}'"
     code = "invalid_type" if kind.endswith("_type") else "invalid_value"
-    return invalid(f"Invalid value for '{param}': {reason}", param, code)
+    return invalid(f"{where}: {reason}", param, code)
 
 
 def storage_failed(error: Exception) -> ApiError:

@@ -71,6 +71,7 @@ MIGRATIONS: tuple[str, ...] = (
 )
 """The tables, as a list of scripts; ``PRAGMA user_version`` counts those applied. One that has been
 released is never edited: a change is a new one at the end."""
+
 Statement = Callable[[sqlite3.Connection], T]
 """A function that runs on the database's thread and may only use the connection there."""
 
