@@ -15,8 +15,10 @@ import numpy as np
 from sglang.srt.blendserve.plan.prefix_tree import PrefixTree
 from sglang.srt.blendserve.plan.scanner import Side
 from sglang.srt.blendserve.policy.named import make_step_policy
-from sglang.srt.blendserve.policy.step_policy import EngineState, Selection
-from sglang.srt.blendserve.pool.request_pool import PoolRequest, RequestPool
+from sglang.srt.blendserve.policy.state import EngineState, Selection
+from sglang.srt.blendserve.pool.planning_rules import PlanningRules
+from sglang.srt.blendserve.pool.pool_request import PoolRequest
+from sglang.srt.blendserve.pool.request_pool import RequestPool
 from sglang.srt.blendserve.simulator.fast import FastEngine
 from sglang.srt.blendserve.simulator.machine import Machine
 from sglang.srt.blendserve.simulator.workload import Workload
@@ -70,6 +72,7 @@ class Played:
         whole_prompts: bool = False,
         most_running: int = 64,
         online: Sequence[Online] = (),
+        rules: PlanningRules | None = None,
     ) -> None:
         """``spare``: slots that the engine has and the pool does not know of. With enough of them
         the engine gives nothing back whatever is chosen, and `most_used` says what was needed."""
@@ -84,7 +87,7 @@ class Played:
         names = sorted({one.namespace for one in asked})
         tree = PrefixTree.build(prompts, np.array([names.index(one.namespace) for one in asked]))
         self.engine = FastEngine(_lengths(asked), tree, MACHINE.steps, slots + spare)
-        self.pool = RequestPool(MACHINE.cost, slots)
+        self.pool = RequestPool(MACHINE.cost, slots, rules=rules)
         self.policy = make_step_policy(
             self.pool,
             pace,
@@ -121,7 +124,7 @@ class Played:
         with suppress(_Enough):
             self.engine.run(self, on_step=look)
             assert self.engine.cache.used == sum(load.slots for load in self._online_now())
-            assert len(self.pool) == self.pool.running_count == 0
+            assert len(self.pool) == len(self.pool.table.running) == 0
         return self
 
     @property
@@ -188,7 +191,7 @@ class Played:
 
     def _abort(self, number: int) -> None:
         request, engine = self.requests[number], self.engine
-        if request.rid not in self.pool or number in engine.starting:
+        if request.rid not in self.pool.table.by_rid or number in engine.starting:
             return
         if number in engine.running:
             end = engine.step_number + self.asked[number].length - engine.generated(number)
@@ -217,16 +220,16 @@ class Played:
 
     def _select(self, state: EngineState) -> Selection:
         pool = self.pool
-        waiting = {request.rid for request in pool.waiting()}
+        waiting = {request.rid for request in pool.table.everyone_waiting()}
         assert len(waiting) == len(pool)
-        returned = [(request, request.side) for request in pool.returned]
+        returned = [(request, request.side) for request in pool.table.returned]
         cached = {rid: self.engine.cache.hit(int(rid)) for rid in waiting}
         selection = self.policy.select(state)
         chosen = selection.requests
         rids = [request.rid for request in chosen]
         assert len({*rids}) == len(rids), "handed out twice in a step"
         assert {*rids} <= waiting, "handed out what did not wait"
-        assert {request.rid for request in pool.waiting()} == waiting - {*rids}
+        assert {request.rid for request in pool.table.everyone_waiting()} == waiting - {*rids}
         assert len(chosen) <= max(state.free_requests, 0)
         todo = [max(r.prompt.size + r.generated - cached[r.rid], 1) for r in chosen]
         self._check_prefill(state, selection.prefill_tokens, todo)
@@ -244,9 +247,10 @@ class Played:
     def _check_prefill(self, state: EngineState, tokens: int, todo: list[int]) -> None:
         """The last prompt alone may be split, and no piece is smaller than is worth a step."""
         parts = [state.chunk_tokens, *todo] if state.chunk is not None else todo
-        if self.whole_prompts and state.chunk is None and self.splits_one:
+        if self.whole_prompts and state.chunk is None:
             assert tokens == sum(todo)
-            assert tokens <= self.max_tokens or len(todo) == 1
+            # The paper's scanner may take one that is too large from either side.
+            assert tokens <= self.max_tokens or len(todo) <= 1 + (not self.splits_one)
             return
         assert tokens <= self.max_tokens
         assert tokens <= sum(parts)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from played_engine import SLOTS, Asked, Online, Played
 
 from sglang.srt.blendserve.plan.scanner import Side
-from sglang.srt.blendserve.policy.named import PACES
+from sglang.srt.blendserve.policy.pace import PACES
 
 DEFAULTS = ("spread", "balance")
 """What `automatic_pace` gives: engines that overlap nothing, and engines that do."""

@@ -9,10 +9,10 @@ from played_engine import MACHINE, SLOTS, Asked, Played
 
 from sglang.srt.blendserve.lengths.forecast import LEVELS, LengthForecast
 from sglang.srt.blendserve.plan.scanner import Side
-from sglang.srt.blendserve.policy.named import PACES
-from sglang.srt.blendserve.policy.step_policy import shared_tokens
-from sglang.srt.blendserve.pool import request_table as table
-from sglang.srt.blendserve.pool.request_pool import PoolRequest, RequestPool
+from sglang.srt.blendserve.policy.pace import PACES
+from sglang.srt.blendserve.pool.planning_rules import PlanningRules
+from sglang.srt.blendserve.pool.pool_request import PoolRequest, shared_tokens
+from sglang.srt.blendserve.pool.request_pool import RequestPool
 
 DEFAULTS = ("spread", "balance")
 
@@ -25,16 +25,13 @@ def random_prompts(seed: int, sizes: list[int]) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("pace", DEFAULTS)
-def test_a_pool_that_never_runs_empty_forgets_what_has_ended(
-    pace: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(table, "LEAST_ENDED", 8)
+def test_a_pool_that_never_runs_empty_forgets_what_has_ended(pace: str) -> None:
     asked = [Asked([n, 2, 3], 6, 4, arrives=max(0, n - 10)) for n in range(200)]
-    played = Played(asked, pace)
+    played = Played(asked, pace, rules=PlanningRules(least_ended=8))
     most = 0
     while played.engine.left:
         played.run(steps=1)
-        most = max(most, len(played.pool._table.all))
+        most = max(most, len(played.pool.table.all))
     assert sorted(played.ended) == [*range(200)]
     assert most < 100
 
@@ -78,7 +75,7 @@ def test_the_sample_of_lengths_is_on_neither_budget_of_the_paper_s_scanner() -> 
     prompts = random_prompts(1, [20] * 900)
     asked = [Asked(p, 90, length) for p, length in zip(prompts, lengths, strict=True)]
     played = Played(asked, "paper", slots=4000, max_tokens=256).run(steps=3)
-    assert played.pool.next_sample() is None
+    assert played.pool.current.next_sample() is None
     # No more than what one prompt exceeds the budget by.
     assert min(played.policy.saved.values()) >= -20
 
@@ -100,7 +97,7 @@ def test_requests_that_run_far_longer_than_expected_count_for_the_memory_bound_s
 def test_nothing_to_plan_for_an_empty_pool() -> None:
     pool = RequestPool(MACHINE.cost, SLOTS)
     assert not pool.plan_if_due(quiet=True)
-    assert pool.peek(Side.COMPUTE) is None
+    assert pool.current.peek(Side.COMPUTE) is None
     assert len(pool) == 0
 
 

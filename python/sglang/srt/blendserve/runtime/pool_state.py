@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from sglang.srt.blendserve.plan.merge import unit_densities
+from sglang.srt.blendserve.plan.merge import merge_units
+from sglang.srt.blendserve.plan.scan_order import Plan
 from sglang.srt.blendserve.runtime.view import SchedulerView
+
+_PLACES = 200
+"""Densities that are reported: a picture is no finer."""
 
 
 def pool_state(
@@ -36,12 +39,21 @@ def pool_state(
         "sharing": None if plan is None else plan.sharing,
         "sharing_optimum": None if plan is None else plan.sharing_optimum,
         "optimum_seconds": None if plan is None else plan.optimum_seconds,
-        "density": [] if plan is None else _sampled(unit_densities(plan)),
+        "density": [] if plan is None else _density_along(plan),
         "lanes": lanes,
     }
 
 
-def _sampled(density: NDArray[np.float64], most: int = 200) -> list[float]:
-    """At most ``most`` values at even distances, cut to a range that every format can carry."""
-    places = np.linspace(0, density.size - 1, min(density.size, most)).astype(np.int64)
-    return [float(value) for value in np.clip(density[places], 1e-6, 1e6)]
+def _density_along(plan: Plan) -> list[float]:
+    """Return the compute density along the scan, at most 200 places at even distances.
+
+    Each place stands for the requests around it, so that a plan of any size takes a millisecond or
+    two: a step waits for this. Cut to a range that every format can carry.
+    """
+    size = plan.order.size
+    first = np.linspace(0, size, min(size, _PLACES), endpoint=False).astype(np.int64)
+    if not first.size:
+        return []
+    compute = np.add.reduceat(plan.compute_seconds[plan.order], first)
+    memory = np.add.reduceat(plan.memory_seconds[plan.order], first)
+    return [float(value) for value in np.clip(merge_units(compute, memory), 1e-6, 1e6)]
