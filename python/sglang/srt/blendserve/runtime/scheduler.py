@@ -33,7 +33,7 @@ from sglang.srt.blendserve.runtime.offline_request import offline_request
 from sglang.srt.blendserve.runtime.online import OnlineRequests
 from sglang.srt.blendserve.runtime.overlap.lane_trace import LaneRow, lane_path
 from sglang.srt.blendserve.runtime.overlap.lanes import make_lanes
-from sglang.srt.blendserve.runtime.overlap.loop import OverlapLoop
+from sglang.srt.blendserve.runtime.overlap.overlap_loop import OverlapLoop
 from sglang.srt.blendserve.runtime.pool_state import pool_state
 from sglang.srt.blendserve.runtime.prefill_adder import BlendPrefillAdder
 from sglang.srt.blendserve.runtime.ranks import RankGroup

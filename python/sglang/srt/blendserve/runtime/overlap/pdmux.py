@@ -6,8 +6,8 @@ group. As released, 0.5.17 cannot start with it: ``multiplex/multiplexing_mixin.
 ``self.gpu_id`` and ``self.tp_size``, which the scheduler keeps in ``self.ps`` (right in 0.5.23).
 The plugin sets both attributes, for stock policies too, and says so in the log.
 
-With ``--blendserve-overlap`` the loop is ours (`runtime.overlap.loop`); stock policies keep that of
-SGLang.
+With ``--blendserve-overlap`` the loop is ours (`runtime.overlap.overlap_loop`); stock policies keep
+that of SGLang.
 """
 
 from __future__ import annotations
