@@ -119,4 +119,5 @@ class Settings:
 
 
 FLAGS = Flags(Settings, "--blendserve-", title="BlendServe (with --schedule-policy blendserve)")
-"""They have no environment variables: ``BLENDSERVE_DEVICE`` is that of the installation."""
+"""Command-line flags of the settings. They have no environment variables, because
+``BLENDSERVE_DEVICE`` is that of the installation."""

@@ -16,7 +16,9 @@ _SKIP_BYTES = 1 << 16
 class ByteStream(Protocol):
     """What is needed of a file open for reading bytes, a gzip file or standard input."""
 
-    def readline(self, size: int, /) -> bytes: ...
+    def readline(self, size: int, /) -> bytes:
+        """Return the bytes up to the next newline, at most ``size``; none at the end."""
+        ...
 
 
 class RawLine(NamedTuple):

@@ -109,8 +109,8 @@ class Attention:
     prefill_width: float
     """Mean width of the score and value products in prefill (query heads x head dim)."""
     decode_width: float
-    """Mean width of these products in decode; wider for latent attention, which decodes in the
-    compressed space."""
+    """Mean width of the score and value products in decode; wider for latent attention, which
+    decodes in the compressed space."""
     kv_elements: int
     """Elements in the KV cache for one token."""
 

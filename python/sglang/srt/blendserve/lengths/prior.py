@@ -29,9 +29,9 @@ class LengthPrior:
     cells: Ints
     """(c,) distinct feature cells, ascending."""
     count: Floats
-    """(c,) finished requests in each; fades with age."""
+    """(c,) finished requests in each cell; fades with age."""
     total: Floats
-    """(c,) their output tokens."""
+    """(c,) output tokens of the finished requests in each cell."""
 
     @classmethod
     def empty(cls) -> LengthPrior:

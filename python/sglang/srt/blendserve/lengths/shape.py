@@ -141,7 +141,7 @@ class LengthShape:
 
 @compiled(TABLE, VECTOR, INTEGERS, VECTOR, VECTOR, VECTOR)
 def _quantiles(ended: Floats, classes: Ints, unit: Floats, lived: Floats, levels: Floats) -> Floats:
-    """See `LengthShape.quantile_total`."""
+    """Search the survival curves; arguments and result as in `LengthShape.quantile_total`."""
     found = np.empty((lived.size, levels.size))
     for request in range(lived.size):
         multiple = lived[request] / unit[request]

@@ -30,7 +30,7 @@ class RequestCosts:
     computed_tokens: Floats
     """(requests,) prompt tokens to compute: own ones and a share of each shared prefix."""
     compute_seconds: Floats
-    """(requests,) compute, with the same share of each shared prefix."""
+    """(requests,) compute, shared prefixes split over those who share."""
     memory_seconds: Floats
     """(requests,) KV cache reads while decoding (paper's Mem)."""
 

@@ -79,7 +79,7 @@ def sort_tree(
     kv_reads: Floats | None = None,
     same: RequestCosts | None = None,
 ) -> SortedTree:
-    """Layer-sort ``tree`` for predicted lengths; arguments as of `request_costs`."""
+    """Layer-sort ``tree`` for predicted lengths; arguments as in `request_costs`."""
     costs = request_costs(tree, output_tokens, cost, kv_reads, same)
     by_node = density(tree.leaf_sum(costs.compute_seconds), tree.leaf_sum(costs.memory_seconds))
     in_order, order = layer_sort(tree, by_node)

@@ -37,15 +37,15 @@ class Plan:
     """(m,) the scan order: the request at each scan position, as the dual scanner takes them."""
 
     prompt_tokens: Ints
-    """(n,) by request."""
+    """(n,) prompt tokens, by request."""
     output_tokens: Floats
-    """(n,) predicted, by request."""
+    """(n,) predicted output tokens, by request."""
     computed_tokens: Floats
     """(n,) prompt tokens to compute, by request: shared prefixes split over those who share."""
     compute_seconds: Floats
-    """(n,) by request, shared prefixes split likewise."""
+    """(n,) seconds of compute, by request: shared prefixes split over those who share."""
     memory_seconds: Floats
-    """(n,) by request: KV cache read while decoding."""
+    """(n,) seconds of KV cache reads while decoding, by request."""
 
     sharing: float
     """Share of the prompt tokens saved when prefixes are shared as in this order (paper's s)."""

@@ -45,7 +45,7 @@ _PICTURES = (".png", ".svg", ".pdf")
 _TEXT_TOKENS = 24
 """Tokens of a prefix that are decoded to show it."""
 _TEXT_WIDTH = 48
-"""Characters of these that are shown."""
+"""Characters of a decoded prefix that are shown."""
 
 
 class PlanError(Exception):

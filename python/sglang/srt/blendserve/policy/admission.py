@@ -1,4 +1,4 @@
-"""Memory admission by predicted peak (DESIGN.md, "Scheduling" (3)).
+"""Memory admission by predicted peak (docs/algorithm.md).
 
 A request holds its prompt's KV from its prefill on and one more token with each decode step, until
 it ends and frees all of it. Sort the running set by remaining length, longest first; when the
@@ -149,7 +149,7 @@ class ReserveAll(PeakAdmission):
     """
 
     def __init__(self, kv_tokens: ArrayLike, remaining_tokens: ArrayLike) -> None:
-        """Start from m running requests; arguments as of `PeakAdmission`."""
+        """Start from m running requests; arguments as in `PeakAdmission`."""
         super().__init__(kv_tokens, remaining_tokens)
         self._reserved = self.kv_tokens + float(self._remaining.mean(axis=1).sum())
 
@@ -192,7 +192,7 @@ def _in_order(
 def _peak(
     negative: Floats, held: Floats, peaks: Floats, kv_tokens: float, ends: Floats, limit: float
 ) -> float:
-    """See `PeakAdmission._peak_parts`."""
+    """Return the peak if a request of ``kv_tokens`` joined whose parts end at ``ends`` (q,)."""
     parts = ends.size
     highest, above = 0.0, negative.size
     for part in range(parts):  # in the order in which the parts end

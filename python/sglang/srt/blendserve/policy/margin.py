@@ -43,7 +43,7 @@ class Caution:
         them."""
 
     def renew(self, scarcity: float, prefill_part: float) -> None:
-        """Set both for how scarce compute is (`pace.compute_scarcity`).
+        """Set `bias` and `caps_held` for how scarce compute is (`pace.compute_scarcity`).
 
         ``prefill_part``: part of prompts among the tokens of a step: it is their flow that is kept
         up by more caution.

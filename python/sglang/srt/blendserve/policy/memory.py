@@ -38,18 +38,18 @@ class Candidate:
 
     @property
     def tokens(self) -> int:
-        """Tokens that it has before it decodes (again, after a retraction)."""
+        """Tokens of the request before it decodes (again, after a retraction)."""
         return self.request.prompt.size + self.request.generated
 
     @cached_property
     def uncached(self) -> int:
-        """Tokens to compute before it decodes."""
+        """Tokens to compute before the request decodes."""
         # The last one is always computed: its logits give the next output token.
         return max(self.tokens - self._cached_tokens(self.request), 1)
 
     @property
     def needs(self) -> int:
-        """KV slots that it takes from others when it starts."""
+        """KV slots that the request takes from others when it starts."""
         return self.footprint.needs(self.uncached, self.request.generated)
 
 

@@ -26,9 +26,9 @@ class StepLoad(NamedTuple):
     running: int
     """Requests that decode one token."""
     kv_tokens: float
-    """KV tokens they read."""
+    """KV tokens that the decoding requests read."""
     prompt_cost: float = 1.0
-    """What a prompt token costs, times one that attends to nothing (`PromptCost`)."""
+    """Compute of a prompt token over that of one that attends to nothing (`PromptCost`)."""
 
 
 class Rest(Protocol):
@@ -36,25 +36,27 @@ class Rest(Protocol):
 
     @property
     def compute(self) -> float:
-        """As of `RemainingWork`."""
+        """Compute of all work still to do, seconds."""
 
     @property
     def memory(self) -> float:
-        """As of `RemainingWork`."""
+        """KV cache reads of all work still to do, without weight loading, seconds."""
 
 
 class RestOnDemand:
-    """A rest that is added up when a pace looks at it."""
+    """The work still to do, added up by ``find`` when a pace looks at it."""
 
     def __init__(self, find: Callable[[], RemainingWork]) -> None:
         self._find = find
 
     @property
     def compute(self) -> float:
+        """Compute of all work still to do, seconds."""
         return self._find().compute
 
     @property
     def memory(self) -> float:
+        """KV cache reads of all work still to do, without weight loading, seconds."""
         return self._find().memory
 
 
@@ -140,28 +142,28 @@ class Pace(Protocol):
     """Decides the prefill budget of a step."""
 
     def budget(self, load: StepLoad, rest: Rest) -> PrefillBudget:
-        """Prompt tokens for the next step. Never zero when nothing is running."""
+        """Return the prompt tokens for the next step, never zero when nothing is running."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class FixedPace:
-    """The same number of prompt tokens in every step (stock SGLang: ``--chunked-prefill-size``).
+    """A constant number of tokens in every step (stock SGLang: ``--chunked-prefill-size``).
 
-    As there, running requests count against the step's tokens.
+    As in SGLang, each running request counts as one of them.
     """
 
     step_tokens: int
 
     def budget(self, load: StepLoad, rest: Rest) -> PrefillBudget:
-        """What the running requests leave of the step's tokens."""
+        """Return what the running requests leave of the step's tokens."""
         tokens = max(self.step_tokens - load.running, 1)
         return PrefillBudget(tokens, tokens)
 
 
 @dataclass(frozen=True, slots=True)
 class BalancePace:
-    """As much compute in every step as its memory traffic hides.
+    """Gives every step as much compute as its memory traffic hides.
 
     No step is then longer than its longer resource needs, whichever of the two the pool has more
     of, and no prediction of the remaining work is needed. What is left at the end is work of the
@@ -174,7 +176,7 @@ class BalancePace:
     """Largest prefill of one step, tokens."""
 
     def budget(self, load: StepLoad, rest: Rest) -> PrefillBudget:
-        """The prompt tokens that bring the step's compute up to its memory traffic."""
+        """Return the prompt tokens that bring the step's compute up to its memory traffic."""
         if load.running == 0:
             return PrefillBudget(self.max_tokens, self.max_tokens)
         decode, memory = self.cost.decode_step_seconds(load.running, load.kv_tokens)
@@ -204,7 +206,7 @@ class SpreadPace:
     """Largest prefill of one step, tokens."""
 
     def budget(self, load: StepLoad, rest: Rest) -> PrefillBudget:
-        """The step's part of the prefill, and at least what hides its weights."""
+        """Return the step's part of the prefill, and at least what hides its weights."""
         left = rest.memory
         if load.running == 0 or not left > 0:
             return PrefillBudget(self.max_tokens, self.max_tokens)
@@ -239,7 +241,7 @@ class RatioPace:
     """Largest prefill of one step, tokens."""
 
     def budget(self, load: StepLoad, rest: Rest) -> PrefillBudget:
-        """The prompt tokens that bring the step to the ratio of the rest.
+        """Return the prompt tokens that bring the step to the ratio of the rest.
 
         The memory-bound side may besides use compute that would stay idle beside the step's memory
         traffic: its requests are what fills the memory, and filling it late costs more than

@@ -46,7 +46,7 @@ class PaperPolicy:
         whole_prompts: bool = False,
         tuning: Tuning = DEFAULTS,
     ) -> None:
-        """Arguments as of `StepPolicy`."""
+        """Take the arguments of `StepPolicy`."""
         self.pool = pool
         self.pace: Pace = FixedPace(max_tokens)
         """Not asked: the budgets are the paper's."""

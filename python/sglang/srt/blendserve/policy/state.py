@@ -15,7 +15,7 @@ class EngineState:
     running: int
     """Requests that decode in the step, offline and online."""
     kv_tokens: int
-    """KV tokens that these read."""
+    """KV tokens that the decoding requests read."""
     used_slots: int
     """KV slots that cannot be had now: locked by requests in flight (shared prefixes once)."""
     free_requests: int
@@ -27,7 +27,7 @@ class EngineState:
     chunk: PoolRequest | None = None
     """The offline request whose prompt is partly computed."""
     chunk_tokens: int = 0
-    """Its prompt tokens still to compute."""
+    """Prompt tokens of `chunk` that are still to be computed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,6 @@ class Selection:
     """What joins the next step."""
 
     requests: list[PoolRequest]
-    """In the order in which they are to be prefilled."""
+    """Requests that join, in the order in which they are to be prefilled."""
     prefill_tokens: int
     """Prompt tokens to compute, the rest of a partly computed prompt included."""

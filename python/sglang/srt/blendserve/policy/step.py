@@ -116,7 +116,7 @@ class Step:
             self.start(self.memory.candidate(request), side, self.max_tokens)
 
     def selection(self) -> Selection:
-        """What the step has become. Ends it."""
+        """End the step; return who joins it and how many prompt tokens it computes."""
         self._prompt_cost.end_step()
         return Selection(self.requests, self.spent)
 

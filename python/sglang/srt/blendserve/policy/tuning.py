@@ -42,20 +42,22 @@ class Tuning:
     side_window: int = 512
     """Most requests at each side whose density stands for the side. Unproven."""
     side_part: int = 8
-    """The same as a part of all that wait: one in so many. Unproven."""
+    """A side is one in so many of the requests that wait, where that is fewer than `side_window`.
+    Unproven."""
     least_share: float = 0.15
     """Least share of the memory kept for the compute-bound side, and for long outputs that
     outgrow their predictions and would stop its flow for thousands of steps. Unproven."""
     most_share: float = 0.5
     """Largest share of the memory kept for the compute-bound side. Unproven."""
     scarce_share: float = 0.1
-    """Share kept besides where compute is the scarcer resource: memory that is not full then
-    costs no time. Unproven."""
+    """Share of the memory kept for the compute-bound side in addition where compute is the scarcer
+    resource: memory that is not full then costs no time. Unproven."""
     scarce_from: float = 0.9
     """Compute scarcity (`pace.compute_scarcity`) from which `scarce_share` is added.
     Unproven."""
     scarce_width: float = 0.2
-    """Range of compute scarcity over which it is added in full. Unproven."""
+    """Range of compute scarcity, above `scarce_from`, over which `scarce_share` is added in full.
+    Unproven."""
     outlived: float = 2.0
     """Times its expected length after which a request counts for the memory-bound side.
     Unproven."""
@@ -84,23 +86,25 @@ class Tuning:
     """Error of the mean of lengths that are not known, as a part: it does not cancel among
     many. Unproven."""
     more_bias: float = 0.4
-    """What is added where compute is the scarcer resource. Memory that stays empty costs little
-    there; one that outputs fill beyond expectation stops the prompts. Unproven."""
+    """What is added to `bias` where compute is the scarcer resource. Memory that stays empty costs
+    little there; one that outputs fill beyond expectation stops the prompts. Unproven."""
     bias_from: float = 0.6
     """Compute scarcity from which `more_bias` is added, and `many_caps` turns to `some_caps`.
     Unproven."""
     bias_width: float = 0.3
-    """Range of compute scarcity over which both happen. Unproven."""
+    """Range of compute scarcity, above `bias_from`, over which `more_bias` is added in full and
+    `many_caps` becomes `some_caps`. Unproven."""
     flow_from: float = 0.4
     """Part of prompts among a step's tokens from which `more_bias` is added: where few are
     computed, decodes are what keeps compute busy, and they need the memory. Unproven."""
     flow_width: float = 0.3
-    """Range of that part over which it is added in full. Unproven."""
+    """Range of the part of prompts, above `flow_from`, over which `more_bias` is added in full.
+    Unproven."""
     many_caps: float = 16.0
     """How many requests at their caps the memory must hold for a request of an unknown kind to
     count with its cap. Unproven."""
     some_caps: float = 5.0
-    """The same where compute is the scarcer resource: memory that stays empty costs less there.
+    """`many_caps` where compute is the scarcer resource: memory that stays empty costs less there.
     Unproven."""
 
     # --- the pace (pace.py) -------------------------------------------------------------------

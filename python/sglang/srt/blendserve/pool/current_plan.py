@@ -99,7 +99,7 @@ class CurrentPlan:
     # --- making it ------------------------------------------------------------------------
 
     def renew_if_due(self, *, quiet: bool, idle_seconds: float) -> bool:
-        """Plan again if it is worth it; arguments and result as of `RequestPool.plan_if_due`."""
+        """Plan again if it is worth it; arguments and result as in `RequestPool.plan_if_due`."""
         self._passes += 1
         if self._background is not None and self._background.busy:
             planned = self._background.poll(idle_seconds)

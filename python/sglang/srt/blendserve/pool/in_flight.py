@@ -19,10 +19,10 @@ class InFlight(NamedTuple):
 
     requests: list[PoolRequest]
     indices: Ints
-    """Places in the pool's arrays."""
+    """Place of each request in the pool's arrays."""
     prompt_tokens: Floats
     held_tokens: Floats
-    """As `PoolRequest.held_tokens`: without the output."""
+    """KV tokens that each frees when it ends, without its output (`PoolRequest.held_tokens`)."""
     generated: Floats
     """Output tokens so far."""
 

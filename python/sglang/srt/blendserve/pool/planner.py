@@ -34,19 +34,19 @@ class PoolSnapshot:
     """A pool at one moment. Requests are numbered by their place in ``requests``."""
 
     requests: list[PoolRequest]
-    """(n,) waiting, running and, unless they are left out, ended."""
+    """(n,) requests that wait, run or, unless they are left out, have ended."""
     arrived: int
     """Requests of the pool; later ones are not in this snapshot."""
     waiting: Bools
-    """(n,) those to be planned."""
+    """(n,) which of the requests are to be planned."""
     running: Ints
-    """(r,) those in flight."""
+    """(r,) numbers of the requests in flight."""
     generated: Ints
-    """(r,) output tokens of each."""
+    """(r,) output tokens so far of each request in flight."""
     finished: list[tuple[int, int]]
-    """Those that have ended by themselves, with their output tokens."""
+    """Requests that have ended by themselves: number and output tokens of each."""
     prior: LengthPrior | None
-    """What requests taught that are no longer in the pool."""
+    """What requests that are no longer in the pool taught about lengths."""
     planned: int
     """The first so many were planned before, and a sample of them drawn."""
 
@@ -58,7 +58,7 @@ class Planned:
     snapshot: PoolSnapshot
     tree: PrefixTree
     upcoming: UpcomingUse
-    """Reads from no scan yet."""
+    """The upcoming uses of prefixes; they follow no scan yet."""
     ancestors: Ancestors
     lengths: LengthEstimator
     forecast: LengthForecast
@@ -70,7 +70,7 @@ class Planned:
     """Requests to learn lengths from, the first to run at the end."""
 
     def copy(self) -> Planned:
-        """The same, learning about lengths on its own."""
+        """Return a copy that learns about lengths on its own; all else is shared."""
         lengths = self.lengths.copy()
         return replace(self, lengths=lengths, forecast=self.forecast.copy(lengths))
 
@@ -81,7 +81,7 @@ class PlannedScan:
 
     plan: Plan
     scanner: DualScanner
-    """Nothing of it is handed out yet."""
+    """A scanner over the plan that has handed nothing out yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ class Ancestors:
 
     @classmethod
     def of(cls, tree: PrefixTree) -> Ancestors:
-        """Those of ``tree``, which holds all of its requests."""
+        """Return the ancestors in ``tree``, which holds all of its requests."""
         leaf_parent = np.zeros(tree.requests, dtype=np.int64)
         leaf_parent[tree.leaf_requests] = tree.parent[tree.leaf_nodes]
         return cls(leaf_parent.tolist(), tree.parent.tolist(), tree.depth.tolist())

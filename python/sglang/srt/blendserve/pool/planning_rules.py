@@ -19,14 +19,14 @@ class PlanningRules:
     sample: float = SAMPLE
     """Share of the requests of unknown length that run first."""
     least_sample: int = 4
-    """A smaller sample, requests, is not worth leaving the plan's order for."""
+    """A sample of fewer requests is not worth leaving the plan's order for."""
     growth: float = 0.25
     """Plan again once this share of the planned requests has newly arrived: the total planning
     time then stays proportional to the last plan's."""
     learn_growth: float = 0.5
     """Predict lengths anew when as many more have finished, or as many more passes were made."""
     learn_least: int = 32
-    """The same: at least so many more requests or passes."""
+    """Fewest requests to finish, or passes to be made, before lengths are predicted anew."""
     drift: float = 0.1
     """Order anew when predictions have moved the KV reads of what waits by this share."""
     least_ended: int = 4096

@@ -25,13 +25,13 @@ class RequestTable:
     def __init__(self) -> None:
         self.all: list[PoolRequest] = []
         self.by_rid: dict[str, PoolRequest] = {}
-        """Those that have not ended."""
+        """Requests that have not ended, by id."""
         self.running: dict[int, PoolRequest] = {}
-        """By number, in the order of their admission."""
+        """Requests in flight by number, in the order of their admission."""
         self.returned: list[PoolRequest] = []
-        """Given back by the engine, in the order in which they are served again."""
+        """Requests given back by the engine, in the order in which they are served again."""
         self.finished: list[tuple[int, int]] = []
-        """Ended by themselves: number and output tokens."""
+        """Requests that have ended by themselves: number and output tokens."""
         self.waiting = 0
         """Requests that wait and were never handed out."""
         self._columns = InFlightColumns()
@@ -60,7 +60,7 @@ class RequestTable:
         return np.frombuffer(bytes(self._waits[:requests]), dtype=np.bool_)
 
     def everyone_waiting(self) -> Iterator[PoolRequest]:
-        """Returned ones first, then by arrival."""
+        """Iterate over all requests that wait: returned ones first, then by arrival."""
         yield from self.returned
         for request, waits in zip(self.all, self._waits, strict=True):
             if waits:
@@ -80,7 +80,7 @@ class RequestTable:
         self._columns.change(request)
 
     def in_flight(self) -> InFlight:
-        """Those that run, as columns."""
+        """Return the requests in flight as columns."""
         return self._columns.read()
 
     def put_back(self, request: PoolRequest) -> None:

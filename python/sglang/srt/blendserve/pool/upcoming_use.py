@@ -35,9 +35,9 @@ class NextUse(NamedTuple):
     """Scan positions of the nearest waiting requests of a set, seen from both sides of the scan."""
 
     first: int
-    """The nearest to the compute-bound side; -1 for a request served before the plan."""
+    """Position nearest to the compute-bound side; -1 for a request served before the plan."""
     last: int
-    """The nearest to the memory-bound side."""
+    """Position nearest to the memory-bound side."""
 
 
 AT_ONCE = NextUse(-1, -1)

@@ -129,7 +129,7 @@ def _start(server_args: ServerArgs) -> Any:
     from sglang.srt.entrypoints.engine import Engine
 
     class ShieldedEngine(Engine):
-        """Its processes do not see SIGINT and SIGTERM, which a terminal sends to all."""
+        """An engine whose processes do not see SIGINT and SIGTERM: a terminal sends them to all."""
 
         @classmethod
         def _launch_scheduler_processes(cls, *args: Any, **kwargs: Any) -> Any:

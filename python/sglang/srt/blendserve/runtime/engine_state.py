@@ -28,7 +28,7 @@ def engine_state(
     ``online``: those of the ``running`` requests that are not of the pool. ``chunked``: the request
     whose prompt is partly computed. ``online_growth_ratio``: share of the output tokens still
     allowed to online requests that room is kept for (SGLang's new token ratio). ``used_slots``,
-    ``free_requests`` and ``cached_tokens``: as of `EngineState`.
+    ``free_requests`` and ``cached_tokens``: as in `EngineState`.
     """
     chunk = None if chunked is None else offline_request(chunked)
     growth = sum(r.sampling_params.max_new_tokens - len(r.output_ids) for r in online)

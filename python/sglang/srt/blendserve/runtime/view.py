@@ -62,7 +62,7 @@ class Evictions(NamedTuple):
 
     tokens: int = 0
     needed: int = 0
-    """Those of them that a waiting request would have used."""
+    """Evicted tokens that a waiting request would have used."""
 
 
 class SchedulerView(Protocol):

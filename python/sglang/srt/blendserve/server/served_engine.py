@@ -20,30 +20,32 @@ _ANY_MODEL = "default"
 
 
 class ServedEngine(Engine, Protocol):
-    """An engine that serves a model under names, and is started and stopped by others.
-
-    Attributes:
-        model: the name it serves its model under.
-        models: every name that a line may ask for.
-        endpoints: what it can do.
-        ready: whether it takes work yet.
-        stopping: whether it takes no more work because the server is told to stop.
-    """
+    """An engine that serves a model under names, and is started and stopped by others."""
 
     @property
-    def model(self) -> str: ...
+    def model(self) -> str:
+        """The name that the engine serves its model under."""
+        ...
 
     @property
-    def models(self) -> frozenset[str]: ...
+    def models(self) -> frozenset[str]:
+        """Every model name that a line may ask for."""
+        ...
 
     @property
-    def endpoints(self) -> frozenset[Endpoint]: ...
+    def endpoints(self) -> frozenset[Endpoint]:
+        """The endpoints that the engine can answer."""
+        ...
 
     @property
-    def ready(self) -> bool: ...
+    def ready(self) -> bool:
+        """Whether the engine takes work yet."""
+        ...
 
     @property
-    def stopping(self) -> bool: ...
+    def stopping(self) -> bool:
+        """Whether the engine takes no more work because the server is told to stop."""
+        ...
 
     async def plan(self) -> PlanView | None:
         """Return the scheduler's plan over waiting offline requests, None if it has none."""

@@ -46,7 +46,7 @@ matches the prefixes of all that wait in every step; more of them are only let i
 to the end of so many."""
 _IN_ORDER = ("fcfs",)
 _SHORT_QUEUE = 16
-"""The same where the order depends on what has ended meanwhile."""
+"""Requests that wait in SGLang's queue at once where the order depends on what has ended."""
 
 
 class Device:

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 
 _WEIGHT = 0.1
-"""Weight of a new length against the mean so far: an assumption, as of `_FIRST_GUESS`."""
+"""Weight of a new length against the mean so far: an assumption, as `_FIRST_GUESS` is."""
 _FIRST_GUESS = 256.0
 """Output tokens that a job is taken to have before any of its requests has ended."""
 

@@ -76,9 +76,11 @@ class QueuePolicy:
         return budget
 
     def finished(self, request: int, output_tokens: int) -> None:
+        """Keep what the request had reserved until SGLang sees that it has ended."""
         self._ended.append(min(self._limits[request] - output_tokens, self._cap[request]))
 
     def retracted(self, request: int, generated: int) -> None:
+        """Let the request wait again, behind all others, as SGLang does."""
         self._queue.append(request)
         self._full = False
         self._retracted_now = True
@@ -144,14 +146,17 @@ class EwmaPolicy(QueuePolicy):
         self._jobs = LongestJobs(workload.source.tolist(), len(workload.sources), scale)
 
     def finished(self, request: int, output_tokens: int) -> None:
+        """Learn the length of a job's output, besides what `QueuePolicy` does."""
         super().finished(request, output_tokens)
         self._jobs.ended(request, output_tokens)
 
     def retracted(self, request: int, generated: int) -> None:
+        """Let the request wait as the next of its job."""
         super().retracted(request, generated)
         self._jobs.put_back(self._queue.pop())
 
     def choose(self, engine: FastEngine) -> int:
+        """Admit from the job with the longest outputs seen; return the step's prompt tokens."""
         self._queue = self._jobs.queue()
         return super().choose(engine)
 

@@ -34,7 +34,7 @@ class Workload:
     prefix: Ints
     """Number of the prefix a request starts with; -1 for none."""
     prefix_tokens: Ints
-    """Length of that prefix behind the system prompt; 0 for none."""
+    """Length of the shared prefix behind the system prompt; 0 for none."""
     source: Ints
     """Which of ``sources`` a request was drawn from."""
     sources: tuple[str, ...]
@@ -129,7 +129,7 @@ class Workload:
         )
 
     def with_system_prompts(self, tokens: int) -> Workload:
-        """These requests, each behind a system prompt of ``tokens`` tokens, one for each source."""
+        """Return the requests behind system prompts of ``tokens`` tokens, one for each source."""
         assert self.system_tokens == 0, "there are system prompts already"
         return replace(self, prompt_tokens=self.prompt_tokens + tokens, system_tokens=tokens)
 

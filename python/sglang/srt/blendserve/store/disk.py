@@ -86,7 +86,7 @@ class ContentFolder:
 
 
 class DirectoryInUse(RuntimeError):
-    """Another process holds the directory's lock."""
+    """The directory's lock is held by another process."""
 
 
 class DirectoryLock:

@@ -36,9 +36,9 @@ class Use(NamedTuple):
 
     end: int
     shared: int
-    """How far they use it, in whole pages; not beyond its start if they do not."""
+    """How far waiting requests use the leaf, in whole pages; at most its start if none does."""
     node: int
-    """Where those who use most of it stand in the plan's prefix tree."""
+    """Where the requests that use most of the leaf stand in the plan's prefix tree."""
     next_use: NextUse | None
     """When all of the leaf is needed next; None if nobody needs its last tokens."""
 

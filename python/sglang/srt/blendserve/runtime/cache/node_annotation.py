@@ -31,12 +31,12 @@ class Annotation:
     requests: int = 0
     """Waiting requests that use at least one page of the node's own tokens."""
     next_use: int | None = None
-    """How many requests of the plan come before the nearest of them, counted from the nearer side
-    of the scan; negative if it is served before the plan. None: nobody needs the node."""
+    """How many requests of the plan come before the nearest one that uses the node, counted from
+    the nearer side of the scan; negative if it is served before the plan. None: nobody does."""
     density: float = 0.0
-    """Compute density of those of them that are in the plan."""
+    """Compute density of the planned requests that use the node."""
     kv_tokens: float = 0.0
-    """KV tokens that they are predicted to hold when they end."""
+    """KV tokens that the requests which use the node are predicted to hold when they end."""
 
 
 NOT_NEEDED = Annotation()

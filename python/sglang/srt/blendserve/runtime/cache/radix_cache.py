@@ -71,7 +71,7 @@ class BlendRadixCache(RadixCache):
         self.evicted_tokens = 0
         """Tokens evicted since the start."""
         self.evicted_needed_tokens = 0
-        """Those of them that a waiting request would have used."""
+        """Tokens evicted since the start that a waiting request would have used."""
         super().__init__(params)
 
     def follow(self, pool: RequestPool | None) -> None:

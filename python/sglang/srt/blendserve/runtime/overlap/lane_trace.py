@@ -17,26 +17,28 @@ class LaneRow:
     lane: str
     """``prefill`` or ``decode``."""
     launched_seconds: float
-    """When the host launched it."""
+    """When the host launched the work."""
     ended_seconds: float
-    """When the host saw its end."""
+    """When the host saw the end of the work."""
     device_seconds: float
     """Time on the device, from the first kernel to the last."""
     prefill_sms: int
+    """SMs of the prefill lane, in the division that the work ran at."""
     decode_sms: int
-    """The division it ran at."""
+    """SMs of the decode lane, in the division that the work ran at."""
     beside: int
-    """Whether the other lane was busy at its launch."""
+    """Whether the other lane was busy at the launch, 0 or 1."""
     requests: int
     tokens: int
     """Prompt tokens computed, or output tokens."""
     kv_tokens: int
     """KV tokens that a decode read."""
     compute_seconds: float
+    """Compute of the work by the cost model."""
     memory_seconds: float
-    """Its work by the cost model."""
+    """Memory traffic of the work by the cost model."""
     free_slots: int
-    """KV slots (tokens) free or evictable when it ended."""
+    """KV slots (tokens) free or evictable when the work ended."""
     waiting: int
     """Offline requests in the pool."""
 

@@ -34,22 +34,22 @@ class LaunchedBatch:
     """A batch that has been launched on a lane and is not over yet."""
 
     batch: ScheduleBatch
-    """As it was launched: a decode's own goes on changing when the next step is prepared."""
+    """The batch as it was launched: that of a decode goes on changing when the next is prepared."""
     load: Load
     group: int
-    """Stream group of its last launch."""
+    """Stream group of the last launch."""
     beside: bool
     """Whether the other lane was busy all along."""
     launched: float
-    """When, in seconds since the scheduler's start."""
+    """When the batch was launched, in seconds since the scheduler's start."""
     works: deque[Work] = field(default_factory=deque)
-    """Launched and not yet over, oldest first."""
+    """Work that is launched and not yet over, oldest first."""
     result: Any = None
-    """SGLang's result of its last launch."""
+    """SGLang's result of the last launch."""
     seconds: float = 0.0
-    """Device time of what is over."""
+    """Device time of the work that is over, seconds."""
     one_group: bool = True
-    """Whether all its launches were on streams of the same group."""
+    """Whether all launches were on streams of the same group."""
     layers_left: int = 0
     """Layers of a prefill that are still to be launched; 1 for all where they cannot be told
     apart."""
