@@ -99,7 +99,7 @@ def test_annotations_are_sums_over_the_subtree(pool: Pool) -> None:
 
 
 def test_shared_prefix_makes_a_request_less_compute_bound() -> None:
-    """DESIGN (7): counted once per request, sharing-heavy pools look several times too dense."""
+    """Counted once a request, shared prefixes make a pool look too dense (docs/algorithm.md)."""
     pool = few_shot_pool()
     costs = request_costs(PrefixTree.build(pool.prompts), pool.output_tokens, COST)
     alone = COST.density(590.0, 2.0)

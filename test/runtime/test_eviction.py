@@ -116,8 +116,8 @@ def test_what_a_request_given_back_needs_is_needed_again() -> None:
 def hits(kind: type[RadixCache]) -> tuple[int, int]:
     """Hit tokens and requests of a mixed scan in a cache that is too small.
 
-    From one end come questions with four long prefixes, from the other, two for each of them,
-    prompts that share nothing and fill the cache with what is never asked for again.
+    From one side of the scan come questions with four long prefixes, from the other, two for each
+    of them, prompts that share nothing and fill the cache with what is never asked for again.
     """
     small = SmallCache(420, kind=kind)
     small.arrive([[*prefix(n), 7000 + i] for n in range(1, 5) for i in range(6)], max_tokens=2)

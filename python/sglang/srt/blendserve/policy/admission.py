@@ -1,4 +1,4 @@
-"""Memory admission by predicted peak (docs/algorithm.md).
+"""Memory admission by predicted peak (docs/scheduling.md, "Memory").
 
 A request holds its prompt's KV from its prefill on and one more token with each decode step, until
 it ends and frees all of it. Sort the running set by remaining length, longest first; when the

@@ -1,5 +1,5 @@
 """Who of the requests in flight uses which shared prefix, so that its KV is counted once and as
-long as anybody uses it (docs/algorithm.md).
+long as anybody uses it (docs/scheduling.md, "Memory").
 
 What only one request in flight uses is freed when that one ends, and counts among what it holds.
 What several use is freed by none of them: it is in use whatever ends, until one is left.

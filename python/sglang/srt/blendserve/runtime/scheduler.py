@@ -279,7 +279,6 @@ class BlendScheduler(upstream.Scheduler):
             self.pool.put_back(req.blendserve)
 
     def run_batch(self, batch: ScheduleBatch, *args: Any, **kwargs: Any) -> Any:
-        """Launch ``batch`` as SGLang does, and let the records know of it."""
         if self.step_recorder is not None and not batch.split_index:  # not again for more layers
             self.step_recorder.launched(batch)
         if self.step_feedback is not None:
@@ -314,7 +313,6 @@ class BlendScheduler(upstream.Scheduler):
     # --- abort, idle, state ----------------------------------------------------------------------
 
     def abort_request(self, recv_req: AbortReq) -> None:
-        """Abort what ``recv_req`` names, in the pool and on the lanes as well."""
         super().abort_request(recv_req)
         if self.overlap is not None:
             self.overlap.abort(recv_req)
@@ -325,7 +323,6 @@ class BlendScheduler(upstream.Scheduler):
             self.pool.forget(request)
 
     def on_idle(self) -> None:
-        """Close the records and check the prefix cache, then do what SGLang does when idle."""
         if self.step_recorder is not None:
             self.step_recorder.idle()
         if self.step_feedback is not None:
@@ -337,13 +334,11 @@ class BlendScheduler(upstream.Scheduler):
         super().on_idle()
 
     def is_fully_idle(self, for_health_check: bool = False) -> bool:
-        """Return whether nothing waits or runs, in the pool and on the lanes as well."""
         if self.overlap is not None and self.overlap.busy:
             return False
         return super().is_fully_idle(for_health_check) and len(self.pool) == 0
 
     def get_internal_state(self, recv_req: Any) -> Any:
-        """Return SGLang's state with the pool's beside it (`pool_state`)."""
         output = super().get_internal_state(recv_req)
         note_progress(self.pool)  # what has ended since the last pass no longer runs
         output.internal_state["blendserve"] = pool_state(
