@@ -32,7 +32,7 @@ FIRST_SLOTS = 1024
 """Slots while the engine's rate is not known."""
 
 FEWEST_SLOTS = 256
-"""Slots however slow the engine: fewer would leave its running batch half empty."""
+"""Fewest slots, however slow the engine: fewer would leave its running batch half empty."""
 
 _RISK = 0.5
 
@@ -54,12 +54,12 @@ class Demand:
 
     @property
     def needed_rate(self) -> float:
-        """Requests per second it takes to end in time."""
+        """Requests per second that the job needs to end in time."""
         return self.remaining / max(self.seconds_left, 1.0)
 
 
 def at_risk(demand: Demand, in_flight: int, rate: float | None) -> bool:
-    """Whether a job may miss its end.
+    """Whether a job may miss its deadline.
 
     Args:
         demand: the job's.

@@ -89,7 +89,7 @@ class LengthEstimator:
         self._finish_fit()
 
     def copy(self) -> LengthEstimator:
-        """A copy that learns on its own; what neither changes is shared."""
+        """Return a copy that learns on its own; what neither changes is shared."""
         other = copy(self)
         other._lower, other._upper = self._lower.copy(), self._upper.copy()
         other._output, other._finished = self._output.copy(), self._finished.copy()
@@ -168,7 +168,7 @@ class LengthEstimator:
         return np.asarray(self._prompt * expected + square / 2)
 
     def prior(self) -> LengthPrior:
-        """What their lengths teach about later requests; a few numbers per kind of request."""
+        """Return what the lengths seen teach about later requests: a few numbers per kind."""
         seen = np.array(self._finished, dtype=np.int64)
         return self._prior.updated(self._prompt[seen], self._limit[seen], self._output[seen])
 

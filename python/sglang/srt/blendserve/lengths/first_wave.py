@@ -17,7 +17,7 @@ Ints = NDArray[np.int64]
 _LEAST = 32
 """Size of the smallest wave; fewer say nothing about lengths that vary. Unproven."""
 _LARGE = 32
-"""A subtree is large if it has more than 1 / this of all requests. Unproven."""
+"""A subtree is large if it has more than one in so many of all requests. Unproven."""
 
 
 def sample_wave(

@@ -55,7 +55,7 @@ class LengthForecast:
         self._fresh: Floats = np.zeros((0, LEVELS.size))
 
     def copy(self, lengths: LengthEstimator) -> LengthForecast:
-        """A copy over ``lengths`` that learns on its own."""
+        """Return a copy over ``lengths`` that learns on its own."""
         other = copy(self)
         other.lengths = lengths
         other._started, other._finished = self._started.copy(), self._finished.copy()

@@ -18,7 +18,7 @@ from sglang.srt.blendserve.plan.prefix_tree import PrefixTree
 Ints = NDArray[np.int64]
 
 _CELLS = 32
-"""A cell holds at least about 1 / this of all requests. Unproven."""
+"""A cell holds at least about one in so many of all requests. Unproven."""
 _SMALLEST_CELL = 64
 """Requests of the smallest cell; fewer cannot choose a strength of their own. Unproven."""
 _TREE_STEP = 4

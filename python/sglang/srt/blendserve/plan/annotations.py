@@ -45,13 +45,13 @@ class Annotations:
     """Per node of a tree (nodes,): sums over the requests below it."""
 
     requests: Ints
-    """Number of requests."""
+    """(nodes,) requests below each node."""
     prompt_tokens: Ints
-    """Tokens of their prompts."""
+    """(nodes,) prompt tokens of the requests below each node."""
     unique_tokens: Ints
     """Tokens of the segments in the subtree: its prompt tokens with each prefix counted once."""
     output_tokens: Floats
-    """Predicted output tokens."""
+    """(nodes,) predicted output tokens of the requests below each node."""
     compute_seconds: Floats
     """Compute with the requests' shares of the prefixes above the node: adds up over siblings."""
     memory_seconds: Floats

@@ -125,4 +125,4 @@ class Tuning:
 
 
 DEFAULTS = Tuning()
-"""The policy as it is."""
+"""The constants of the policy as it is."""

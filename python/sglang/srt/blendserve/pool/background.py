@@ -40,7 +40,7 @@ class Background(Generic[Result]):
         self._left = 0 if self._polls is None else self._polls(requests)
 
     def poll(self, idle_seconds: float = 0.0) -> Result | None:
-        """The result if it is to be handed out now. Raises what the work raised.
+        """Return the result if it is to be handed out now. Raises what the work raised.
 
         ``idle_seconds``: how long the caller can wait, having nothing else to do; to poll without
         a pause would take the interpreter from the work.

@@ -33,15 +33,15 @@ class PoolRequest:
     index: int = -1
     """Place in the pool's arrays."""
     side: Side = Side.COMPUTE
-    """The side it was taken from, or the memory-bound one once it has far outlived its expected
-    length; kept through retraction."""
+    """The side of the scan that the request was taken from, or the memory-bound one once it has far
+    outlived its expected length; kept through retraction."""
     generated: int = 0
     """Output tokens so far."""
     held_tokens: int = 0
     """KV tokens besides ``generated`` that are freed when it ends: the part of its prompt that it
     did not find cached."""
     expected_tokens: float = 0.0
-    """Output length it was expected to have when it started."""
+    """Output tokens that the request was expected to have when it started."""
 
 
 def shared_tokens(one: Tokens, other: Tokens) -> int:

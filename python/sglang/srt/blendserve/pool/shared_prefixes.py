@@ -18,12 +18,12 @@ class KVFootprint(NamedTuple):
     """KV of a request's prompt beside the requests in flight, which share some of its prefixes."""
 
     exclusive: int
-    """Tokens of its prompt that no request in flight uses: it would hold them alone.
+    """Tokens of the prompt that no request in flight uses: the request would hold them alone.
 
     What it computes besides, since the one who computes the same is not ready, is given up when
     both are."""
     newly_shared: list[tuple[PoolRequest, int]]
-    """Who has so far held how many tokens of its prefixes alone, and would no longer."""
+    """Requests that so far held tokens of its prefixes alone and would no longer, with how many."""
 
     def needs(self, uncached: int, generated: int) -> int:
         """KV slots that cannot be had for others once it starts and can be until then.

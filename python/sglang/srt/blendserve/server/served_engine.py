@@ -67,7 +67,7 @@ class LaunchedEngine:
 
     @property
     def model(self) -> str:
-        """The name it serves its model under."""
+        """The name that the server serves its model under."""
         return str(self._manager.served_model_name)
 
     @property

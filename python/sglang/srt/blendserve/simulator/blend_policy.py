@@ -57,10 +57,10 @@ class BlendPolicy:
         return selection.prefill_tokens
 
     def finished(self, request: int, output_tokens: int) -> None:
-        """A length was seen."""
+        """Learn the length of a request that has ended."""
         self.pool.finish(self.requests[request], output_tokens)
 
     def retracted(self, request: int, generated: int) -> None:
-        """The request keeps its turn and what it has generated."""
+        """Put the request back: it keeps its turn and what it has generated."""
         self.requests[request].generated = generated
         self.pool.put_back(self.requests[request])

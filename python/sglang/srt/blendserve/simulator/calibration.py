@@ -29,8 +29,8 @@ class Calibration:
     interference: float = 1.08
     """Time of a step that overlaps compute and memory work, over the longer of the two."""
     interference_scope: str = "step"
-    """What is slowed down by it: every ``step`` whole, or the ``overlap`` alone, the part of a step
-    in which both resources are busy."""
+    """What `interference` slows down: every ``step`` whole, or the ``overlap`` alone, the part of a
+    step in which both resources are busy."""
     step_overhead: float = 0.0
     """Fixed time of a step (launches, sampling), seconds."""
     source: str = (

@@ -39,7 +39,7 @@ class FastRun:
     whole: Workload
     machine: Machine
     options: BlendOptions = field(default_factory=BlendOptions)
-    """Of our policies, unless `run` is given others."""
+    """Options of our policies, unless `run` is given others."""
     watch: Callable[[FastEngine, StepWork, StepTime], None] | None = None
     """Called after each step, if given."""
     replica: Workload = field(init=False)

@@ -19,7 +19,7 @@ Work = Callable[[], object]
 _PROBE_SECONDS = 0.4
 """Time spent repeating one measurement."""
 _LEAST_REPEATS = 3
-"""Repeats of a measurement that takes longer than that."""
+"""Fewest repeats of a measurement, however long it takes."""
 
 
 @dataclass(frozen=True, slots=True)

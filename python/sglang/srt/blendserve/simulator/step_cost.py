@@ -70,7 +70,7 @@ class StepCost:
     def of(
         cls, cost: CostModel, calibration: Calibration, engine: str, scale: float = 1
     ) -> StepCost:
-        """Costs of ``cost``, that of the replica already; ``scale`` is for the overhead."""
+        """Return step costs by the replica's ``cost``; ``scale`` is for the overhead."""
         if engine not in ENGINES:
             raise ValueError(f"unknown engine {engine!r}; known: {', '.join(ENGINES)}")
         model, device = cost.model, cost.device

@@ -22,5 +22,5 @@ class LineResult(NamedTuple):
 
     @property
     def succeeded(self) -> bool:
-        """Whether it belongs in the output file, not the error file."""
+        """Whether the result belongs in the output file, not the error file."""
         return self.tally.completed == 1

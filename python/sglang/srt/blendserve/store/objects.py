@@ -62,13 +62,13 @@ class RequestCounts(BaseModel):
 
 
 class InputTokensDetails(BaseModel):
-    """Of the input tokens, those found in the prefix cache."""
+    """The part of a batch's input tokens that was found in the prefix cache."""
 
     cached_tokens: int
 
 
 class OutputTokensDetails(BaseModel):
-    """Of the output tokens, those spent on reasoning."""
+    """The part of a batch's output tokens that was spent on reasoning."""
 
     reasoning_tokens: int
 

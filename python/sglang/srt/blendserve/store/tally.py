@@ -20,9 +20,9 @@ class Tally(NamedTuple):
     reasoning_tokens: int = 0
 
     def plus(self, other: Tally) -> Tally:
-        """Return the sum."""
+        """Return the sum of this tally and ``other``, field by field."""
         return Tally(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
 
     def minus(self, other: Tally) -> Tally:
-        """Return the difference."""
+        """Return this tally less ``other``, field by field."""
         return Tally(*(mine - theirs for mine, theirs in zip(self, other, strict=True)))

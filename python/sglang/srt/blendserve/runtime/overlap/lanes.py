@@ -39,11 +39,11 @@ class Work(Protocol):
     """Something launched on a lane."""
 
     def done(self) -> bool:
-        """Return whether it is over; True only once everything it wrote can be read."""
+        """Return whether the work is over; True only once everything it wrote can be read."""
         ...
 
     def seconds(self) -> float:
-        """Return how many seconds it ran on the device; to be asked only after `done`."""
+        """Return how many seconds the work ran on the device; to be asked only after `done`."""
         ...
 
 
