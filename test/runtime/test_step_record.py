@@ -43,7 +43,7 @@ def test_every_rank_has_a_file_of_its_own() -> None:
 
 def test_a_trace_in_no_folder_is_refused_at_once() -> None:
     with pytest.raises(
-        ValueError, match=r"--blendserve-trace nowhere.*: there is no folder .*nowhere"
+        ValueError, match=r"--blendserve-trace is 'nowhere/steps.csv'; there is no folder .*nowhere"
     ):
         Settings(trace="nowhere/steps.csv")
 
