@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,13 +88,16 @@ def directory(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def store(directory: Path) -> Iterator[Store]:
+async def store(directory: Path, anyio_backend: str) -> AsyncIterator[Store]:
     """An open, empty batch directory."""
     from sglang.srt.blendserve.store.store import Store
 
     opened = Store(directory)
-    yield opened
-    opened.close()
+    try:
+        await opened.start()
+        yield opened
+    finally:
+        await opened.close()
 
 
 @pytest.fixture(scope="session")

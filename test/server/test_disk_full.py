@@ -12,12 +12,13 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import aiosqlite
 import pytest
 from fault_places import AFTER, GOOD, INPUT, Place, check, engine_for
 from openai.types import Batch
 from scripted import ScriptedEngine, Service, line, serve
 
-from sglang.srt.blendserve.store import database, disk, journal
+from sglang.srt.blendserve.store import disk, journal
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("quick_retries")]
 
@@ -29,14 +30,14 @@ class FullDisk:
         self.full = False
         for module, name in ((journal.os, "pwrite"), (disk.os, "fsync")):
             monkeypatch.setattr(module, name, self._wrap(getattr(module, name)))
-        commit = database._transact
+        commit = aiosqlite.Connection.commit
 
-        def transact(connection: sqlite3.Connection, change: Any) -> Any:
+        async def commit_if_there_is_room(connection: aiosqlite.Connection) -> None:
             if self.full:
                 raise sqlite3.OperationalError("database or disk is full")
-            return commit(connection, change)
+            await commit(connection)
 
-        monkeypatch.setattr(database, "_transact", transact)
+        monkeypatch.setattr(aiosqlite.Connection, "commit", commit_if_there_is_room)
 
     def _wrap(self, call: Callable[..., Any]) -> Callable[..., Any]:
         def write(*args: Any) -> Any:

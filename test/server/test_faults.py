@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import sqlite3
+import threading
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from scripted import ScriptedEngine, jsonl, line, serve
 from sglang.srt.blendserve.batch_file import validation
 from sglang.srt.blendserve.batch_file.types import BatchLine
 from sglang.srt.blendserve.server import runner
+from sglang.srt.blendserve.store import file_table
 from sglang.srt.blendserve.store.journal import ResultJournal
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("quick_retries")]
@@ -176,6 +179,24 @@ async def test_server_stops_and_is_back(
         batch = await service.finish(batch.id)
         assert batch.status == "completed"
         assert await check(service, batch, undisturbed) == set(GOOD)
+
+
+async def test_a_start_that_fails_leaves_no_thread_and_no_lock(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(_: Any) -> list[str]:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    before = set(threading.enumerate())
+    with monkeypatch.context() as broken:
+        broken.setattr(file_table, "deleted_ids", fail)
+        with pytest.raises(sqlite3.OperationalError):
+            await serve(directory).__aenter__()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(30)
+        assert not thread.is_alive()
+    async with serve(directory) as service:
+        assert (await service.http.get("/v1/batches")).status_code == 200
 
 
 async def test_input_removed_from_outside(directory: Path, tmp_path: Path) -> None:

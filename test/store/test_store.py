@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
 import subprocess
 import sys
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
+import aiosqlite
 import pytest
 
 from sglang.srt.blendserve.store import batch_table, database, disk, file_table
@@ -26,15 +31,34 @@ from sglang.srt.blendserve.store.store import Store, StoreUnusable
 pytestmark = pytest.mark.anyio
 
 
-async def put(store: Store, content: bytes, expires_at: int | None = None) -> FileObject:
-    file = FileObject(
+@asynccontextmanager
+async def started(directory: Path) -> AsyncIterator[Store]:
+    """A batch directory in use."""
+    store = Store(directory)
+    try:
+        await store.start()
+        yield store
+    finally:
+        await store.close()
+
+
+def new_file(size: int = 0, expires_at: int | None = None) -> FileObject:
+    return FileObject(
         id=new_file_id(),
-        bytes=len(content),
+        bytes=size,
         created_at=1,
         expires_at=expires_at,
         filename="in.jsonl",
         purpose="batch",
     )
+
+
+async def count(db: aiosqlite.Connection) -> int:
+    return len(list(await db.execute_fetchall("SELECT * FROM files")))
+
+
+async def put(store: Store, content: bytes, expires_at: int | None = None) -> FileObject:
+    file = new_file(len(content), expires_at)
     writer = store.files.new(file.id)
     writer.write(content)
     writer.commit()
@@ -60,7 +84,7 @@ async def create_batch(store: Store, file: FileObject) -> str:
     return batch_id
 
 
-def test_second_process_is_refused_until_the_first_is_gone(directory: Path) -> None:
+async def test_second_process_is_refused_until_the_first_is_gone(directory: Path) -> None:
     code = (  # the module alone: importing sglang takes seconds
         "import sys, pathlib, runpy\n"
         "lock = runpy.run_path(sys.argv[1])['DirectoryLock'](pathlib.Path(sys.argv[2]))\n"
@@ -79,19 +103,19 @@ def test_second_process_is_refused_until_the_first_is_gone(directory: Path) -> N
         Store(directory)
     holder.kill()
     holder.wait()
-    Store(directory).close()
+    await Store(directory).close()
 
 
-def test_same_process_is_refused_too(directory: Path) -> None:
+async def test_same_process_is_refused_too(directory: Path) -> None:
     first = Store(directory)
     with pytest.raises(DirectoryInUse):
         Store(directory)
-    first.close()
-    Store(directory).close()
+    await first.close()
+    await Store(directory).close()
 
 
-def test_a_database_from_the_future_is_left_alone(directory: Path) -> None:
-    Store(directory).close()
+async def test_a_database_from_the_future_is_left_alone(directory: Path) -> None:
+    await Store(directory).close()
     with sqlite3.connect(directory / "blendserve.db") as db:
         db.execute("PRAGMA user_version = 99")
     with pytest.raises(NewerSchema, match=r"version 99.*Upgrade"):
@@ -103,17 +127,15 @@ def test_a_database_from_the_future_is_left_alone(directory: Path) -> None:
 async def test_a_failed_migration_changes_nothing(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = Store(directory)
-    file = await put(first, b"kept")
-    first.close()
+    async with started(directory) as first:
+        file = await put(first, b"kept")
     broken = (*database.MIGRATIONS, "CREATE TABLE extra (a); CREATE TABLE extra (a);")
     monkeypatch.setattr(database, "MIGRATIONS", broken)
     with pytest.raises(StoreUnusable, match="already exists"):
         Store(directory)
     monkeypatch.undo()
-    again = Store(directory)
-    assert await again.db.read(lambda db: file_table.get(db, file.id, 1)) == file
-    again.close()
+    async with started(directory) as again:
+        assert await again.db.read(lambda db: file_table.get(db, file.id, 1)) == file
 
 
 def test_a_file_in_place_of_the_directory_is_a_clear_error(tmp_path: Path) -> None:
@@ -123,59 +145,95 @@ def test_a_file_in_place_of_the_directory_is_a_clear_error(tmp_path: Path) -> No
         Store(place)
 
 
-def test_something_else_in_place_of_the_database_is_a_clear_error(directory: Path) -> None:
+async def test_something_else_in_place_of_the_database_is_a_clear_error(directory: Path) -> None:
     directory.mkdir()
     (directory / "blendserve.db").write_bytes(b"not a database" * 100)
     with pytest.raises(StoreUnusable, match="not a database"):
         Store(directory)
     (directory / "blendserve.db").unlink()
-    Store(directory).close()  # the lock was given back
+    await Store(directory).close()  # the lock was given back
 
 
 async def test_foreign_keys_hold(store: Store) -> None:
-    ghost = FileObject(
-        id=new_file_id(), bytes=0, created_at=1, filename="x", purpose="batch", expires_at=None
-    )
+    ghost = new_file()
     store.files.new(ghost.id).commit()
     with pytest.raises(sqlite3.IntegrityError, match="FOREIGN KEY"):
         await create_batch(store, ghost)
 
 
 async def test_a_failed_transaction_leaves_the_database_usable(store: Store) -> None:
-    def fail(db: sqlite3.Connection) -> None:
-        db.execute("INSERT INTO files VALUES (1, 'x', 'batch', 'x', 0, 0, NULL, 'ready')")
+    async def fail(db: aiosqlite.Connection) -> None:
+        await file_table.insert(db, new_file(), state="ready")
         raise RuntimeError("midway")
 
     with pytest.raises(RuntimeError, match="midway"):
         await store.db.write(fail)
-    assert await store.db.read(lambda db: db.execute("SELECT * FROM files").fetchall()) == []
+    assert await store.db.read(count) == 0
     await put(store, b"next")
 
 
+@pytest.mark.parametrize("before", ["first statement", "second statement", "commit"])
+async def test_a_cancelled_write_changes_all_or_nothing(store: Store, before: str) -> None:
+    def cancel(place: str) -> None:
+        if place == before:  # it arrives while what comes next is on the database's thread
+            task.cancel()
+
+    async def change(db: aiosqlite.Connection) -> None:
+        cancel("first statement")
+        await file_table.insert(db, new_file(), state="ready")
+        cancel("second statement")
+        await file_table.insert(db, new_file(), state="ready")
+        cancel("commit")
+
+    task = asyncio.create_task(store.db.write(change))
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    changed = await store.db.read(count)
+    assert changed in ((0, 2) if before == "commit" else (0,))
+    await put(store, b"next")
+    assert await store.db.read(count) == changed + 1
+
+
+async def test_writes_at_once_do_not_mix_and_no_read_sees_half_of_one(store: Store) -> None:
+    async def change(db: aiosqlite.Connection) -> None:
+        for _ in range(2):
+            await file_table.insert(db, new_file(), state="ready")
+
+    write, read = store.db.write, store.db.read
+    found = await asyncio.gather(write(change), read(count), write(change), read(count))
+    assert found == [None, 2, None, 4]
+
+
+async def test_closing_twice_ends_all_threads(directory: Path) -> None:
+    before = set(threading.enumerate())
+    async with started(directory) as store:
+        await put(store, b"kept")
+        await store.close()
+    with pytest.raises(ValueError, match="Connection closed"):
+        await store.db.read(count)
+    for thread in set(threading.enumerate()) - before:
+        thread.join(30)
+        assert not thread.is_alive()
+
+
 async def test_recovery_clears_what_a_crash_cut_short_and_nothing_else(directory: Path) -> None:
-    store = Store(directory)
-    kept = await put(store, b"kept")
-    batch_id = await create_batch(store, kept)
-    deleted = await put(store, b"deleted")
-    await store.db.write(lambda db: file_table.delete(db, deleted.id))  # crash before the unlink
-    pending = FileObject(
-        id=new_file_id(), bytes=3, created_at=1, filename="x", purpose="batch", expires_at=None
-    )
-    await store.db.write(lambda db: file_table.insert(db, pending, state="pending"))
-    store.files.new(pending.id).commit()  # crash before the row is ready
-    store.files.new(new_file_id()).write(b"torn")  # crash in the middle of an upload
-    orphan = store.workspace(new_batch_id())
-    orphan.create(store.files.path(kept.id))  # crash before the batch's row
-    store.close()
+    async with started(directory) as store:
+        kept = await put(store, b"kept")
+        batch_id = await create_batch(store, kept)
+        deleted = await put(store, b"deleted")
+        await store.db.write(lambda db: file_table.delete(db, deleted.id))  # no unlink: a crash
+        pending = new_file(3)
+        await store.db.write(lambda db: file_table.insert(db, pending, state="pending"))
+        store.files.new(pending.id).commit()  # crash before the row is ready
+        store.files.new(new_file_id()).write(b"torn")  # crash in the middle of an upload
+        orphan = store.workspace(new_batch_id())
+        orphan.create(store.files.path(kept.id))  # crash before the batch's row
 
-    again = Store(directory)
-    await again.recover()
-
-    assert again.files.ids() == {kept.id}
-    assert again.files.path(kept.id).read_bytes() == b"kept"
-    assert again.workspace(batch_id).input.read_bytes() == b"kept"
-    assert not orphan.folder.exists()
-    again.close()
+    async with started(directory) as again:
+        assert again.files.ids() == {kept.id}
+        assert again.files.path(kept.id).read_bytes() == b"kept"
+        assert again.workspace(batch_id).input.read_bytes() == b"kept"
+        assert not orphan.folder.exists()
 
 
 async def test_a_batch_keeps_its_input_when_the_file_is_deleted(store: Store) -> None:

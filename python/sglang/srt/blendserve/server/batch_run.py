@@ -7,6 +7,8 @@ import time
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
+import aiosqlite
+
 from sglang.srt.blendserve.answering.disk_retry import DiskRetry, reason_of
 from sglang.srt.blendserve.answering.line_source import InputScan, LineSource, read_input, scan
 from sglang.srt.blendserve.answering.loop import AnsweringLoop, Job
@@ -142,15 +144,14 @@ class BatchRun:
         return found.bad < found.total
 
     async def _begin(self, found: InputScan) -> None:
-        def change(db: Any) -> BatchRecord:
+        async def change(db: aiosqlite.Connection) -> BatchRecord:
             errors = [error.to_batch_error() for error in found.errors]
-            batch_table.set_errors(db, self._record.id, errors)
-            batch_table.set_counts(db, self._record.id, found.total, self._record.tally)
-            current = batch_table.get(db, self._record.id)
-            assert current is not None
+            await batch_table.set_errors(db, self._record.id, errors)
+            await batch_table.set_counts(db, self._record.id, found.total, self._record.tally)
+            current = await batch_table.get(db, self._record.id)
             if current.status == "validating" and found.bad < found.total:
-                batch_table.enter(db, self._record.id, "in_progress", now())
-            return batch_table.get(db, self._record.id) or current
+                await batch_table.enter(db, self._record.id, "in_progress", now())
+            return await batch_table.get(db, self._record.id)
 
         self._record = await self._retry.persist(lambda: self._store.db.write(change))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sqlite3
+import aiosqlite
 
 from sglang.srt.blendserve.server.file_service import FileService
 from sglang.srt.blendserve.server.openai_errors import ApiError, invalid, shortened
@@ -102,11 +102,11 @@ class BatchService:
             ApiError: 404; 409, the batch has ended otherwise.
         """
 
-        def change(db: sqlite3.Connection) -> BatchRecord:
-            record = _get(db, batch_id)
+        async def change(db: aiosqlite.Connection) -> BatchRecord:
+            record = await _get(db, batch_id)
             if not record.done and record.status != "cancelling":
-                batch_table.enter(db, batch_id, "cancelling", now())
-            return _get(db, batch_id)
+                await batch_table.enter(db, batch_id, "cancelling", now())
+            return await _get(db, batch_id)
 
         try:
             record = await self._store.db.write(change)
@@ -150,12 +150,12 @@ def _no_batch(batch_id: str) -> ApiError:
     return ApiError(404, message, param="batch_id")
 
 
-def _get(db: sqlite3.Connection, batch_id: str) -> BatchRecord:
-    """Return the batch; runs on the database's thread.
+async def _get(db: aiosqlite.Connection, batch_id: str) -> BatchRecord:
+    """Return the batch.
 
     Raises:
         LookupError: there is none, or this is no batch's id.
     """
     if not is_batch_id(batch_id):
         raise LookupError(batch_id)
-    return batch_table.get(db, batch_id)
+    return await batch_table.get(db, batch_id)

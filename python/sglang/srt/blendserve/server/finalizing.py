@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
+
+import aiosqlite
 
 from sglang.srt.blendserve.answering.disk_retry import DiskRetry
 from sglang.srt.blendserve.answering.result_log import refused
@@ -154,22 +155,22 @@ def _why(line: BatchLine | LineError, outcome: Outcome) -> LineError:
     return LineError(code=code, message=message, line=line.line, custom_id=line.custom_id)
 
 
-def _begin(db: sqlite3.Connection, record: BatchRecord, outcome: Outcome) -> BatchRecord:
+async def _begin(db: aiosqlite.Connection, record: BatchRecord, outcome: Outcome) -> BatchRecord:
     """Choose the outcome and the ids of the result files, unless a try before a crash has."""
-    current = _get(db, record.id)
+    current = await batch_table.get(db, record.id)
     if current.outcome is None:
-        output_id = _pending(db, f"{record.id}_output.jsonl")
-        error_id = _pending(db, f"{record.id}_error.jsonl")
-        batch_table.set_results(db, record.id, outcome, output_id, error_id)
+        output_id = await _pending(db, f"{record.id}_output.jsonl")
+        error_id = await _pending(db, f"{record.id}_error.jsonl")
+        await batch_table.set_results(db, record.id, outcome, output_id, error_id)
         if current.status == "in_progress":
-            batch_table.enter(db, record.id, "finalizing", now())
-    return _get(db, record.id)
+            await batch_table.enter(db, record.id, "finalizing", now())
+    return await batch_table.get(db, record.id)
 
 
-def _end(
-    db: sqlite3.Connection, batch_id: str, results: FinalCounts, sizes: dict[str, int]
+async def _end(
+    db: aiosqlite.Connection, batch_id: str, results: FinalCounts, sizes: dict[str, int]
 ) -> BatchRecord:
-    record = _get(db, batch_id)
+    record = await batch_table.get(db, batch_id)
     outcome = record.outcome
     assert outcome is not None
     if record.status == "cancelling" and outcome != "failed":
@@ -180,25 +181,19 @@ def _end(
     for file_id in (record.output_file_id, record.error_file_id):
         assert file_id is not None
         if file_id in sizes:
-            file_table.mark_ready(db, file_id, sizes[file_id], now(), expires_at)
+            await file_table.mark_ready(db, file_id, sizes[file_id], now(), expires_at)
             kept.append(file_id)
         else:
-            file_table.delete(db, file_id)
+            await file_table.delete(db, file_id)
             kept.append(None)
-    batch_table.set_results(db, batch_id, outcome, *kept)
-    batch_table.set_counts(db, batch_id, results.total, results.tally)
-    batch_table.enter(db, batch_id, outcome, now())
-    return _get(db, batch_id)
+    await batch_table.set_results(db, batch_id, outcome, *kept)
+    await batch_table.set_counts(db, batch_id, results.total, results.tally)
+    await batch_table.enter(db, batch_id, outcome, now())
+    return await batch_table.get(db, batch_id)
 
 
-def _pending(db: sqlite3.Connection, filename: str) -> str:
+async def _pending(db: aiosqlite.Connection, filename: str) -> str:
     values: dict[str, Any] = {"bytes": 0, "created_at": now(), "purpose": "batch_output"}
     file = FileObject(id=new_file_id(), filename=filename, **values)
-    file_table.insert(db, file, state="pending")
+    await file_table.insert(db, file, state="pending")
     return file.id
-
-
-def _get(db: sqlite3.Connection, batch_id: str) -> BatchRecord:
-    record = batch_table.get(db, batch_id)
-    assert record is not None, batch_id
-    return record

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
@@ -46,13 +46,12 @@ def mount(
 
     @asynccontextmanager
     async def with_runner(application: FastAPI) -> AsyncIterator[Any]:
-        async with lifespan(application) as state:
+        async with lifespan(application) as state, AsyncExitStack() as at_end:
+            # The store is closed whatever fails: its connection would keep the process alive.
+            at_end.push_async_callback(store.close)
+            at_end.push_async_callback(runner.stop)
             await runner.start()
-            try:
-                yield state
-            finally:
-                await runner.stop()
-                store.close()
+            yield state
 
     app.router.lifespan_context = with_runner
     return runner

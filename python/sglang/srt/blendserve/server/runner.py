@@ -7,6 +7,8 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+import aiosqlite
+
 from sglang.srt.blendserve.answering.disk_retry import is_storage_failure
 from sglang.srt.blendserve.answering.rate_meter import RateMeter
 from sglang.srt.blendserve.answering.slots import SlotPool
@@ -46,9 +48,11 @@ class Runner:
 
     async def activity(self) -> Activity:
         """Return what is going on, in numbers."""
-        counts, records = await self._store.db.read(
-            lambda db: (batch_table.count_by_status(db), batch_table.open_batches(db))
-        )
+
+        async def query(db: aiosqlite.Connection) -> tuple[dict[str, int], list[BatchRecord]]:
+            return await batch_table.count_by_status(db), await batch_table.open_batches(db)
+
+        counts, records = await self._store.db.read(query)
         completed = sum(record.tally.completed for record in records)
         failed = sum(record.tally.failed for record in records)
         total = sum(record.total for record in records)
@@ -73,7 +77,7 @@ class Runner:
 
     async def start(self) -> None:
         """Clear away what a crash left, and go on with open batches once the engine is ready."""
-        await self._store.recover()
+        await self._store.start()
         records = await self._store.db.read(batch_table.open_batches)
         if records:
             logger.info("Adopting %d open batches", len(records))

@@ -1,15 +1,15 @@
 """The ``batches`` table: rows in, `BatchRecord` out.
 
-Every function takes the database's connection and runs on its thread: call it inside a function
-that is handed to `Database.read` or `Database.write`.
+Every function takes the database's connection: call it inside a function that is handed to
+`Database.read` or `Database.write`.
 """
 
 from __future__ import annotations
 
 import json
-import sqlite3
 from typing import Annotated, Any
 
+import aiosqlite
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from sglang.srt.blendserve.store.objects import (
@@ -100,27 +100,28 @@ class BatchRecord(BaseModel):
         return BatchObject(**shown)
 
 
-def insert(db: sqlite3.Connection, batch: BatchRecord) -> None:
+async def insert(db: aiosqlite.Connection, batch: BatchRecord) -> None:
     """Add a batch."""
     values = {name: _stored(value) for name, value in batch.model_dump().items()}
     marks = ", ".join(f":{name}" for name in values)
-    db.execute(f"INSERT INTO batches ({', '.join(values)}) VALUES ({marks})", values)
+    await db.execute(f"INSERT INTO batches ({', '.join(values)}) VALUES ({marks})", values)
 
 
-def get(db: sqlite3.Connection, batch_id: str) -> BatchRecord:
+async def get(db: aiosqlite.Connection, batch_id: str) -> BatchRecord:
     """Return the batch.
 
     Raises:
         LookupError: there is none.
     """
-    row = db.execute("SELECT * FROM batches WHERE id = ?", (batch_id,)).fetchone()
+    async with db.execute("SELECT * FROM batches WHERE id = ?", (batch_id,)) as cursor:
+        row = await cursor.fetchone()
     if row is None:
         raise LookupError(batch_id)
     return BatchRecord(**row)
 
 
-def list_page(
-    db: sqlite3.Connection, *, limit: int, after: str | None
+async def list_page(
+    db: aiosqlite.Connection, *, limit: int, after: str | None
 ) -> tuple[list[BatchRecord], bool]:
     """Return at most ``limit`` batches, newest first, behind ``after``; and whether there are more.
 
@@ -130,66 +131,72 @@ def list_page(
     before = "1 = 1"
     values: list[object] = []
     if after is not None:
-        row = db.execute("SELECT seq FROM batches WHERE id = ?", (after,)).fetchone()
+        async with db.execute("SELECT seq FROM batches WHERE id = ?", (after,)) as cursor:
+            row = await cursor.fetchone()
         if row is None:
             raise LookupError(after)
         before, values = "seq < ?", [row["seq"]]
-    rows = db.execute(
+    rows = await db.execute_fetchall(
         f"SELECT * FROM batches WHERE {before} ORDER BY seq DESC LIMIT ?", (*values, limit + 1)
-    ).fetchall()
-    return [BatchRecord(**row) for row in rows[:limit]], len(rows) > limit
+    )
+    found = [BatchRecord(**row) for row in rows]
+    return found[:limit], len(found) > limit
 
 
-def open_batches(db: sqlite3.Connection) -> list[BatchRecord]:
+async def open_batches(db: aiosqlite.Connection) -> list[BatchRecord]:
     """Return the batches that are not in a terminal state, oldest first."""
     marks = ", ".join("?" * len(_OPEN))
-    rows = db.execute(f"SELECT * FROM batches WHERE status IN ({marks}) ORDER BY seq", _OPEN)
+    rows = await db.execute_fetchall(
+        f"SELECT * FROM batches WHERE status IN ({marks}) ORDER BY seq", _OPEN
+    )
     return [BatchRecord(**row) for row in rows]
 
 
-def count_by_status(db: sqlite3.Connection) -> dict[str, int]:
+async def count_by_status(db: aiosqlite.Connection) -> dict[str, int]:
     """Return how many batches are in each state that has any."""
-    rows = db.execute("SELECT status, count(*) AS number FROM batches GROUP BY status")
+    rows = await db.execute_fetchall(
+        "SELECT status, count(*) AS number FROM batches GROUP BY status"
+    )
     return {row["status"]: row["number"] for row in rows}
 
 
-def enter(db: sqlite3.Connection, batch_id: str, status: BatchStatus, now: int) -> None:
+async def enter(db: aiosqlite.Connection, batch_id: str, status: BatchStatus, now: int) -> None:
     """Set the state, and its time unless it has one from before a restart."""
-    _update(db, batch_id, status=status)
+    await _update(db, batch_id, status=status)
     stamp = f"{status}_at"
     if stamp in BatchRecord.model_fields:
-        db.execute(
+        await db.execute(
             f"UPDATE batches SET {stamp} = coalesce({stamp}, ?) WHERE id = ?", (now, batch_id)
         )
 
 
-def set_errors(db: sqlite3.Connection, batch_id: str, errors: list[dict[str, Any]]) -> None:
+async def set_errors(db: aiosqlite.Connection, batch_id: str, errors: list[dict[str, Any]]) -> None:
     """Set ``errors.data``; an empty list shows as no errors."""
-    _update(db, batch_id, errors=errors)
+    await _update(db, batch_id, errors=errors)
 
 
-def set_counts(db: sqlite3.Connection, batch_id: str, total: int, tally: Tally) -> None:
+async def set_counts(db: aiosqlite.Connection, batch_id: str, total: int, tally: Tally) -> None:
     """Set the number of requests and what has been answered."""
-    _update(db, batch_id, total=total, **tally._asdict())
+    await _update(db, batch_id, total=total, **tally._asdict())
 
 
-def set_results(
-    db: sqlite3.Connection,
+async def set_results(
+    db: aiosqlite.Connection,
     batch_id: str,
     outcome: Outcome,
     output_file_id: str | None,
     error_file_id: str | None,
 ) -> None:
     """Note what the batch will be once finalized, and its result files."""
-    _update(
+    await _update(
         db, batch_id, outcome=outcome, output_file_id=output_file_id, error_file_id=error_file_id
     )
 
 
-def _update(db: sqlite3.Connection, batch_id: str, **columns: Any) -> None:
+async def _update(db: aiosqlite.Connection, batch_id: str, **columns: Any) -> None:
     changes = ", ".join(f"{name} = :{name}" for name in columns)
     values = {name: _stored(value) for name, value in columns.items()}
-    db.execute(f"UPDATE batches SET {changes} WHERE id = :id", values | {"id": batch_id})
+    await db.execute(f"UPDATE batches SET {changes} WHERE id = :id", values | {"id": batch_id})
 
 
 def _stored(value: Any) -> Any:

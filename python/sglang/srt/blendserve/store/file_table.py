@@ -1,48 +1,52 @@
 """The ``files`` table: rows in, `FileObject` out.
 
-Every function takes the database's connection and runs on its thread: call it inside a function
-that is handed to `Database.read` or `Database.write`.
+Every function takes the database's connection: call it inside a function that is handed to
+`Database.read` or `Database.write`.
 """
 
 from __future__ import annotations
 
-import sqlite3
 from typing import Literal
+
+import aiosqlite
 
 from sglang.srt.blendserve.store.objects import FileObject
 
 
-def insert(db: sqlite3.Connection, file: FileObject, *, state: Literal["pending", "ready"]) -> None:
+async def insert(
+    db: aiosqlite.Connection, file: FileObject, *, state: Literal["pending", "ready"]
+) -> None:
     """Add a file: ``ready`` when its content is in place, ``pending`` when it is about to be."""
-    db.execute(
+    await db.execute(
         "INSERT INTO files (id, purpose, filename, bytes, created_at, expires_at, state) "
         "VALUES (:id, :purpose, :filename, :bytes, :created_at, :expires_at, :state)",
         file.model_dump() | {"state": state},
     )
 
 
-def mark_ready(
-    db: sqlite3.Connection, file_id: str, size: int, now: int, expires_at: int | None
+async def mark_ready(
+    db: aiosqlite.Connection, file_id: str, size: int, now: int, expires_at: int | None
 ) -> None:
     """Make a pending file visible: its content of ``size`` bytes is in place since ``now``."""
-    db.execute(
+    await db.execute(
         "UPDATE files SET state = 'ready', bytes = ?, created_at = ?, expires_at = ? WHERE id = ?",
         (size, now, expires_at, file_id),
     )
 
 
-def get(db: sqlite3.Connection, file_id: str, now: int) -> FileObject | None:
+async def get(db: aiosqlite.Connection, file_id: str, now: int) -> FileObject | None:
     """Return the file, or None when there is none, or it is deleted, expired or still pending."""
-    row = db.execute(
+    async with db.execute(
         "SELECT * FROM files WHERE id = ? AND state = 'ready' "
         "AND (expires_at IS NULL OR expires_at > ?)",
         (file_id, now),
-    ).fetchone()
+    ) as cursor:
+        row = await cursor.fetchone()
     return None if row is None else FileObject(**row)
 
 
-def list_page(
-    db: sqlite3.Connection,
+async def list_page(
+    db: aiosqlite.Connection,
     *,
     now: int,
     limit: int,
@@ -62,36 +66,39 @@ def list_page(
         values.append(purpose)
     if after is not None:
         where.append("seq > ?" if order == "asc" else "seq < ?")
-        values.append(_sequence(db, after))
-    rows = db.execute(
+        values.append(await _sequence(db, after))
+    rows = await db.execute_fetchall(
         f"SELECT * FROM files WHERE {' AND '.join(where)} "
         f"ORDER BY seq {'ASC' if order == 'asc' else 'DESC'} LIMIT ?",
         (*values, limit + 1),
-    ).fetchall()
-    return [FileObject(**row) for row in rows[:limit]], len(rows) > limit
+    )
+    found = [FileObject(**row) for row in rows]
+    return found[:limit], len(found) > limit
 
 
-def delete(db: sqlite3.Connection, file_id: str) -> None:
+async def delete(db: aiosqlite.Connection, file_id: str) -> None:
     """Forget a file; its row stays for the batches that name it."""
-    db.execute("UPDATE files SET state = 'deleted' WHERE id = ?", (file_id,))
+    await db.execute("UPDATE files SET state = 'deleted' WHERE id = ?", (file_id,))
 
 
-def expire(db: sqlite3.Connection, now: int) -> list[str]:
+async def expire(db: aiosqlite.Connection, now: int) -> list[str]:
     """Mark files whose time has come as deleted; return their ids."""
-    rows = db.execute(
+    rows = await db.execute_fetchall(
         "UPDATE files SET state = 'deleted' WHERE state = 'ready' AND expires_at <= ? RETURNING id",
         (now,),
-    ).fetchall()
+    )
     return [row["id"] for row in rows]
 
 
-def deleted_ids(db: sqlite3.Connection) -> list[str]:
+async def deleted_ids(db: aiosqlite.Connection) -> list[str]:
     """Return the ids of deleted files, whose content may still be there after a crash."""
-    return [row["id"] for row in db.execute("SELECT id FROM files WHERE state = 'deleted'")]
+    rows = await db.execute_fetchall("SELECT id FROM files WHERE state = 'deleted'")
+    return [row["id"] for row in rows]
 
 
-def _sequence(db: sqlite3.Connection, file_id: str) -> int:
-    row = db.execute("SELECT seq FROM files WHERE id = ?", (file_id,)).fetchone()
+async def _sequence(db: aiosqlite.Connection, file_id: str) -> int:
+    async with db.execute("SELECT seq FROM files WHERE id = ?", (file_id,)) as cursor:
+        row = await cursor.fetchone()
     if row is None:
         raise LookupError(file_id)
     return int(row["seq"])

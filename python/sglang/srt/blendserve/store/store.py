@@ -20,6 +20,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+import aiosqlite
+
 from sglang.srt.blendserve.store import batch_table, file_table
 from sglang.srt.blendserve.store.database import Database
 from sglang.srt.blendserve.store.disk import ContentFolder, DirectoryLock, sync_directory
@@ -140,8 +142,10 @@ class Store:
         must not take all threads from those that run."""
         return await asyncio.get_running_loop().run_in_executor(self._validation, work)
 
-    async def recover(self) -> None:
-        """Finish deletions and drop uploads and workspaces that a crash cut short."""
+    async def start(self) -> None:
+        """Connect to the database, finish deletions, and drop uploads and workspaces that a crash
+        cut short. Call it once, before `db` is used, and `close` at the end."""
+        await self.db.connect()
         open_ids, gone = await self.db.write(_settle)
 
         def clear() -> None:
@@ -161,23 +165,23 @@ class Store:
         for file_id in file_ids:
             self.files.delete(file_id)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Close the database and give the lock back. Calling it twice does nothing."""
         self._validation.shutdown()
         self._io.shutdown()
-        self.db.close()
+        await self.db.close()
         self._lock.release()
 
 
-def _settle(db: sqlite3.Connection) -> tuple[set[str], set[str]]:
+async def _settle(db: aiosqlite.Connection) -> tuple[set[str], set[str]]:
     """Return ids of the open batches, and of files whose content must go."""
-    db.execute(
+    await db.execute(
         "UPDATE files SET state = 'deleted' WHERE state = 'pending' AND id NOT IN "
         "(SELECT output_file_id FROM batches WHERE output_file_id IS NOT NULL UNION "
         "SELECT error_file_id FROM batches WHERE error_file_id IS NOT NULL)"
     )
-    open_ids = {batch.id for batch in batch_table.open_batches(db)}
-    return open_ids, set(file_table.deleted_ids(db))
+    open_ids = {batch.id for batch in await batch_table.open_batches(db)}
+    return open_ids, set(await file_table.deleted_ids(db))
 
 
 def _unusable(directory: Path, error: Exception) -> StoreUnusable:
