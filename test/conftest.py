@@ -12,7 +12,7 @@ import hypothesis
 import pytest
 
 if TYPE_CHECKING:
-    from sglang.srt.blendserve.store.store import Store
+    from sglang.srt.blendserve.store.directory import Store
 
 # Before sglang is imported, here or in a process that a test starts. Without it SGLang looks for
 # a GPU; with more threads than free cores its matrix products take several times as long.
@@ -90,7 +90,7 @@ def directory(tmp_path: Path) -> Path:
 @pytest.fixture
 async def store(directory: Path, anyio_backend: str) -> AsyncIterator[Store]:
     """An open, empty batch directory."""
-    from sglang.srt.blendserve.store.store import Store
+    from sglang.srt.blendserve.store.directory import Store
 
     opened = Store(directory)
     try:

@@ -29,8 +29,8 @@ from sglang.srt.blendserve.server.mount import mount
 from sglang.srt.blendserve.server.plan_view import PlanView
 from sglang.srt.blendserve.server.runner import Runner
 from sglang.srt.blendserve.server.served_engine import ServedEngine
+from sglang.srt.blendserve.store.directory import Store
 from sglang.srt.blendserve.store.objects import job_of
-from sglang.srt.blendserve.store.store import Store
 
 MODEL = "scripted"
 

@@ -18,6 +18,7 @@ import pytest
 from sglang.srt.blendserve.store import batch_table, database, disk, file_table
 from sglang.srt.blendserve.store.batch_table import BatchRecord
 from sglang.srt.blendserve.store.database import NewerSchema
+from sglang.srt.blendserve.store.directory import Store, StoreUnusable
 from sglang.srt.blendserve.store.disk import DirectoryInUse
 from sglang.srt.blendserve.store.objects import (
     FileObject,
@@ -26,7 +27,6 @@ from sglang.srt.blendserve.store.objects import (
     new_batch_id,
     new_file_id,
 )
-from sglang.srt.blendserve.store.store import Store, StoreUnusable
 
 pytestmark = pytest.mark.anyio
 
@@ -62,7 +62,7 @@ async def put(store: Store, content: bytes, expires_at: int | None = None) -> Fi
     writer = store.files.new(file.id)
     writer.write(content)
     writer.commit()
-    await store.db.write(lambda db: file_table.insert(db, file, state="ready"))
+    await store.db.write(lambda db: file_table.insert_file(db, file, state="ready"))
     return file
 
 
@@ -80,7 +80,7 @@ async def create_batch(store: Store, file: FileObject) -> str:
         created_at=1,
         expires_at=2,
     )
-    await store.db.write(lambda db: batch_table.insert(db, batch))
+    await store.db.write(lambda db: batch_table.insert_batch(db, batch))
     return batch_id
 
 
@@ -135,7 +135,7 @@ async def test_a_failed_migration_changes_nothing(
         Store(directory)
     monkeypatch.undo()
     async with started(directory) as again:
-        assert await again.db.read(lambda db: file_table.get(db, file.id, 1)) == file
+        assert await again.db.read(lambda db: file_table.get_file(db, file.id, 1)) == file
 
 
 def test_a_file_in_place_of_the_directory_is_a_clear_error(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ async def test_foreign_keys_hold(store: Store) -> None:
 
 async def test_a_failed_transaction_leaves_the_database_usable(store: Store) -> None:
     async def fail(db: aiosqlite.Connection) -> None:
-        await file_table.insert(db, new_file(), state="ready")
+        await file_table.insert_file(db, new_file(), state="ready")
         raise RuntimeError("midway")
 
     with pytest.raises(RuntimeError, match="midway"):
@@ -180,9 +180,9 @@ async def test_a_cancelled_write_changes_all_or_nothing(store: Store, before: st
 
     async def change(db: aiosqlite.Connection) -> None:
         cancel("first statement")
-        await file_table.insert(db, new_file(), state="ready")
+        await file_table.insert_file(db, new_file(), state="ready")
         cancel("second statement")
-        await file_table.insert(db, new_file(), state="ready")
+        await file_table.insert_file(db, new_file(), state="ready")
         cancel("commit")
 
     task = asyncio.create_task(store.db.write(change))
@@ -197,7 +197,7 @@ async def test_a_cancelled_write_changes_all_or_nothing(store: Store, before: st
 async def test_writes_at_once_do_not_mix_and_no_read_sees_half_of_one(store: Store) -> None:
     async def change(db: aiosqlite.Connection) -> None:
         for _ in range(2):
-            await file_table.insert(db, new_file(), state="ready")
+            await file_table.insert_file(db, new_file(), state="ready")
 
     write, read = store.db.write, store.db.read
     found = await asyncio.gather(write(change), read(count), write(change), read(count))
@@ -223,7 +223,7 @@ async def test_recovery_clears_what_a_crash_cut_short_and_nothing_else(directory
         deleted = await put(store, b"deleted")
         await store.db.write(lambda db: file_table.delete(db, deleted.id))  # no unlink: a crash
         pending = new_file(3)
-        await store.db.write(lambda db: file_table.insert(db, pending, state="pending"))
+        await store.db.write(lambda db: file_table.insert_file(db, pending, state="pending"))
         store.files.new(pending.id).commit()  # crash before the row is ready
         store.files.new(new_file_id()).write(b"torn")  # crash in the middle of an upload
         orphan = store.workspace(new_batch_id())
@@ -246,8 +246,8 @@ async def test_a_batch_keeps_its_input_when_the_file_is_deleted(store: Store) ->
 async def test_files_expire(store: Store) -> None:
     early = await put(store, b"early", expires_at=10)
     late = await put(store, b"late", expires_at=2**40)
-    assert await store.db.read(lambda db: file_table.get(db, early.id, 9)) == early
-    assert await store.db.read(lambda db: file_table.get(db, early.id, 10)) is None
+    assert await store.db.read(lambda db: file_table.get_file(db, early.id, 9)) == early
+    assert await store.db.read(lambda db: file_table.get_file(db, early.id, 10)) is None
     await store.delete_expired_files()
     assert store.files.ids() == {late.id}
 

@@ -26,9 +26,9 @@ from sglang.srt.blendserve.server.finalizing import Lines, finalize
 from sglang.srt.blendserve.server.served_engine import ServedEngine
 from sglang.srt.blendserve.store import batch_table
 from sglang.srt.blendserve.store.batch_table import BatchRecord
+from sglang.srt.blendserve.store.directory import Store, now
 from sglang.srt.blendserve.store.journal import ResultJournal
 from sglang.srt.blendserve.store.objects import Outcome, job_of
-from sglang.srt.blendserve.store.store import Store, now
 
 logger = logging.getLogger(__name__)
 
@@ -148,10 +148,10 @@ class BatchRun:
             errors = [error.to_batch_error() for error in found.errors]
             await batch_table.set_errors(db, self._record.id, errors)
             await batch_table.set_counts(db, self._record.id, found.total, self._record.tally)
-            current = await batch_table.get(db, self._record.id)
+            current = await batch_table.get_batch(db, self._record.id)
             if current.status == "validating" and found.bad < found.total:
                 await batch_table.enter(db, self._record.id, "in_progress", now())
-            return await batch_table.get(db, self._record.id)
+            return await batch_table.get_batch(db, self._record.id)
 
         self._record = await self._retry.persist(lambda: self._store.db.write(change))
 

@@ -11,13 +11,13 @@ from sglang.srt.blendserve.server.runner import Runner
 from sglang.srt.blendserve.server.served_engine import ServedEngine
 from sglang.srt.blendserve.store import batch_table
 from sglang.srt.blendserve.store.batch_table import BatchRecord
+from sglang.srt.blendserve.store.directory import Store, now
 from sglang.srt.blendserve.store.objects import (
     BatchObject,
     ListPage,
     is_batch_id,
     new_batch_id,
 )
-from sglang.srt.blendserve.store.store import Store, now
 
 
 class BatchService:
@@ -63,7 +63,7 @@ class BatchService:
             expires_at=created_at + window_seconds(wanted.completion_window),
         )
         try:
-            await store.db.write(lambda db: batch_table.insert(db, record))
+            await store.db.write(lambda db: batch_table.insert_batch(db, record))
         except BaseException:
             await store.io(workspace.remove)
             raise
@@ -78,7 +78,7 @@ class BatchService:
         """
         try:
             records, more = await self._store.db.read(
-                lambda db: batch_table.list_page(db, limit=query.limit, after=query.after)
+                lambda db: batch_table.list_batches(db, limit=query.limit, after=query.after)
             )
         except LookupError as error:
             raise invalid("No such batch to list after.", "after") from error
@@ -158,4 +158,4 @@ async def _get(db: aiosqlite.Connection, batch_id: str) -> BatchRecord:
     """
     if not is_batch_id(batch_id):
         raise LookupError(batch_id)
-    return await batch_table.get(db, batch_id)
+    return await batch_table.get_batch(db, batch_id)

@@ -11,6 +11,7 @@ from sglang.srt.blendserve.server.openai_errors import ApiError, invalid, not_va
 from sglang.srt.blendserve.server.parameters import CreateFile, ListFiles
 from sglang.srt.blendserve.server.upload import receive
 from sglang.srt.blendserve.store import file_table
+from sglang.srt.blendserve.store.directory import Store, now
 from sglang.srt.blendserve.store.objects import (
     DeletedFile,
     FileObject,
@@ -18,7 +19,6 @@ from sglang.srt.blendserve.store.objects import (
     is_file_id,
     new_file_id,
 )
-from sglang.srt.blendserve.store.store import Store, now
 
 
 class FileService:
@@ -52,7 +52,7 @@ class FileService:
                 purpose=wanted.purpose,
             )
             # Row, content, row: whatever a crash leaves half done, the next start clears away.
-            await store.db.write(lambda db: file_table.insert(db, file, state="pending"))
+            await store.db.write(lambda db: file_table.insert_file(db, file, state="pending"))
             await store.io(writer.commit)
             await store.db.write(
                 lambda db: file_table.mark_ready(
@@ -71,7 +71,7 @@ class FileService:
         """
         try:
             files, more = await self._store.db.read(
-                lambda db: file_table.list_page(db, now=now(), **query.model_dump())
+                lambda db: file_table.list_files(db, now=now(), **query.model_dump())
             )
         except LookupError as error:
             raise invalid("No such file to list after.", "after") from error
@@ -85,7 +85,7 @@ class FileService:
         """
         file = None
         if is_file_id(file_id):
-            file = await self._store.db.read(lambda db: file_table.get(db, file_id, now()))
+            file = await self._store.db.read(lambda db: file_table.get_file(db, file_id, now()))
         if file is None:
             raise _no_file(file_id)
         return file

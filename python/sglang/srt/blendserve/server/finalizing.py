@@ -12,10 +12,10 @@ from sglang.srt.blendserve.answering.result_log import refused
 from sglang.srt.blendserve.batch_file.types import BatchFileError, BatchLine, ErrorCode, LineError
 from sglang.srt.blendserve.store import batch_table, file_table
 from sglang.srt.blendserve.store.batch_table import BatchRecord
+from sglang.srt.blendserve.store.directory import Store, now
 from sglang.srt.blendserve.store.disk import ContentWriter
 from sglang.srt.blendserve.store.journal import ResultJournal
 from sglang.srt.blendserve.store.objects import FileObject, Outcome, job_of, new_file_id
-from sglang.srt.blendserve.store.store import Store, now
 from sglang.srt.blendserve.store.tally import Tally
 
 _UNANSWERED: dict[Outcome, tuple[ErrorCode, str]] = {
@@ -157,20 +157,20 @@ def _why(line: BatchLine | LineError, outcome: Outcome) -> LineError:
 
 async def _begin(db: aiosqlite.Connection, record: BatchRecord, outcome: Outcome) -> BatchRecord:
     """Choose the outcome and the ids of the result files, unless a try before a crash has."""
-    current = await batch_table.get(db, record.id)
+    current = await batch_table.get_batch(db, record.id)
     if current.outcome is None:
         output_id = await _pending(db, f"{record.id}_output.jsonl")
         error_id = await _pending(db, f"{record.id}_error.jsonl")
         await batch_table.set_results(db, record.id, outcome, output_id, error_id)
         if current.status == "in_progress":
             await batch_table.enter(db, record.id, "finalizing", now())
-    return await batch_table.get(db, record.id)
+    return await batch_table.get_batch(db, record.id)
 
 
 async def _end(
     db: aiosqlite.Connection, batch_id: str, results: FinalCounts, sizes: dict[str, int]
 ) -> BatchRecord:
-    record = await batch_table.get(db, batch_id)
+    record = await batch_table.get_batch(db, batch_id)
     outcome = record.outcome
     assert outcome is not None
     if record.status == "cancelling" and outcome != "failed":
@@ -189,11 +189,11 @@ async def _end(
     await batch_table.set_results(db, batch_id, outcome, *kept)
     await batch_table.set_counts(db, batch_id, results.total, results.tally)
     await batch_table.enter(db, batch_id, outcome, now())
-    return await batch_table.get(db, batch_id)
+    return await batch_table.get_batch(db, batch_id)
 
 
 async def _pending(db: aiosqlite.Connection, filename: str) -> str:
     values: dict[str, Any] = {"bytes": 0, "created_at": now(), "purpose": "batch_output"}
     file = FileObject(id=new_file_id(), filename=filename, **values)
-    await file_table.insert(db, file, state="pending")
+    await file_table.insert_file(db, file, state="pending")
     return file.id

@@ -15,7 +15,7 @@ from sglang.srt.blendserve.server import batch_settings
 from sglang.srt.blendserve.settings import POLICY
 
 if TYPE_CHECKING:
-    from sglang.srt.blendserve.store.store import Store
+    from sglang.srt.blendserve.store.directory import Store
 
 logger = logging.getLogger(__name__)
 
@@ -97,8 +97,8 @@ def _open_store() -> Store:
     """
     global _store
     from sglang.srt.blendserve.store.database import NewerSchema
+    from sglang.srt.blendserve.store.directory import Store, StoreUnusable
     from sglang.srt.blendserve.store.disk import DirectoryInUse
-    from sglang.srt.blendserve.store.store import Store, StoreUnusable
 
     if _store is None:
         directory = batch_settings.current().directory

@@ -16,7 +16,7 @@ from sglang.srt.blendserve.server.routes import batch_router, file_router
 from sglang.srt.blendserve.server.runner import Runner
 from sglang.srt.blendserve.server.served_engine import ServedEngine
 from sglang.srt.blendserve.server.status_page import page_router
-from sglang.srt.blendserve.store.store import Store
+from sglang.srt.blendserve.store.directory import Store
 
 
 def mount(

@@ -18,7 +18,7 @@ from sglang.srt.blendserve.server.batch_settings import BatchSettings
 from sglang.srt.blendserve.server.served_engine import ServedEngine
 from sglang.srt.blendserve.store import batch_table
 from sglang.srt.blendserve.store.batch_table import BatchRecord
-from sglang.srt.blendserve.store.store import Store, now
+from sglang.srt.blendserve.store.directory import Store, now
 
 logger = logging.getLogger(__name__)
 

@@ -100,14 +100,14 @@ class BatchRecord(BaseModel):
         return BatchObject(**shown)
 
 
-async def insert(db: aiosqlite.Connection, batch: BatchRecord) -> None:
+async def insert_batch(db: aiosqlite.Connection, batch: BatchRecord) -> None:
     """Add a batch."""
     values = {name: _stored(value) for name, value in batch.model_dump().items()}
     marks = ", ".join(f":{name}" for name in values)
     await db.execute(f"INSERT INTO batches ({', '.join(values)}) VALUES ({marks})", values)
 
 
-async def get(db: aiosqlite.Connection, batch_id: str) -> BatchRecord:
+async def get_batch(db: aiosqlite.Connection, batch_id: str) -> BatchRecord:
     """Return the batch.
 
     Raises:
@@ -120,7 +120,7 @@ async def get(db: aiosqlite.Connection, batch_id: str) -> BatchRecord:
     return BatchRecord(**row)
 
 
-async def list_page(
+async def list_batches(
     db: aiosqlite.Connection, *, limit: int, after: str | None
 ) -> tuple[list[BatchRecord], bool]:
     """Return at most ``limit`` batches, newest first, behind ``after``; and whether there are more.

@@ -13,7 +13,7 @@ import aiosqlite
 from sglang.srt.blendserve.store.objects import FileObject
 
 
-async def insert(
+async def insert_file(
     db: aiosqlite.Connection, file: FileObject, *, state: Literal["pending", "ready"]
 ) -> None:
     """Add a file: ``ready`` when its content is in place, ``pending`` when it is about to be."""
@@ -34,7 +34,7 @@ async def mark_ready(
     )
 
 
-async def get(db: aiosqlite.Connection, file_id: str, now: int) -> FileObject | None:
+async def get_file(db: aiosqlite.Connection, file_id: str, now: int) -> FileObject | None:
     """Return the file, or None when there is none, or it is deleted, expired or still pending."""
     async with db.execute(
         "SELECT * FROM files WHERE id = ? AND state = 'ready' "
@@ -45,7 +45,7 @@ async def get(db: aiosqlite.Connection, file_id: str, now: int) -> FileObject | 
     return None if row is None else FileObject(**row)
 
 
-async def list_page(
+async def list_files(
     db: aiosqlite.Connection,
     *,
     now: int,
