@@ -3,6 +3,9 @@
 .PHONY: help install model demo test lint format demo-data clean
 
 BIN := .venv/bin
+# Importing SGLang compiles 3,000 files, 15 s of processor time in each process that starts: Python
+# keeps the result in .venv, whatever the shell says.
+unexport PYTHONDONTWRITEBYTECODE
 # What to hand to pytest, e.g. make test ARGS="-k scanner -x"
 ARGS ?=
 # Test processes at a time; an engine takes one core and up to 3 GB. A GPU is for one engine.
