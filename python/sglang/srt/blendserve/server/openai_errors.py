@@ -149,7 +149,8 @@ class OpenAIRoute(APIRoute):
 class _BoundedRequest(Request):
     """A request whose JSON body may be `MAX_JSON_BYTES` long. `stream` is as long as it is.
 
-    FastAPI has had ``max_body_size`` for a while only; SGLang takes any FastAPI.
+    FastAPI's own ``max_body_size`` answers a body of declared length with plain text, past every
+    error handler (findings/fastapi_body_limit_two_answers.sh); here all errors have OpenAI's form.
     """
 
     async def body(self) -> bytes:
