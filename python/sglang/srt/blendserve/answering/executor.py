@@ -83,12 +83,12 @@ class Executor:
             return Answer(_invalid(line, rid, error), observation)
         # The raw HTTP request, of which there is none, only tells that the client is gone.
         result: Any = await route.handler.handle_request(request, None)
-        if not isinstance(result, BaseModel):
-            failure = orjson.loads(result.body)
-            return Answer(_failure(line, rid, result.status_code, failure), observation)
         if observation.aborted is not None:
             failure = {"message": observation.aborted, "type": "Aborted"}
             return Answer(_failure(line, rid, 503, failure), observation)
+        if not isinstance(result, BaseModel):
+            failure = orjson.loads(result.body)
+            return Answer(_failure(line, rid, result.status_code, failure), observation)
         content = result.model_dump(mode="json", by_alias=True)
         if route.id_prefix is not None:
             content["id"] = route.id_prefix + blake2b(rid.encode(), digest_size=12).hexdigest()

@@ -92,7 +92,10 @@ class ObservedTokenizerManager:
 
         Raises:
             ValueError: the request is not valid, or would end the scheduler.
+            HTTPException: status 503, the engine gave the request up. An answer to one that still
+                waited lacks what SGLang's handlers read of every answer.
         """
+        from fastapi import HTTPException
         from sglang.srt.managers.io_struct import GenerateReqInput
 
         observation = _current.get()
@@ -110,6 +113,8 @@ class ObservedTokenizerManager:
         # A request that does not stream has one answer; running to the end closes the generator.
         [answer] = [out async for out in self._inner.generate_request(request, raw_request)]
         _note(observation, answer if isinstance(answer, list) else [answer], choices)
+        if observation.aborted is not None:
+            raise HTTPException(503, observation.aborted)
         yield answer
 
     async def _compact_prompts(self, request: GenerateReqInput, observation: Observation) -> None:
@@ -147,7 +152,7 @@ def _note(observation: Observation, answers: list[dict[str, Any]], choices: int)
         observation.output_lengths.append(generated)
         observation.retractions += meta.get("num_retractions", 0)
         if index % choices == 0:
-            observation.prompt_tokens += meta["prompt_tokens"]
+            observation.prompt_tokens += meta.get("prompt_tokens", 0)
             observation.cached_tokens += meta.get("cached_tokens", 0) if choices == 1 else 0
         reason = meta.get("finish_reason")
         if isinstance(reason, dict) and reason.get("type") == "abort":

@@ -1,6 +1,6 @@
 """A run that version 0.1.0 began and was killed in goes on with ``--resume``.
 
-    pytest test/run/test_upgrade.py
+    pytest test/run/test_run_upgrade.py
 
 The files are real ones of 0.1.0 (test/fixtures/0.1.0/README.md says how they came about). They must
 open after this and every later issue: no change of the journal's format may break these tests, and

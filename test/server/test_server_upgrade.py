@@ -1,6 +1,6 @@
 """A batch directory that a server of version 0.1.0 left behind, killed, is taken over.
 
-    pytest test/server/test_upgrade.py
+    pytest test/server/test_server_upgrade.py
 
 The directory is a real one of 0.1.0 (test/fixtures/0.1.0/README.md says how it came about). It must
 open after this and every later issue: no change of schema or journal may break these tests, and
