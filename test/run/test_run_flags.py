@@ -89,6 +89,43 @@ def test_the_kv_cache_is_bounded_without_a_gpu(model: str) -> None:
         assert 1024 <= tokens <= cpu_defaults.MAX_TOTAL_TOKENS
 
 
+@pytest.mark.parametrize(
+    ("given", "bf16_products", "free_bytes", "chosen"),
+    [
+        ([], False, 1e12, "float32"),
+        ([], True, 1e12, None),
+        (["--dtype=bfloat16"], False, 1e12, None),
+        ([], False, 500e6, None),  # twice the weights are more than half of it
+    ],
+)
+def test_float32_where_it_is_faster_and_fits(
+    given: list[str],
+    bf16_products: bool,
+    free_bytes: float,
+    chosen: str | None,
+    model: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cpu_defaults, "has_bf16_products", lambda: bf16_products)
+    monkeypatch.setattr(cpu_defaults, "_free_bytes", lambda: int(free_bytes))
+    found = cpu_defaults.server_flags(model, given)
+    assert ("--dtype" in found) == (chosen is not None)
+    if chosen is not None:
+        assert found[found.index("--dtype") + 1] == chosen
+
+
+def test_a_kv_cache_in_float32_has_half_the_tokens(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tokens(bf16_products: bool) -> int:
+        monkeypatch.setattr(cpu_defaults, "has_bf16_products", lambda: bf16_products)
+        monkeypatch.setattr(cpu_defaults, "_free_bytes", lambda: 2_000_000_000)
+        found = cpu_defaults.server_flags(model)
+        return int(found[found.index("--max-total-tokens") + 1])
+
+    assert tokens(True) == pytest.approx(2 * tokens(False), abs=1)
+
+
 def test_the_environment_of_the_user_stays() -> None:
     environ = {"OMP_NUM_THREADS": "7", "SGLANG_USE_CPU_ENGINE": "0"}
     cpu_defaults.apply_environment(environ)

@@ -7,8 +7,9 @@ The ``run`` command applies this by itself. For ``launch_server`` or `sglang.Eng
     python -m sglang.launch_server --model-path M --schedule-policy blendserve --device cpu \\
         --sampling-backend pytorch --grammar-backend llguidance --sleep-on-idle \\
         --cuda-graph-backend-decode disabled --cuda-graph-backend-prefill disabled \\
-        --max-total-tokens 65536
+        --max-total-tokens 65536 --dtype float32
 
+(`--dtype float32` only where the processor has no bf16 products, see `has_bf16_products`.)
 The attention backend is chosen by the plugin (`runtime.cpu.attention`).
 """
 
@@ -17,6 +18,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, MutableMapping
 from pathlib import Path
+
+from sglang.srt.blendserve.cost.model_spec import ModelSpec
 
 ENVIRONMENT = {
     # Read when sglang is imported: take the platform "cpu" and not the first GPU.
@@ -35,12 +38,29 @@ MAX_TOTAL_TOKENS = 65_536
 _MEMORY_SHARE = 0.25
 """Share of the free memory that the KV cache may take."""
 
+_FLOAT32_SHARE = 0.5
+"""Share of the free memory that the weights may take in float32, where that is the faster."""
+
 
 def has_accelerator() -> bool:
     """Whether torch sees a GPU (imports torch)."""
     import torch
 
     return torch.cuda.is_available() or torch.accelerator.is_available()
+
+
+def has_bf16_products() -> bool:
+    """Whether this processor multiplies bf16 as such (imports torch).
+
+    An x86 processor with neither AVX512_BF16 nor AMX converts each operand first: a step then
+    takes several times as long as in float32. Others are taken to have it.
+    """
+    import torch
+
+    found = torch.cpu.get_capabilities()
+    if found.get("architecture") != "x86_64":
+        return True
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
 
 def apply_environment(environ: MutableMapping[str, str] = os.environ) -> None:
@@ -60,34 +80,44 @@ def server_flags(model_path: str, given: Iterable[str] = ()) -> list[str]:
     """Return the flags for SGLang's server, without those that ``given`` sets already.
 
     Args:
-        model_path: the model, to size the KV cache (a local folder; else a fixed size).
+        model_path: the model, to size the KV cache and to choose its precision (a local folder;
+            else a fixed size, and SGLang's own choice).
         given: the command line so far (``--flag``, ``--flag=value``).
     """
+    set_already = {flag.partition("=")[0] for flag in given}
     defaults = {
         "--device": "cpu",
         "--sampling-backend": "pytorch",
         # SGLang's default, xgrammar, ends the scheduler here: it pins memory, which needs CUDA.
         "--grammar-backend": "llguidance",
-        "--max-total-tokens": str(_pool_tokens(model_path)),
         "--cuda-graph-backend-decode": "disabled",
         "--cuda-graph-backend-prefill": "disabled",
     }
-    set_already = {flag.partition("=")[0] for flag in given}
     # A scheduler without work would spin on a core that the tokenizer needs.
     flags = [] if "--sleep-on-idle" in set_already else ["--sleep-on-idle"]
+    tokens = MAX_TOTAL_TOKENS
+    if (Path(model_path) / "config.json").is_file():  # else a name on a hub; it is not here yet
+        spec = ModelSpec.from_folder(model_path)
+        kv_bytes = spec.kv_bytes_per_token
+        if "--dtype" not in set_already and _is_faster_in_float32(spec):
+            defaults["--dtype"] = "float32"
+            kv_bytes *= 4 / spec.dtype_bytes
+        tokens = max(1024, min(tokens, int(_MEMORY_SHARE * _free_bytes() / kv_bytes)))
+    defaults["--max-total-tokens"] = str(tokens)
     for flag, value in defaults.items():
         if flag not in set_already:
             flags += [flag, value]
     return flags
 
 
-def _pool_tokens(model_path: str) -> int:
+def _is_faster_in_float32(spec: ModelSpec) -> bool:
+    """Whether a 16-bit model is, on this processor, and its weights fit; a quantised one is not."""
+    if spec.dtype_bytes != 2 or spec.weight_bytes < 1.9 * spec.parameters:
+        return False
+    return 2 * spec.weight_bytes <= _FLOAT32_SHARE * _free_bytes() and not has_bf16_products()
+
+
+def _free_bytes() -> int:
     import psutil
 
-    from sglang.srt.blendserve.cost.model_spec import ModelSpec
-
-    if not (Path(model_path) / "config.json").is_file():
-        return MAX_TOTAL_TOKENS  # a name on a hub; its config is not here yet
-    spec = ModelSpec.from_folder(model_path)
-    fitting = _MEMORY_SHARE * psutil.virtual_memory().available / spec.kv_bytes_per_token
-    return max(1024, min(MAX_TOTAL_TOKENS, int(fitting)))
+    return int(psutil.virtual_memory().available)
