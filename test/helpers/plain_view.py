@@ -41,6 +41,7 @@ def plain_request(rid: str, prompt: list[int], *, max_tokens: int = 8, **given: 
         "origin_input_ids": prompt,
         "output_ids": [],
         "extra_key": None,
+        "cache_salt": None,
         "sampling_params": SimpleNamespace(
             max_new_tokens=max_tokens, ignore_eos=False, stop_strs=[]
         ),

@@ -9,7 +9,7 @@ from array import array
 
 import pytest
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams
-from sglang.srt.mem_cache.radix_cache import RadixCache
+from sglang.srt.mem_cache.radix_cache import RadixCache, RadixKey
 from small_cache import SmallCache
 
 from sglang.srt.blendserve.plan.scanner import Side
@@ -36,7 +36,7 @@ def evict(small: SmallCache, tokens: int) -> None:
 
 def cached(small: SmallCache, number: int) -> int:
     """How much of prefix ``number`` is cached."""
-    return small.cache.cached_tokens(array("q", prefix(number)))
+    return small.cache.cached_tokens(RadixKey(array("q", prefix(number))))
 
 
 def planned(small: SmallCache, prefixes: int) -> list[PoolRequest]:

@@ -11,6 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams
+from sglang.srt.mem_cache.radix_cache import RadixKey
 from small_cache import SmallCache
 
 from sglang.srt.blendserve.plan.scanner import Side
@@ -113,7 +114,7 @@ class Workday(RuleBasedStateMachine):
 
     @rule(tokens=prompts, namespace=namespaces)
     def look_up(self, tokens: list[int], namespace: str) -> None:
-        counted = self.small.cache.cached_tokens(array("q", tokens), namespace or None)
+        counted = self.small.cache.cached_tokens(RadixKey(array("q", tokens), namespace or None))
         assert counted == self.small.look_up(tokens, namespace).size
 
     @precondition(lambda self: not self.small.flights)

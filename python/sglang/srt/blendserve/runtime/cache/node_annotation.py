@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from sglang.srt.blendserve.cost.cost_model import density
 from sglang.srt.blendserve.pool.pool_request import shared_tokens
+from sglang.srt.blendserve.runtime.compat import seams
 
 if TYPE_CHECKING:
     from sglang.srt.mem_cache.radix_cache import TreeNode
@@ -49,7 +50,7 @@ def annotate_node(cache: BlendRadixCache, node: TreeNode) -> Annotation:
         return NOT_NEEDED
     above, depth = cache.place(node.parent, upcoming)
     page = np.frombuffer(node.key[: cache.page_size].raw_token_ids(), dtype=np.int64)
-    place = upcoming.descend(above, depth, page, node.key.extra_key or "")
+    place = upcoming.descend(above, depth, page, seams.namespace(node.key))
     if place.shared < depth + page.size:
         return NOT_NEEDED
     use = upcoming.next_use(place.node)
@@ -79,7 +80,7 @@ def check_integrity(cache: BlendRadixCache) -> None:
     waiting = [] if cache.pool is None else planned(cache.pool)
     for node, path in nodes(cache):
         least = path.size - len(node.key) + cache.page_size
-        namespace = node.key.extra_key or ""
+        namespace = seams.namespace(node.key)
         through = [
             request
             for request in waiting

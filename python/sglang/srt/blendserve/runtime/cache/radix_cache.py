@@ -15,7 +15,6 @@ Which tokens are cached never changes a result, only how much is computed again.
 from __future__ import annotations
 
 import time
-from array import array
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +24,7 @@ from sglang.srt.mem_cache.radix_cache import RadixCache, RadixKey, TreeNode
 
 from sglang.srt.blendserve.pool.upcoming_use import ROOT, Place, UpcomingUse
 from sglang.srt.blendserve.runtime.cache.eviction_order import EvictionOrder, Use
+from sglang.srt.blendserve.runtime.compat import seams
 from sglang.srt.blendserve.runtime.offline_request import offline_request
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class _Note:
     place: Place
 
 
-class BlendRadixCache(RadixCache):
+class BlendRadixCache(seams.EndedRequests, RadixCache):
     """SGLang's radix cache with an eviction order that knows the plan of a request pool.
 
     Without a pool (`follow`) nothing is ever needed, and the order is SGLang's own.
@@ -80,17 +80,17 @@ class BlendRadixCache(RadixCache):
 
     # --- reading ----------------------------------------------------------------------------
 
-    def cached_tokens(self, tokens: array[int], extra_key: str | None = None) -> int:
-        """Return how many of ``tokens``, from the first on, are cached.
+    def cached_tokens(self, key: RadixKey) -> int:
+        """Return how many tokens of ``key``, from the first on, are cached.
 
         As `match_prefix` finds them, but nothing is split, copied or marked as used.
         """
-        key, page = RadixKey(tokens, extra_key), self.page_size
+        tokens, space, page = key.token_ids, seams.child_space(key), self.page_size
         node, depth, end = self.root_node, 0, len(tokens) // page * page
         while depth < end:
             # As `RadixKey.child_key` has it, without a key for every node.
             first = tokens[depth] if page == 1 else tuple(tokens[depth : depth + page])
-            child = node.children.get(first if extra_key is None else (extra_key, first))
+            child = node.children.get(first if space is None else (space, first))
             if child is None:
                 break
             whole = child.key.raw_token_ids()
@@ -116,7 +116,7 @@ class BlendRadixCache(RadixCache):
         for below in reversed(unknown):
             if place.shared == depth:  # else nobody begins with what is above
                 tokens = np.frombuffer(below.key.raw_token_ids(), dtype=np.int64)
-                place = upcoming.descend(place, depth, tokens, below.key.extra_key or "")
+                place = upcoming.descend(place, depth, tokens, seams.namespace(below.key))
             depth += len(below.key)
             below.blendserve = _Note(upcoming, depth, place)
         return place, depth
@@ -136,7 +136,7 @@ class BlendRadixCache(RadixCache):
         """Evict at least so many ``tokens``; with ``most``, at most so many unneeded leaves."""
         upcoming = self.upcoming()
         allocator = self.token_to_kv_pool_allocator
-        grouped = allocator.is_not_in_free_group
+        grouped = seams.frees_at_once(allocator)
         if grouped:
             allocator.free_group_begin()  # one change of the free list instead of one per node
         evicted = leaves = 0
@@ -223,7 +223,7 @@ class BlendRadixCache(RadixCache):
         tokens = len(leaf.key)
         self.token_to_kv_pool_allocator.free_segment(leaf.value, start_pos=0)
         self._delete_leaf(leaf)
-        self._record_remove_event(leaf)
+        seams.record_removed(self, leaf)
         self.evicted_tokens += tokens
         return tokens
 
@@ -240,26 +240,10 @@ class BlendRadixCache(RadixCache):
 
     # --- what ended requests leave behind ------------------------------------------------------
 
-    def cache_finished_req(
-        self, req: Req, is_insert: bool = True, *, kv_len_to_handle: int
-    ) -> None:
-        """Cache of ``req``, which has ended, no more than is worth its room; else as SGLang."""
-        keep = self.worth_keeping(offline_request(req)) if is_insert else None
-        if keep is not None:
-            # A request that ends with its first token has nothing in the tree yet: what others
-            # wait for goes there now, and the rest is freed.
-            keep = min(keep, kv_len_to_handle) // self.page_size * self.page_size
-            if keep > req.cache_protected_len:
-                slots = self.req_to_token_pool.req_to_token[req.req_pool_idx]
-                behind = slots[keep:kv_len_to_handle]
-                self.token_to_kv_pool_allocator.free_segment(behind, start_pos=keep)
-                super().cache_finished_req(req, kv_len_to_handle=keep)
-                return
-        super().cache_finished_req(
-            req, is_insert=is_insert and keep is None, kv_len_to_handle=kv_len_to_handle
-        )
-        if keep is not None:
-            self.drop_behind(req.last_node, req.cache_protected_len, keep)
+    def tokens_to_keep(self, req: Req, tokens: int) -> int | None:
+        """Return how many of the ``tokens`` of ``req``, which has ended, to keep; None for all."""
+        keep = self.worth_keeping(offline_request(req))
+        return None if keep is None else min(keep, tokens) // self.page_size * self.page_size
 
     def worth_keeping(self, request: PoolRequest | None) -> int | None:
         """Return how many tokens of ``request``, which ends, should stay cached; None for all.

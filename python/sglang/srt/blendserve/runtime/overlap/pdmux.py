@@ -4,7 +4,7 @@
 and CUDA graphs per stream group for decode, one more for prefill, and a second tensor parallel
 group. As released, 0.5.17 cannot start with it: ``multiplex/multiplexing_mixin.py`` reads
 ``self.gpu_id`` and ``self.tp_size``, which the scheduler keeps in ``self.ps`` (right in 0.5.23).
-The plugin sets both attributes, for stock policies too, and says so in the log.
+There the plugin sets both attributes, for stock policies too, and says so in the log.
 
 With ``--blendserve-overlap`` the loop is ours (`runtime.overlap.overlap_loop`); stock policies keep
 that of SGLang.
@@ -16,17 +16,18 @@ import logging
 from collections.abc import MutableMapping
 from typing import Any
 
+from sglang.srt.blendserve.runtime.compat import seams
 from sglang.srt.blendserve.runtime.compatibility import UnsupportedCombination
 from sglang.srt.blendserve.runtime.overlap.lanes import group_number
 from sglang.srt.blendserve.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-_MISSING = ("gpu_id", "tp_size")
-
 
 def register_repair() -> None:
-    """Hook the repair into SGLang; called by the plugin in every process."""
+    """Hook the repair into SGLang, if it needs it; called by the plugin in every process."""
+    if not seams.PDMUX_LACKS:
+        return
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
     HookRegistry.register(
@@ -38,7 +39,7 @@ def register_repair() -> None:
 
 def repair(scheduler: Any) -> None:
     """Before SGLang's ``init_pdmux``: give the scheduler the attributes it reads there."""
-    missing = [name for name in _MISSING if not hasattr(scheduler, name)]
+    missing = [name for name in seams.PDMUX_LACKS if not hasattr(scheduler, name)]
     if not missing:
         return
     for name in missing:
