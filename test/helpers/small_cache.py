@@ -5,7 +5,6 @@ Cache, allocators and pool are the real ones; only the forward pass is left out.
 
 from __future__ import annotations
 
-from array import array
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,8 +19,8 @@ from sglang.srt.mem_cache.base_prefix_cache import (
     MatchResult,
 )
 from sglang.srt.mem_cache.cache_init_params import CacheInitParams
-from sglang.srt.mem_cache.radix_cache import RadixCache, RadixKey, TreeNode
-from two_releases import matched_slots, release_at_once
+from sglang.srt.mem_cache.radix_cache import RadixCache, TreeNode
+from two_releases import matched_slots, radix_key, release_at_once
 
 from sglang.srt.blendserve.cost.cost_model import CostModel
 from sglang.srt.blendserve.cost.device_spec import DeviceSpec
@@ -201,11 +200,10 @@ class SmallCache:
         return matched_slots(self.cache, match)
 
     def _match(self, tokens: list[int], namespace: str) -> MatchResult:
-        key = RadixKey(array("q", tokens), namespace or None)
-        return self.cache.match_prefix(MatchPrefixParams(key=key))
+        return self.cache.match_prefix(MatchPrefixParams(key=radix_key(tokens, namespace)))
 
     def _insert(self, tokens: list[int], slots: torch.Tensor, namespace: str, cached: int) -> None:
-        key = RadixKey(array("q", tokens), namespace or None)
+        key = radix_key(tokens, namespace)
         found = self.cache.insert(InsertParams(key=key, value=slots)).prefix_len
         self.cache.token_to_kv_pool_allocator.free_segment(slots[cached:found], start_pos=cached)
 

@@ -9,11 +9,21 @@ from typing import Any
 
 import torch
 from sglang.srt.mem_cache.base_prefix_cache import MatchResult
-from sglang.srt.mem_cache.radix_cache import RadixCache, TreeNode
+from sglang.srt.mem_cache.radix_cache import RadixCache, RadixKey, TreeNode
 
 from sglang.srt.blendserve.pool.pool_request import PoolRequest
 
 OLD = version("sglang") == "0.5.17"
+
+NAMESPACES = ("", "other") if OLD else ("", "other", "\0salt", "other\0salt")
+"""As `seams.namespace` has them; SGLang 0.5.17 knows no ``cache_salt``."""
+
+
+def radix_key(tokens: list[int], namespace: str = "") -> RadixKey:
+    """Return the key under which ``tokens`` of a request of ``namespace`` are cached."""
+    space, _, salt = namespace.partition("\0")
+    given = {"cache_salt": salt} if salt else {}
+    return RadixKey(array("q", tokens), space or None, **given)
 
 
 def matched_slots(cache: RadixCache, match: MatchResult) -> torch.Tensor:
@@ -28,11 +38,12 @@ def release_at_once(
 
     ``row``: the slots of its prompt, of which the first ``cached`` belong to the locked ``node``.
     """
-    tokens = array("q", request.prompt.tolist())
+    key = radix_key(request.prompt.tolist(), request.namespace)
+    tokens = key.token_ids
     given: dict[str, Any] = {
         "origin_input_ids": tokens,
         "output_ids": array("q", [9]),
-        "extra_key": request.namespace or None,
+        "extra_key": key.extra_key,
         "last_node": node,
         "blendserve": request,
     }
@@ -51,7 +62,7 @@ def release_at_once(
     kv = ReqKvInfo(req_pool_idx=0, cache_protected_len=cached)
     lock = TreeLock(node, DecLockRefParams())
     req = SimpleNamespace(
-        kv=kv, lock=lock, cache_salt=None, priority=None, finished=lambda: True, **given
+        kv=kv, lock=lock, cache_salt=key.cache_salt, priority=None, finished=lambda: True, **given
     )
     req.full_untruncated_fill_ids = tokens
     # As `release_kv_cache` has it.

@@ -190,6 +190,17 @@ def on_prefill_group() -> Iterator[None]:
         set_pdmux_status(False)
 
 
+def lone_scheduler(server_args: Any) -> Any:
+    """Return a scheduler in this process, without the processes around it."""
+    from sglang.srt.managers import scheduler as upstream
+    from sglang.srt.runtime_context import publish
+    from sglang.srt.server_args import PortArgs
+
+    publish(server_args, role="scheduler")
+    ports = PortArgs.init_new(server_args)
+    return upstream.Scheduler(server_args, ports, 0, 0, 0, 0, 0, 0, None)
+
+
 # ---- the CPU -----------------------------------------------------------------------------------
 
 

@@ -196,6 +196,17 @@ def on_prefill_group() -> AbstractContextManager[None]:
     return group
 
 
+def lone_scheduler(server_args: Any) -> Any:
+    """Return a scheduler in this process, without the processes around it."""
+    from sglang.srt.managers import scheduler as upstream
+    from sglang.srt.runtime_context import SpawnRanks, publish
+    from sglang.srt.server_args import PortArgs
+
+    server_args.resolve_once()
+    publish(server_args, role="scheduler", ranks=SpawnRanks(world_rank=0, gpu_id=0))
+    return upstream.Scheduler(server_args, PortArgs.init_new(server_args))
+
+
 # ---- the CPU -----------------------------------------------------------------------------------
 
 
