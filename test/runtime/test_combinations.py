@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_process import TWO_RANKS, run
+from engine_process import rank_cores, run
 
 pytestmark = pytest.mark.engine
 
@@ -44,7 +44,7 @@ def test_answers_are_those_of_stock_sglang(
         "chunked_prefill_size": 64,
         **flags,
     }
-    result = run(tmp_path, engine, env=TWO_RANKS if "tp_size" in flags else None)
+    result = run(tmp_path, engine, env=rank_cores(flags))
     assert result["answers"] == stock_run["answers"]
     for state in result["state"]:
         assert state["plans_made"] >= 1

@@ -320,7 +320,7 @@ class BlendScheduler(upstream.Scheduler):
         if self.overlap is not None:
             self.overlap.abort(recv_req)
         for request in self.offline_receiver.to_abort(recv_req):
-            seams.send_abort(self, request.payload)
+            seams.send_abort(self, request.payload, recv_req)
             self.pool.forget(request)
 
     def on_idle(self) -> None:

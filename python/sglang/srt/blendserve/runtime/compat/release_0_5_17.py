@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from array import array
 
+    from sglang.srt.managers.io_struct import AbortReq
     from sglang.srt.managers.schedule_batch import Req, ScheduleBatch
     from sglang.srt.managers.schedule_policy import PrefillAdder
     from sglang.srt.mem_cache.radix_cache import RadixCache, RadixKey, TreeNode
@@ -156,8 +157,8 @@ def device(scheduler: Any) -> tuple[str, int]:
     return scheduler.server_args.device, scheduler.ps.gpu_id
 
 
-def send_abort(scheduler: Any, req: Req) -> None:
-    """Report that ``req``, which has never run, is aborted."""
+def send_abort(scheduler: Any, req: Req, order: AbortReq) -> None:
+    """Report that ``req``, which waits, is aborted by ``order``."""
     from sglang.srt.managers.io_struct import AbortReq
 
     scheduler.ipc_channels.send_to_tokenizer.send_output(AbortReq(rid=req.rid), req)
@@ -166,6 +167,11 @@ def send_abort(scheduler: Any, req: Req) -> None:
 def receive(scheduler: Any) -> list[Any]:
     """Return the messages that have come since the last call, for a loop of our own."""
     return scheduler.request_receiver.recv_requests() or []
+
+
+def rest(scheduler: Any) -> None:
+    """Do what SGLang does when nothing runs, in a loop of our own."""
+    scheduler.on_idle()
 
 
 def abort_late(scheduler: Any) -> None:

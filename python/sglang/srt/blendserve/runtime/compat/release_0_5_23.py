@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from array import array
 
+    from sglang.srt.managers.io_struct import AbortReq
     from sglang.srt.managers.schedule_batch import Req, ScheduleBatch
     from sglang.srt.managers.schedule_policy import PrefillAdder
     from sglang.srt.mem_cache.radix_cache import RadixCache, RadixKey, TreeNode
@@ -161,12 +162,13 @@ def device(scheduler: Any) -> tuple[str, int]:
     return get_device().device, get_device().gpu_id
 
 
-def send_abort(scheduler: Any, req: Req) -> None:
-    """Report that ``req``, which has never run, is aborted."""
-    from sglang.srt.managers.io_struct import AbortReq
+def send_abort(scheduler: Any, req: Req, order: AbortReq) -> None:
+    """Report that ``req``, which waits, is aborted by ``order``."""
+    from sglang.srt.managers.scheduler import _make_abort_req
 
     scheduler._release_aborted_request(req)
-    scheduler.send_abort_output(AbortReq(rid=req.rid), req)
+    report = _make_abort_req(req, finished_reason=order.finished_reason)
+    scheduler.send_abort_output(report, req)
 
 
 def receive(scheduler: Any) -> list[Any]:
@@ -178,6 +180,12 @@ def receive(scheduler: Any) -> list[Any]:
     first = place.pp_rank == place.attn_tp_rank == place.attn_cp_rank == 0
     late = scheduler._poll_timeout_aborts() if first else []
     return scheduler.request_receiver.recv_requests(local_reqs=late) or []
+
+
+def rest(scheduler: Any) -> None:
+    """Do what SGLang does when nothing runs, in a loop of our own."""
+    scheduler._sched_idled = True  # the next step is then no measure of the pace of decodes
+    scheduler.on_idle()
 
 
 def abort_late(scheduler: Any) -> None:

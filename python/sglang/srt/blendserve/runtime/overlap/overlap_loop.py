@@ -162,7 +162,7 @@ class OverlapLoop:
             elif not scheduler._engine_paused:
                 if self.trace is not None:
                     self.trace.flush()
-                scheduler.on_idle()
+                seams.rest(scheduler)
 
     def _wait(self, *, go_on: bool) -> None:
         """Until a decode step or a prefill batch is over; process it.
