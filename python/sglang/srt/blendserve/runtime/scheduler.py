@@ -264,10 +264,7 @@ class BlendScheduler(upstream.Scheduler):
         req: Req = request.payload
         if self.blend_cache is None:
             return seams.matched_tokens(self.tree_cache, req)
-        tokens = req.origin_input_ids
-        if req.output_ids:  # it was retracted
-            tokens = tokens + req.output_ids
-        return self.blend_cache.cached_tokens(seams.radix_key(tokens, req))
+        return self.blend_cache.cached_tokens(seams.radix_key(req))
 
     def _take_back(self) -> None:
         """Return the offline requests that did not get into the batch, in their order."""

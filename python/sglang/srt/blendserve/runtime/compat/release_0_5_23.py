@@ -7,8 +7,6 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from array import array
-
     from sglang.srt.managers.io_struct import AbortReq
     from sglang.srt.managers.schedule_batch import Req, ScheduleBatch
     from sglang.srt.managers.schedule_policy import PrefillAdder
@@ -44,10 +42,13 @@ def namespace(keyed: Req | RadixKey) -> str:
 # ---- the prefix cache --------------------------------------------------------------------------
 
 
-def radix_key(tokens: array[int], req: Req) -> RadixKey:
-    """Return the key under which SGLang caches ``tokens`` of ``req``."""
+def radix_key(req: Req) -> RadixKey:
+    """Return the key under which SGLang caches the tokens of ``req``."""
     from sglang.srt.mem_cache.radix_cache import RadixKey
 
+    tokens = req.origin_input_ids
+    if req.output_ids:  # it was retracted
+        tokens = tokens + req.output_ids
     return RadixKey(tokens, req.extra_key, cache_salt=req.cache_salt)
 
 
