@@ -58,4 +58,5 @@ def test_with_another_policy_nothing_of_ours_runs(
     result = run(tmp_path, {"model_path": str(tiny_model), "max_total_tokens": 20_000})
     for figure in ("answers", "cached_tokens", "retractions"):
         assert result[figure] == stock_run[figure]
-    assert "plans_made" not in result["state"][0]
+    # SGLang 0.5.17 shows the settings there, as they are among its server arguments.
+    assert "plans_made" not in (result["state"][0] or {})
