@@ -15,6 +15,7 @@ from sglang.srt.managers import scheduler as upstream
 from sglang.srt.managers.io_struct import AbortReq
 from sglang.srt.managers.schedule_batch import Req, ScheduleBatch
 
+from sglang.srt.blendserve import hook_check
 from sglang.srt.blendserve.cost.cost_model import CostModel
 from sglang.srt.blendserve.cost.model_spec import ModelSpec
 from sglang.srt.blendserve.policy.named import AnyStepPolicy
@@ -71,6 +72,7 @@ class BlendScheduler(upstream.Scheduler):
         if server_args.schedule_policy != POLICY:
             stock = cls.__mro__[1]  # by now `upstream.Scheduler` names this class
             return stock(server_args, *args, **kwargs)
+        hook_check.require_in_place()
         return super().__new__(cls)
 
     def init_schedule_policy(self) -> None:

@@ -13,7 +13,6 @@ that of SGLang.
 from __future__ import annotations
 
 import logging
-from collections.abc import MutableMapping
 from typing import Any
 
 from sglang.srt.blendserve.runtime.compat import seams
@@ -51,14 +50,19 @@ def repair(scheduler: Any) -> None:
     )
 
 
-def apply_flags(kwargs: MutableMapping[str, Any], settings: Settings) -> None:
-    """Set in the keywords of ``ServerArgs`` what ``--blendserve-overlap`` needs.
+def flags(given: Any, settings: Settings) -> dict[str, Any]:
+    """Return the fields of ``ServerArgs`` that ``--blendserve-overlap`` needs.
 
-    Raises UnsupportedCombination for a keyword that was given and contradicts it.
+    Args:
+        given: the fields as they were given, under their names.
+        settings: of the policy.
+
+    Raises:
+        UnsupportedCombination: a field was given that contradicts it.
     """
     if settings.overlap == "off":
-        return
-    chunk = kwargs.get("chunked_prefill_size")
+        return {}
+    chunk = given.chunked_prefill_size
     refusals = (
         (
             chunk is not None and chunk > 0,
@@ -67,17 +71,17 @@ def apply_flags(kwargs: MutableMapping[str, Any], settings: Settings) -> None:
             "--blendserve-overlap-chunk tokens long",
         ),
         (
-            bool(kwargs.get("enable_mixed_chunk")) or settings.mixed_chunk == "on",
+            given.enable_mixed_chunk or settings.mixed_chunk == "on",
             "--enable-mixed-chunk (--blendserve-mixed-chunk on)",
             "prefill and decode then share one forward and nothing is left to run beside it",
         ),
         (
-            kwargs.get("pdmux_config_path") is not None,
+            given.pdmux_config_path is not None,
             "--pdmux-config-path",
             "the divisions of the SMs come from --blendserve-overlap-sm",
         ),
         (
-            kwargs.get("disaggregation_mode", "null") != "null",
+            given.disaggregation_mode != "null",
             "--disaggregation-mode",
             "prefill and decode then run on different machines",
         ),
@@ -88,8 +92,10 @@ def apply_flags(kwargs: MutableMapping[str, Any], settings: Settings) -> None:
                 f"--blendserve-overlap {settings.overlap} does not work with {flag}: {reason}. "
                 f"Leave one of them out."
             )
-    kwargs["enable_pdmux"] = True
-    kwargs["chunked_prefill_size"] = -1
-    # Its loop runs one batch behind; two lanes need the results of each when it ends.
-    kwargs["disable_overlap_schedule"] = True
-    kwargs["sm_group_num"] = group_number(settings.overlap_sm)
+    return {
+        "enable_pdmux": True,
+        "chunked_prefill_size": -1,
+        # Its loop runs one batch behind; two lanes need the results of each when it ends.
+        "disable_overlap_schedule": True,
+        "sm_group_num": group_number(settings.overlap_sm),
+    }
