@@ -47,7 +47,7 @@ def refuse(reason: Refusal, flags: Iterable[Flags]) -> None:
 
 
 def refuse_flags(parser: argparse.ArgumentParser, names: Iterable[str], reason: str) -> None:
-    """Have ``parser`` end the program where the policy is chosen or a flag of ``names`` is given."""
+    """Have ``parser`` end the program where it reads the policy or a flag of ``names``."""
 
     class Refuse(argparse.Action):
         def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:

@@ -1,4 +1,4 @@
-"""What cannot be had, said in one line: by a command as exit status 2, by a call as an exception."""
+"""What cannot be had, in one line: of a command exit status 2, of a call an exception."""
 
 from __future__ import annotations
 
