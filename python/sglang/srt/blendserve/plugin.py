@@ -47,7 +47,8 @@ def register() -> None:
         reason = refusal
     except Exception as error:  # of any kind: SGLang would log it and start without the policy
         reason = _broken(error)
-    hook_check.withdraw()
+    if releases.supported() is not None:
+        hook_check.withdraw()
     from sglang.srt.blendserve.server import batch_settings
 
     guard.refuse(reason, (FLAGS, batch_settings.FLAGS))
