@@ -43,9 +43,7 @@ def command(*flags: str) -> str:
     return f"import sys; sys.argv = {['launch_server', *flags]!r}; {SERVER}"
 
 
-def run_all(
-    folder: Path, codes: list[tuple[str, str]], path: Path | None = None
-) -> list[Ended]:
+def run_all(folder: Path, codes: list[tuple[str, str]], path: Path | None = None) -> list[Ended]:
     """Run each of ``codes`` (what happens before, what then runs) in a process of its own.
 
     ``path`` is a folder whose packages come before those that are installed.
@@ -96,8 +94,11 @@ def _play(code: str) -> int:
 
 
 def main() -> None:
-    import sglang.srt.entrypoints.engine
-    import sglang.srt.entrypoints.http_server  # noqa: F401 - what each of them would import
+    # What each of them would import; nothing of SGLang is hooked yet.
+    import sglang.srt.entrypoints.http_server
+
+    import sglang.srt.blendserve.policy.named
+    import sglang.srt.blendserve.pool.planner  # noqa: F401
 
     codes = json.loads(Path(sys.argv[1]).read_text())
     Path(sys.argv[2]).write_text(json.dumps([_fork(*one) for one in codes]))

@@ -76,7 +76,7 @@ def _is_ours(hook: Any) -> bool:
 def _resolve(target: str) -> Any:
     try:
         return pkgutil.resolve_name(target)
-    except (ImportError, AttributeError):
+    except Exception:  # a module that is imported here may fail in any way
         return None
 
 
