@@ -88,9 +88,7 @@ def test_another_release_is_refused_where_the_policy_is_asked_for(
         engine(folder, schedule_policy="blendserve"),
         engine(folder, blendserve_pace="fixed"),
         "from sglang.srt.plugins import load_plugins; load_plugins()\n"
-        "from sglang.srt.server_args import ServerArgs\n"
         "from sglang.srt.entrypoints.http_server import launch_server\n"
-        f"args = ServerArgs(model_path={str(folder)!r}, device='cpu')\n"
         "from types import SimpleNamespace\n"
         "try: launch_server(SimpleNamespace(schedule_policy='blendserve'))\n"
         "except Exception as error: print(type(error).__name__, error)",
@@ -218,3 +216,54 @@ def test_values_that_cannot_be_are_one_line(tmp_path: Path, folder: Path) -> Non
     assert combined.out.startswith("UnsupportedCombination --schedule-policy blendserve does not")
     assert valued.out.startswith("Refusal --blendserve-keep-sharing is 2")
     assert unknown.out.startswith("TypeError unknown setting blendserve_speed")
+
+
+# ---- where nothing is wrong ----------------------------------------------------------------------
+
+LOADED = (
+    "import pickle\n"
+    "from sglang.srt.plugins import load_plugins; load_plugins()\n"
+    "from sglang.srt.entrypoints.engine import Engine\n"
+    "from sglang.srt.server_args import prepare_server_args, ServerArgs\n"
+    "from sglang.srt.managers.scheduler import Scheduler\n"
+    "from sglang.srt.blendserve.runtime.compat.server_args import release\n"
+    "def show(args):\n"
+    "    release.resolve(args)\n"
+    "    there = pickle.loads(pickle.dumps(args))\n"  # as a scheduler's process gets them
+    "    release.resolve(there)\n"
+    "    fields = release.view(there)\n"
+    "    print(there.blendserve.pace, fields.radix_cache_backend, fields.enable_mixed_chunk)\n"
+)
+
+
+def test_settings_travel_with_the_arguments(tmp_path: Path, folder: Path) -> None:
+    argv = ["--model-path", str(folder), "--device", "cpu", *POLICY, "--blendserve-pace", "fixed"]
+    given = {"model_path": str(folder), "device": "cpu", "schedule_policy": "blendserve"}
+    codes = [
+        f"show(prepare_server_args({argv!r}))",
+        f"show(Engine.server_args_class(**{given!r}, blendserve_pace='fixed'))",
+        f"show(ServerArgs(**{given!r}))",
+        f"show(Engine.server_args_class(model_path={str(folder)!r}, device='cpu'))",
+        f"show(Engine.server_args_class(**{given!r}, radix_cache_backend='mine', "
+        "blendserve_mixed_chunk='off'))",
+    ]
+    ended = run_all(tmp_path, [(LOADED, code) for code in codes])
+    assert [one.out for one in ended] == [
+        "fixed blendserve True\n",
+        "fixed blendserve True\n",
+        "auto blendserve True\n",
+        "auto None False\n",
+        "auto mine False\n",
+    ]
+
+
+def test_arguments_made_before_the_plugins_are_refused(tmp_path: Path, folder: Path) -> None:
+    early = (
+        "from sglang.srt.server_args import ServerArgs\n"
+        f"args = ServerArgs(model_path={str(folder)!r}, device='cpu', "
+        "schedule_policy='blendserve')\n"
+        "if hasattr(args, 'resolve_once'): args.resolve_once()\n"
+    )
+    start = "try: Scheduler(args)\nexcept Exception as error: print(type(error).__name__, error)"
+    [ended] = run_all(tmp_path, [(early + LOADED, start)])
+    assert "were made before SGLang's plugins were loaded" in ended.out

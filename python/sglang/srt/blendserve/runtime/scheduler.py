@@ -22,6 +22,7 @@ from sglang.srt.blendserve.policy.named import AnyStepPolicy
 from sglang.srt.blendserve.policy.state import EngineState
 from sglang.srt.blendserve.pool.pool_request import PoolRequest
 from sglang.srt.blendserve.pool.request_pool import RequestPool
+from sglang.srt.blendserve.refusals import Refusal
 from sglang.srt.blendserve.runtime.cache.node_annotation import check_when_idle
 from sglang.srt.blendserve.runtime.cache.radix_cache import BlendRadixCache
 from sglang.srt.blendserve.runtime.compat import seams
@@ -73,6 +74,11 @@ class BlendScheduler(upstream.Scheduler):
             stock = cls.__mro__[1]  # by now `upstream.Scheduler` names this class
             return stock(server_args, *args, **kwargs)
         hook_check.require_in_place()
+        if not hasattr(server_args, "blendserve"):
+            raise Refusal(
+                f"These ServerArgs with schedule_policy={POLICY!r} were made before SGLang's "
+                "plugins were loaded: call sglang.srt.plugins.load_plugins() first."
+            )
         return super().__new__(cls)
 
     def init_schedule_policy(self) -> None:
