@@ -96,7 +96,8 @@ def _leads_to(found: Any, hook: Callable[..., Any]) -> bool:
 
 def _missing(target: str) -> Refusal:
     return Refusal(
-        f"sglang-blendserve cannot hook into {target} of sglang {releases.found()}: its policy "
-        f"would not be what it says. Run `pip install sglang=={releases.SUPPORTED[-1]}`, or keep "
-        "this plugin out of SGLang with SGLANG_PLUGINS=none."
+        f"sglang-blendserve cannot hook into {target} of sglang {releases.found()}: it is gone, or "
+        "another plugin has taken its place, and the policy would not be what it says. Run "
+        f"`pip install sglang=={releases.SUPPORTED[-1]}`, or choose the plugins with "
+        "SGLANG_PLUGINS (none keeps this one out)."
     )
