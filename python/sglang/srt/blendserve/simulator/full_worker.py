@@ -142,7 +142,7 @@ def make_scheduler(folder: Path, machine: Machine, order: dict[str, Any], device
     from sglang.srt.server_args import ServerArgs
 
     from sglang.srt.blendserve.runtime.compat import seams
-    from sglang.srt.blendserve.runtime.compat.server_args import make, release
+    from sglang.srt.blendserve.runtime.compat.server_args import make
 
     context = int(order["context"])
     ours = order["policy"] == "blendserve"
@@ -170,9 +170,7 @@ def make_scheduler(folder: Path, machine: Machine, order: dict[str, Any], device
         # Any known name: the costs that count are set below.
         pace = order["options"]["pace"]
         options |= {"blendserve_pace": pace, "blendserve_device": "A100-80G"}
-    args = make(ServerArgs, options)
-    release.resolve(args)
-    scheduler = seams.lone_scheduler(args)
+    scheduler = seams.lone_scheduler(make(ServerArgs, options))
     scheduler.tp_worker.forward_batch_generation = device.forward_batch_generation
     # Results go nowhere: there is no tokenizer process to send them to.
     type(scheduler.output_streamer).stream_output = lambda *_, **__: None
