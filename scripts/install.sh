@@ -4,6 +4,7 @@
 # it works only when a lock file, pyproject.toml or sgl-kernel/ changed since the last run.
 #
 # Environment:
+#   SGLANG             the release of SGLang: 0.5.17 (default, in .venv) or 0.5.23 (in .venv-0.5.23)
 #   PYTHON             the Python to use (default: the first of python3.11, 3.12, 3.13, python3 that fits)
 #   BLENDSERVE_DEVICE  cpu or cuda (default: cuda when nvidia-smi lists a GPU)
 #   DEBUG=1            show every command
@@ -11,16 +12,28 @@ set -Eeuo pipefail
 [ -z "${DEBUG:-}" ] || set -x
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-SGLANG=sglang==0.5.17
+DEFAULT=0.5.17
+SGLANG=${SGLANG:-$DEFAULT}
 VENV=.venv
+[ "$SGLANG" = $DEFAULT ] || VENV=.venv-$SGLANG
 STAMP=$VENV/.installed
+LOCK=requirements/cpu-$SGLANG.txt
 
 say() { printf 'install: %s\n' "$*"; }
+# In red where a person reads it.
+warn() {
+    local line
+    for line in "$@"; do
+        if [ -t 2 ]; then printf '\033[31minstall: %s\033[0m\n' "$line" >&2; else say "$line" >&2; fi
+    done
+}
 die() {
     printf 'install: %s\n' "$@" >&2
     exit 3
 }
 trap '[ $? = 3 ] || echo "install: failed at line $LINENO; DEBUG=1 make install shows every command" >&2' ERR
+
+releases() { (cd requirements && echo cpu-*.txt | sed 's/cpu-//g; s/\.txt//g'); }
 
 device() {
     case "${BLENDSERVE_DEVICE:-}" in
@@ -34,7 +47,7 @@ device() {
 fingerprint() {
     {
         echo "$1 $PWD" # editable installs hold the path
-        cat requirements/*.txt pyproject.toml scripts/install.sh
+        cat "$LOCK" requirements/dev.txt requirements/uv.txt pyproject.toml scripts/install.sh
         find sgl-kernel -type f \( -name '*.toml' -o -name '*.py' -o -name '*.cpp' -o -name '*.h' \) \
             -not -path '*/build/*' -print0 | LC_ALL=C sort -z | xargs -0 cat
     } | sha256sum | cut -d' ' -f1
@@ -111,25 +124,43 @@ get_uv() {
     fi
 }
 
+# Not in editable form: each release brings a torch of its own, and a built module fits just that.
+# By pip, because uv keeps what it built and does not see that a C++ source changed.
+install_kernels() {
+    rm -rf sgl-kernel/build sgl-kernel/python/sgl_kernel/_native.*
+    $VENV/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+        --no-build-isolation --force-reinstall ./sgl-kernel ||
+        die "pip could not install ./sgl-kernel (its words above)"
+    rm -rf sgl-kernel/build
+    # pip hides what a build prints that ends well, and this one does even without a compiler.
+    local reason
+    reason=$($VENV/bin/python -c 'from sgl_kernel import native; print(native.load()[1])')
+    [ -z "$reason" ] || warn "the CPU kernels are not there: $reason" \
+        "everything works, attention several times slower; what the build said:" \
+        "$VENV/bin/python -m pip install -v --no-deps --no-build-isolation --force-reinstall ./sgl-kernel"
+}
+
 main() {
     [ "$(uname -s)" = Linux ] || die "SGLang runs on Linux; this is $(uname -s)"
-    local device want python started=$SECONDS gigabytes=7
+    local device set want python started=$SECONDS gigabytes=7
+    [ -f "$LOCK" ] || die "SGLANG is '$SGLANG'; it must be one of: $(releases)"
     device=$(device)
-    want=$(fingerprint "$device")
-    if [ "$(cat $STAMP 2>/dev/null || true)" = "$device $want" ]; then
-        say "$VENV is up to date ($device)"
+    set="$device-$SGLANG"
+    want=$(fingerprint "$set")
+    if [ "$(cat $STAMP 2>/dev/null || true)" = "$set $want" ]; then
+        say "$VENV is up to date (SGLang $SGLANG, $device)"
         return
     fi
     exec 9<pyproject.toml && flock 9 # one installation at a time
 
     [ "$device" = cpu ] || gigabytes=11
     if [ "$device" = cpu ] && [ "$(uname -m)" != x86_64 ]; then
-        die "requirements/cpu.txt is for x86-64; this is $(uname -m)"
+        die "$LOCK is for x86-64; this is $(uname -m)"
     fi
     local before
-    before=$(cut -d' ' -f1 $STAMP 2>/dev/null || echo "$device")
-    if [ "$before" != "$device" ]; then
-        say "$VENV was made for $before; making it anew for $device"
+    before=$(cut -d' ' -f1 $STAMP 2>/dev/null || echo "$set")
+    if [ "$before" != "$set" ]; then
+        say "$VENV was made for $before; making it anew for $set"
         rm -rf $VENV
     fi
     rm -f $STAMP
@@ -139,19 +170,19 @@ main() {
     get_uv "$gigabytes"
 
     if [ "$device" = cuda ]; then
-        say "GPU found: installing $SGLANG with all its dependencies (9 GB unpacked, about 2 minutes)"
-        install_packages "$SGLANG" "setuptools>=77,<82"
+        say "GPU found: installing sglang==$SGLANG with all its dependencies (9 GB unpacked, about 2 minutes)"
+        install_packages "sglang==$SGLANG" "setuptools>=77,<82"
     else
-        say "no NVIDIA GPU: installing $SGLANG for the CPU from requirements/cpu.txt"
+        say "no NVIDIA GPU: installing sglang==$SGLANG for the CPU from $LOCK"
         say "(2.9 GB to download the first time, 5.4 GB unpacked: 1 minute at 100 MB/s; seconds from uv's cache)"
-        command -v c++ >/dev/null || say "no C++ compiler: sgl-kernel will use torch alone, slower (apt-get install g++)"
-        install_packages --no-deps -r requirements/cpu.txt
+        command -v c++ >/dev/null || warn "no C++ compiler: sgl-kernel will use torch alone, slower (apt-get install g++)"
+        install_packages --no-deps -r "$LOCK"
     fi
     say "installing the tools for tests and plots, and this package"
     install_packages --no-deps -r requirements/dev.txt
-    if [ "$device" = cpu ]; then install_packages --no-deps --no-build-isolation -e ./sgl-kernel; fi
+    [ "$device" != cpu ] || install_kernels
     install_packages --no-deps --no-build-isolation -e .
-    echo "$device $want" >$STAMP
+    echo "$set $want" >$STAMP
     say "done in $((SECONDS - started)) s; $VENV/bin/sglang-blendserve --help"
 }
 

@@ -16,12 +16,13 @@ from pathlib import Path
 from setuptools import setup
 from torch.utils.cpp_extension import BuildExtension, CppExtension
 
+RED, PLAIN = "\033[31m", "\033[0m"
 MARCH = f"-march={os.environ.get('SGL_KERNEL_MARCH', 'native')}"
 FLAGS = [
     MARCH,
     "-O3",
     "-g0",
-    "-std=c++17",
+    "-std=c++20",  # what torch 2.14's headers need
     "-fopenmp",
     "-fno-math-errno",
     "-fno-trapping-math",
@@ -51,7 +52,7 @@ def record_features() -> None:
     try:
         macros = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
     except (OSError, subprocess.CalledProcessError) as error:
-        print(f"sgl_kernel: no C++ compiler that takes {MARCH}: {error}", flush=True)
+        print(f"{RED}sgl_kernel: no C++ compiler that takes {MARCH}: {error}{PLAIN}", flush=True)
         return
     needed = sorted(name for macro, name in FEATURES.items() if macro in macros)
     record = Path(__file__).parent / "python" / "sgl_kernel" / "native_isa.json"
@@ -65,7 +66,7 @@ class Build(BuildExtension):
         try:
             super().run()
         except Exception as error:  # compilers fail in many ways; all end in the torch fallback
-            print(f"sgl_kernel: the C++ kernels were not built: {error}", flush=True)
+            print(f"{RED}sgl_kernel: the C++ kernels were not built: {error}{PLAIN}", flush=True)
 
 
 record_features()

@@ -74,6 +74,36 @@ def test_wrong_device_is_refused(clone: Path) -> None:
     assert "BLENDSERVE_DEVICE is 'tpu'; it must be cpu or cuda" in done.stderr
 
 
+def test_a_release_without_a_package_set_is_refused(clone: Path) -> None:
+    done = install(clone, SGLANG="0.5.20", BLENDSERVE_DEVICE="cpu")
+    assert done.returncode == 3
+    assert "SGLANG is '0.5.20'; it must be one of: 0.5.17 0.5.23" in done.stderr
+    assert not list(clone.glob(".venv*"))
+
+
+def test_each_release_has_an_environment_of_its_own(clone: Path) -> None:
+    python = program(clone / "bin" / "python3.11", 'case "$*" in *ensurepip*) exit 1;; esac')
+    for release, folder in (("0.5.17", ".venv"), ("0.5.23", ".venv-0.5.23")):
+        (clone / folder / "bin").mkdir(parents=True)
+        stamp = clone / folder / ".installed"
+        stamp.write_text("cuda-0.5.1 x")
+        done = install(clone, SGLANG=release, PYTHON=python, BLENDSERVE_DEVICE="cpu")
+        assert f"{folder} was made for cuda-0.5.1; making it anew for cpu-{release}" in done.stdout
+        assert done.returncode == 3
+        assert not (clone / folder).exists()
+
+
+def test_the_two_sets_pin_the_same_packages() -> None:
+    """So that one `requirements/dev.txt` goes with both; torchao is gone from SGLang's own list."""
+
+    def names(release: str) -> set[str]:
+        lines = (ROOT / "requirements" / f"cpu-{release}.txt").read_text().splitlines()
+        return {line.partition("=")[0].lower() for line in lines if not line.startswith("#")}
+
+    assert names("0.5.17") - names("0.5.23") == {"torchao"}
+    assert names("0.5.23") <= names("0.5.17")
+
+
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.name)
 def test_locks_pin_versions_and_name_no_host(lock: Path) -> None:
     pins = [line for line in lock.read_text().splitlines() if not line.startswith("#")]
