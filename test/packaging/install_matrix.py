@@ -1,0 +1,328 @@
+"""Install SGLang and this package in every way that people do, and see that both work.
+
+    .venv/bin/python test/packaging/install_matrix.py                 all, for each release in requirements/
+    .venv/bin/python test/packaging/install_matrix.py --sglang 0.5.17
+    .venv/bin/python test/packaging/install_matrix.py --checkout DIR  another checkout's package
+
+SGLang: its wheel ("plain"), and the wheel's own files as a project in editable form, both ways in
+which setuptools does that: a path that is added (the sources lie in a folder of their own), and a
+finder that stands last (they lie beside pyproject.toml, as in SGLang's repository). This package:
+its wheel, in editable form, and a folder on PYTHONPATH (``pip install --target``).
+
+Each pair is a fresh environment, which sees the other packages of the lock in a common folder. The
+table has a line for each, ``ok`` or what is wrong. Exit status 1 if anything is. It takes about two
+minutes a release, and what uv has to download.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import venv
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+SGLANG_WAYS = ("plain", "editable, path", "editable, finder")
+OUR_WAYS = ("wheel", "editable", "target")
+CHECKS = ("sglang", "package", "entry point", "commands", "spawned child", "uninstalled")
+LINE = "{:<9} {:<17} {:<9} {}"
+
+LOOK = """
+import importlib, importlib.metadata, json, multiprocessing, sys
+
+def look():
+    import sglang
+    yield "sglang", [sglang.__version__, sglang.__file__ or "a namespace"]
+    import sglang.srt.blendserve
+    yield "package", sglang.srt.blendserve.__file__
+    (entry,) = importlib.metadata.entry_points(group="sglang.srt.plugins", name="blendserve")
+    yield "entry point", callable(entry.load())
+    from sglang.srt.blendserve.lengths import shape  # has compiled loops, which are kept somewhere
+    from sglang.srt.blendserve.settings import Settings
+    if sys.argv[1] == "spawn":
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            yield "spawned child", pool.apply(repr, (Settings(overlap="chunks"),))
+
+if __name__ == "__main__":
+    for name, value in look():
+        print(json.dumps([name, value]), flush=True)
+"""
+
+PROJECT = """
+[build-system]
+requires = ["setuptools>=77"]
+build-backend = "setuptools.build_meta"
+
+[project]
+name = "sglang"
+version = "{version}"
+
+[tool.setuptools.packages.find]
+where = ["{where}"]
+include = ["sglang*"]
+"""
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """What all environments of one release are made from.
+
+    Attributes:
+        folder: where everything of this release is made.
+        version: SGLang's.
+        packages: site-packages with the rest of the lock.
+        checkout: where this package is.
+    """
+
+    folder: Path
+    version: str
+    packages: Path
+    checkout: Path
+
+    def project(self, way: str) -> Path:
+        """A project with the files of SGLang's wheel, to be installed in editable form."""
+        root = self.folder / way.replace(", ", "-")
+        where = "python" if way == "editable, path" else "."
+        if not root.exists():
+            stock = self.folder / "stock"
+            if not stock.exists():
+                uv("install", "--no-deps", "--target", stock, f"sglang=={self.version}")
+            shutil.copytree(stock / "sglang", root / where / "sglang")
+            text = PROJECT.format(version=self.version, where=where)
+            (root / "pyproject.toml").write_text(text, encoding="utf-8")
+        return root
+
+    def wheel(self) -> Path:
+        """The wheel of this package, made once."""
+        folder = self.folder.parent / "wheel"
+        if not folder.exists():
+            build = ["--no-deps", "--no-build-isolation", "-q", "-w", folder, self.checkout]
+            run([sys.executable, "-m", "pip", "wheel", *build])
+        (made,) = folder.glob("*.whl")
+        return made
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A fresh virtual environment, and a folder on PYTHONPATH for what has no place in it."""
+
+    folder: Path
+
+    @classmethod
+    def make(cls, folder: Path, packages: Path) -> Environment:
+        """Make one without pip, which sees ``packages``."""
+        venv.create(folder, symlinks=True)
+        made = cls(folder)
+        (made.site / "packages.pth").write_text(f"{packages}\n", encoding="utf-8")
+        return made
+
+    @property
+    def python(self) -> Path:
+        """Its interpreter."""
+        return self.folder / "bin" / "python"
+
+    @property
+    def site(self) -> Path:
+        """Its site-packages."""
+        (found,) = self.folder.glob("lib/python*/site-packages")
+        return found
+
+    @property
+    def target(self) -> Path:
+        """The folder on PYTHONPATH."""
+        return self.folder / "target"
+
+    def pip(self, *arguments: str | Path) -> None:
+        """Run pip, of this script's interpreter, on this environment."""
+        run([sys.executable, "-m", "pip", "-q", "--python", self.python, *arguments])
+
+    def run(self, *command: str | Path) -> subprocess.CompletedProcess[str]:
+        """Run a command as a user of the environment would, somewhere else."""
+        environment = os.environ | {
+            "PYTHONPATH": str(self.target),
+            "SGLANG_USE_CPU_ENGINE": "1",
+            "XDG_CACHE_HOME": str(self.folder / "cache"),
+        }
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
+        words = list(map(str, command))
+        return subprocess.run(
+            words, cwd=self.folder, env=environment, capture_output=True, text=True, check=False
+        )
+
+    def files(self) -> dict[str, str]:
+        """Digests of the files of packages and scripts, less bytecode that is not ours."""
+        found = {}
+        for top in (self.site, self.folder / "bin"):
+            for path in sorted(top.rglob("*")):
+                name = path.relative_to(self.folder).as_posix()
+                if path.is_dir() and "blendserve" in name:
+                    found[name] = "a folder"
+                elif path.is_file() and ("__pycache__" not in name or "blendserve" in name):
+                    found[name] = digest(path)
+        return found
+
+
+def digest(path: Path) -> str:
+    """Digest of a file's content."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def run(command: Sequence[str | Path]) -> None:
+    """Run a command that has to succeed."""
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}")
+
+
+def uv(*arguments: str | Path) -> None:
+    """Run ``uv pip`` with these arguments, from the index that pip is configured for."""
+    run([sys.executable, "-m", "uv", "pip", *arguments])
+
+
+def install_sglang(shop: Workshop, place: Environment, way: str) -> Path:
+    """Install SGLang; return the folder where its package is."""
+    if way == "plain":
+        uv("install", "--no-deps", "--python", place.python, f"sglang=={shop.version}")
+        return place.site / "sglang"
+    project = shop.project(way)
+    place.pip("install", "--no-deps", "--no-build-isolation", "-e", project)
+    (found,) = [*project.glob("sglang"), *project.glob("python/sglang")]
+    return found
+
+
+def install_ours(shop: Workshop, place: Environment, way: str) -> Path:
+    """Install this package; return the folder where its files have to be found."""
+    if way == "editable":
+        place.pip("install", "--no-deps", "--no-build-isolation", "-e", shop.checkout)
+        return shop.checkout / "python" / "sglang" / "srt" / "blendserve"
+    if way == "target":
+        run_pip = ["install", "--no-deps", "--target", place.target, shop.wheel()]
+        place.pip(*run_pip)
+        return place.target / "sglang_blendserve" / "blendserve"
+    place.pip("install", "--no-deps", shop.wheel())
+    return place.site / "sglang_blendserve" / "blendserve"
+
+
+def look(place: Environment, spawn: bool) -> tuple[dict[str, object], str]:
+    """What a process in the environment finds, and the last line of its error."""
+    script = place.folder / "look.py"
+    script.write_text(LOOK, encoding="utf-8")
+    done = place.run(place.python, script, "spawn" if spawn else "-")
+    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('["')]
+    return dict(found), (done.stderr.strip().splitlines() or [""])[-1] if done.returncode else ""
+
+
+def wrong_commands(place: Environment, way: str) -> Iterator[str]:
+    """Those of our commands that do not answer ``--help``."""
+    script = (place.target if way == "target" else place.folder) / "bin" / "sglang-blendserve"
+    commands: dict[str, list[str | Path]] = {
+        "sglang-blendserve": [place.python, script],
+        "python -m": [place.python, "-m", "sglang.srt.blendserve.cli"],
+    }
+    if way == "target":  # nothing imports our finder before the module is looked for
+        del commands["python -m"]
+    for name, command in commands.items():
+        done = place.run(*command, "--help")
+        if done.returncode or "usage: sglang-blendserve" not in done.stdout:
+            yield f"{name}: {(done.stderr.strip().splitlines() or ['no usage'])[-1]}"
+
+
+def check(shop: Workshop, place: Environment, sglang: str, ours: str) -> Iterator[str]:
+    """Install both, use them and uninstall this package; yield what is wrong."""
+    stock = install_sglang(shop, place, sglang)
+    before, upstream = place.files(), digest_tree(stock)
+    folder = install_ours(shop, place, ours)
+    spawn = ours != "target"
+    found, error = look(place, spawn)
+    expected: dict[str, object] = {
+        "sglang": [shop.version, str(stock / "__init__.py")],
+        "package": str(folder / "__init__.py"),
+        "entry point": True,
+    }
+    for name, value in expected.items():
+        if found.get(name) != value:
+            yield f"{name}: {found.get(name, error)}"
+    if spawn and "overlap='chunks'" not in str(found.get("spawned child")):
+        yield f"spawned child: {found.get('spawned child', error)}"
+    yield from wrong_commands(place, ours)
+    if ours == "target":
+        return
+    place.pip("uninstall", "-y", "sglang-blendserve")
+    after = place.files()
+    if after != before:
+        changed = sorted({name for name, _ in after.items() ^ before.items()})
+        yield f"uninstalled: {', '.join(changed[:3])} (of {len(changed)}) left or changed"
+    if digest_tree(stock) != upstream:
+        yield "uninstalled: SGLang's files have changed"
+    found, _ = look(place, spawn=False)
+    if found != {"sglang": expected["sglang"]}:
+        yield f"uninstalled: {found}"
+
+
+def digest_tree(folder: Path) -> dict[str, str]:
+    """Digests of the files in a folder, less bytecode."""
+    return {
+        path.relative_to(folder).as_posix(): digest(path)
+        for path in folder.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+
+
+def locks() -> dict[str, Path]:
+    """The lock files that pin an SGLang, by its version."""
+    found = {}
+    for path in sorted((ROOT / "requirements").glob("*.txt")):
+        pin = re.search(r"^sglang==(\S+)", path.read_text("utf-8"), re.M)
+        if pin:
+            found[pin[1]] = path
+    return found
+
+
+def make_packages(folder: Path, lock: Path) -> Path:
+    """An environment with the packages of a lock and those that builds need, without SGLang."""
+    venv.create(folder, symlinks=True)
+    pins = lock.read_text("utf-8") + (ROOT / "requirements" / "dev.txt").read_text("utf-8")
+    others = folder / "others.txt"
+    others.write_text(re.sub(r"^sglang==.*$", "", pins, flags=re.M), encoding="utf-8")
+    uv("install", "--no-deps", "--python", folder / "bin" / "python", "-r", others)
+    (found,) = folder.glob("lib/python*/site-packages")
+    return found
+
+
+def main() -> int:
+    """Print the table; return 1 if anything in it is wrong."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--sglang", action="append", choices=locks(), help="these releases only")
+    parser.add_argument("--checkout", type=Path, default=ROOT, help="where this package is")
+    args = parser.parse_args()
+    failures = 0
+    print(LINE.format("SGLang", "installed", "ours", "result"), flush=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        for version in args.sglang or locks():
+            folder = Path(temporary) / version
+            packages = make_packages(folder / "packages", locks()[version])
+            shop = Workshop(folder, version, packages, args.checkout.resolve())
+            for sglang in SGLANG_WAYS:
+                for ours in OUR_WAYS:
+                    name = f"{sglang}-{ours}".replace(", ", "-")
+                    place = Environment.make(folder / name, packages)
+                    wrong = [*check(shop, place, sglang, ours)]
+                    failures += bool(wrong)
+                    print(LINE.format(version, sglang, ours, "; ".join(wrong) or "ok"), flush=True)
+                    shutil.rmtree(place.folder)
+    return int(failures > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
