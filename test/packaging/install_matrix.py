@@ -1,23 +1,25 @@
 """Install SGLang and this package in every way that people do, and see that both work.
 
-    .venv/bin/python test/packaging/install_matrix.py                 all, for each release in requirements/
-    .venv/bin/python test/packaging/install_matrix.py --sglang 0.5.17
-    .venv/bin/python test/packaging/install_matrix.py --checkout DIR  another checkout's package
+    .venv/bin/python test/packaging/install_matrix.py
+    .venv/bin/python test/packaging/install_matrix.py --venv .venv-0.5.23
+    .venv/bin/python test/packaging/install_matrix.py --checkout DIR    another checkout's package
 
 SGLang: its wheel ("plain"), and the wheel's own files as a project in editable form, both ways in
 which setuptools does that: a path that is added (the sources lie in a folder of their own), and a
 finder that stands last (they lie beside pyproject.toml, as in SGLang's repository). This package:
 its wheel, in editable form, and a folder on PYTHONPATH (``pip install --target``).
 
-Each pair is a fresh environment, which sees the other packages of the lock in a common folder. The
-table has a line for each, ``ok`` or what is wrong. Exit status 1 if anything is. It takes about two
-minutes a release, and what uv has to download.
+Each pair is a fresh environment, which sees the other packages of an environment that ``make
+install`` made, .venv or .venv-RELEASE; its SGLang is the release that is tried. The table has a
+line for each pair, ``ok`` or what is wrong. Exit status 1 if anything is. It takes about four
+minutes of processor time a release, most of it for importing SGLang.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -32,8 +34,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 SGLANG_WAYS = ("plain", "editable, path", "editable, finder")
-OUR_WAYS = ("wheel", "editable", "target")
-CHECKS = ("sglang", "package", "entry point", "commands", "spawned child", "uninstalled")
+OUR_WAYS = ("wheel", "editable")
+PAIRS = (*itertools.product(SGLANG_WAYS, OUR_WAYS), ("plain", "target"))
 LINE = "{:<9} {:<17} {:<9} {}"
 
 LOOK = """
@@ -42,13 +44,15 @@ import importlib, importlib.metadata, json, multiprocessing, sys
 def look():
     import sglang
     yield "sglang", [sglang.__version__, sglang.__file__ or "a namespace"]
+    if sys.argv[1] == "target":  # what SGLang and the console script do there
+        import sglang_blendserve
     import sglang.srt.blendserve
     yield "package", sglang.srt.blendserve.__file__
     (entry,) = importlib.metadata.entry_points(group="sglang.srt.plugins", name="blendserve")
     yield "entry point", callable(entry.load())
     from sglang.srt.blendserve.lengths import shape  # has compiled loops, which are kept somewhere
     from sglang.srt.blendserve.settings import Settings
-    if sys.argv[1] == "spawn":
+    if sys.argv[1] != "target":
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             yield "spawned child", pool.apply(repr, (Settings(overlap="chunks"),))
 
@@ -79,34 +83,46 @@ class Workshop:
     Attributes:
         folder: where everything of this release is made.
         version: SGLang's.
-        packages: site-packages with the rest of the lock.
+        source: site-packages with the release as its wheel was unpacked.
+        packages: a folder with links to all other packages there.
         checkout: where this package is.
     """
 
     folder: Path
     version: str
+    source: Path
     packages: Path
     checkout: Path
+
+    @classmethod
+    def make(cls, folder: Path, environment: Path, checkout: Path) -> Workshop:
+        """Link the packages of an environment, less SGLang, this package and ``.pth`` files."""
+        (source,) = environment.glob("lib/python*/site-packages")
+        (info,) = source.glob("sglang-*.dist-info")
+        packages = folder / "packages"
+        packages.mkdir(parents=True)
+        for path in source.iterdir():
+            if not re.match(r"sglang$|sglang-\d|.*sglang_blendserve[.-]|.*\.pth$", path.name):
+                (packages / path.name).symlink_to(path)
+        version = info.name.removeprefix("sglang-").removesuffix(".dist-info")
+        return cls(folder, version, source, packages, checkout)
 
     def project(self, way: str) -> Path:
         """A project with the files of SGLang's wheel, to be installed in editable form."""
         root = self.folder / way.replace(", ", "-")
         where = "python" if way == "editable, path" else "."
         if not root.exists():
-            stock = self.folder / "stock"
-            if not stock.exists():
-                uv("install", "--no-deps", "--target", stock, f"sglang=={self.version}")
-            shutil.copytree(stock / "sglang", root / where / "sglang")
+            shutil.copytree(self.source / "sglang", root / where / "sglang")
             text = PROJECT.format(version=self.version, where=where)
             (root / "pyproject.toml").write_text(text, encoding="utf-8")
         return root
 
     def wheel(self) -> Path:
-        """The wheel of this package, made once."""
-        folder = self.folder.parent / "wheel"
+        """The wheel of this package, made once a release."""
+        folder = self.folder / "wheel"
         if not folder.exists():
-            build = ["--no-deps", "--no-build-isolation", "-q", "-w", folder, self.checkout]
-            run([sys.executable, "-m", "pip", "wheel", *build])
+            options = ["--no-deps", "--no-build-isolation", "-q"]
+            run([sys.executable, "-m", "pip", "wheel", *options, "-w", folder, self.checkout])
         (made,) = folder.glob("*.whl")
         return made
 
@@ -183,15 +199,19 @@ def run(command: Sequence[str | Path]) -> None:
         raise RuntimeError(f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}")
 
 
-def uv(*arguments: str | Path) -> None:
-    """Run ``uv pip`` with these arguments, from the index that pip is configured for."""
-    run([sys.executable, "-m", "uv", "pip", *arguments])
+def lend_bytecode(source: Path, target: Path) -> None:
+    """Copy what Python compiled of SGLang, 15 s of processor time; it is used if the dates fit."""
+    for folder in source.rglob("__pycache__"):
+        shutil.copytree(folder, target / folder.relative_to(source), dirs_exist_ok=True)
 
 
 def install_sglang(shop: Workshop, place: Environment, way: str) -> Path:
     """Install SGLang; return the folder where its package is."""
     if way == "plain":
-        uv("install", "--no-deps", "--python", place.python, f"sglang=={shop.version}")
+        release = f"sglang=={shop.version}"
+        install = [sys.executable, "-m", "uv", "pip", "install", "--no-deps"]
+        run([*install, "--python", place.python, release])
+        lend_bytecode(shop.source / "sglang", place.site / "sglang")
         return place.site / "sglang"
     project = shop.project(way)
     place.pip("install", "--no-deps", "--no-build-isolation", "-e", project)
@@ -205,18 +225,17 @@ def install_ours(shop: Workshop, place: Environment, way: str) -> Path:
         place.pip("install", "--no-deps", "--no-build-isolation", "-e", shop.checkout)
         return shop.checkout / "python" / "sglang" / "srt" / "blendserve"
     if way == "target":
-        run_pip = ["install", "--no-deps", "--target", place.target, shop.wheel()]
-        place.pip(*run_pip)
+        place.pip("install", "--no-deps", "--target", place.target, shop.wheel())
         return place.target / "sglang_blendserve" / "blendserve"
     place.pip("install", "--no-deps", shop.wheel())
     return place.site / "sglang_blendserve" / "blendserve"
 
 
-def look(place: Environment, spawn: bool) -> tuple[dict[str, object], str]:
+def look(place: Environment, ours: str) -> tuple[dict[str, object], str]:
     """What a process in the environment finds, and the last line of its error."""
     script = place.folder / "look.py"
     script.write_text(LOOK, encoding="utf-8")
-    done = place.run(place.python, script, "spawn" if spawn else "-")
+    done = place.run(place.python, script, ours)
     found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('["')]
     return dict(found), (done.stderr.strip().splitlines() or [""])[-1] if done.returncode else ""
 
@@ -241,8 +260,7 @@ def check(shop: Workshop, place: Environment, sglang: str, ours: str) -> Iterato
     stock = install_sglang(shop, place, sglang)
     before, upstream = place.files(), digest_tree(stock)
     folder = install_ours(shop, place, ours)
-    spawn = ours != "target"
-    found, error = look(place, spawn)
+    found, error = look(place, ours)
     expected: dict[str, object] = {
         "sglang": [shop.version, str(stock / "__init__.py")],
         "package": str(folder / "__init__.py"),
@@ -251,7 +269,7 @@ def check(shop: Workshop, place: Environment, sglang: str, ours: str) -> Iterato
     for name, value in expected.items():
         if found.get(name) != value:
             yield f"{name}: {found.get(name, error)}"
-    if spawn and "overlap='chunks'" not in str(found.get("spawned child")):
+    if ours != "target" and "overlap='chunks'" not in str(found.get("spawned child")):
         yield f"spawned child: {found.get('spawned child', error)}"
     yield from wrong_commands(place, ours)
     if ours == "target":
@@ -263,7 +281,7 @@ def check(shop: Workshop, place: Environment, sglang: str, ours: str) -> Iterato
         yield f"uninstalled: {', '.join(changed[:3])} (of {len(changed)}) left or changed"
     if digest_tree(stock) != upstream:
         yield "uninstalled: SGLang's files have changed"
-    found, _ = look(place, spawn=False)
+    found, _ = look(place, ours)
     if found != {"sglang": expected["sglang"]}:
         yield f"uninstalled: {found}"
 
@@ -277,25 +295,9 @@ def digest_tree(folder: Path) -> dict[str, str]:
     }
 
 
-def locks() -> dict[str, Path]:
-    """The lock files that pin an SGLang, by its version."""
-    found = {}
-    for path in sorted((ROOT / "requirements").glob("*.txt")):
-        pin = re.search(r"^sglang==(\S+)", path.read_text("utf-8"), re.M)
-        if pin:
-            found[pin[1]] = path
-    return found
-
-
-def make_packages(folder: Path, lock: Path) -> Path:
-    """An environment with the packages of a lock and those that builds need, without SGLang."""
-    venv.create(folder, symlinks=True)
-    pins = lock.read_text("utf-8") + (ROOT / "requirements" / "dev.txt").read_text("utf-8")
-    others = folder / "others.txt"
-    others.write_text(re.sub(r"^sglang==.*$", "", pins, flags=re.M), encoding="utf-8")
-    uv("install", "--no-deps", "--python", folder / "bin" / "python", "-r", others)
-    (found,) = folder.glob("lib/python*/site-packages")
-    return found
+def environments() -> list[Path]:
+    """What ``make install`` made in this checkout."""
+    return sorted(path.parent for path in ROOT.glob(".venv*/.installed"))
 
 
 def main() -> int:
@@ -303,24 +305,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--sglang", action="append", choices=locks(), help="these releases only")
+    parser.add_argument("--venv", type=Path, action="append", help="this environment only")
     parser.add_argument("--checkout", type=Path, default=ROOT, help="where this package is")
     args = parser.parse_args()
     failures = 0
     print(LINE.format("SGLang", "installed", "ours", "result"), flush=True)
     with tempfile.TemporaryDirectory() as temporary:
-        for version in args.sglang or locks():
-            folder = Path(temporary) / version
-            packages = make_packages(folder / "packages", locks()[version])
-            shop = Workshop(folder, version, packages, args.checkout.resolve())
-            for sglang in SGLANG_WAYS:
-                for ours in OUR_WAYS:
-                    name = f"{sglang}-{ours}".replace(", ", "-")
-                    place = Environment.make(folder / name, packages)
-                    wrong = [*check(shop, place, sglang, ours)]
-                    failures += bool(wrong)
-                    print(LINE.format(version, sglang, ours, "; ".join(wrong) or "ok"), flush=True)
-                    shutil.rmtree(place.folder)
+        for number, environment in enumerate(args.venv or environments()):
+            folder = Path(temporary) / str(number)
+            shop = Workshop.make(folder, environment.resolve(), args.checkout.resolve())
+            for sglang, ours in PAIRS:
+                name = f"{sglang}-{ours}".replace(", ", "-")
+                place = Environment.make(folder / name, shop.packages)
+                wrong = [*check(shop, place, sglang, ours)]
+                failures += bool(wrong)
+                print(LINE.format(shop.version, sglang, ours, "; ".join(wrong) or "ok"), flush=True)
+                shutil.rmtree(place.folder)
     return int(failures > 0)
 
 
