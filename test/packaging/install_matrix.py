@@ -39,22 +39,43 @@ PAIRS = (*itertools.product(SGLANG_WAYS, OUR_WAYS), ("plain", "target"))
 LINE = "{:<9} {:<17} {:<9} {}"
 
 LOOK = """
-import importlib, importlib.metadata, json, multiprocessing, sys
+import contextlib, importlib.metadata, io, json, multiprocessing, runpy, sys
+
+way, script = sys.argv[1:]
+
+def usage(run, what):
+    sys.argv = [what, "--help"]
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
+        run(what, run_name="__main__")
+    return out.getvalue().splitlines()[:1]
+
+def answer(run, what):
+    # Forked: it has SGLang, whose import takes long, and nothing of ours.
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        try:
+            return pool.apply(usage, (run, what))
+        except Exception as error:
+            return str(error)
 
 def look():
     import sglang
     yield "sglang", [sglang.__version__, sglang.__file__ or "a namespace"]
-    if sys.argv[1] == "target":  # what SGLang and the console script do there
+    if way == "nothing":
+        return
+    yield "console script", answer(runpy.run_path, script)
+    if way == "target":  # what SGLang and the console script do there, and nobody else
         import sglang_blendserve
+    else:
+        yield "python -m", answer(runpy.run_module, "sglang.srt.blendserve.cli")
     import sglang.srt.blendserve
     yield "package", sglang.srt.blendserve.__file__
     (entry,) = importlib.metadata.entry_points(group="sglang.srt.plugins", name="blendserve")
     yield "entry point", callable(entry.load())
     from sglang.srt.blendserve.lengths import shape  # has compiled loops, which are kept somewhere
     from sglang.srt.blendserve.settings import Settings
-    if sys.argv[1] != "target":
+    if way != "target":
         with multiprocessing.get_context("spawn").Pool(1) as pool:
-            yield "spawned child", pool.apply(repr, (Settings(overlap="chunks"),))
+            yield "spawned child", pool.apply(getattr, (Settings(overlap="chunks"), "overlap"))
 
 if __name__ == "__main__":
     for name, value in look():
@@ -231,28 +252,16 @@ def install_ours(shop: Workshop, place: Environment, way: str) -> Path:
     return place.site / "sglang_blendserve" / "blendserve"
 
 
-def look(place: Environment, ours: str) -> tuple[dict[str, object], str]:
-    """What a process in the environment finds, and the last line of its error."""
-    script = place.folder / "look.py"
-    script.write_text(LOOK, encoding="utf-8")
-    done = place.run(place.python, script, ours)
-    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('["')]
-    return dict(found), (done.stderr.strip().splitlines() or [""])[-1] if done.returncode else ""
-
-
-def wrong_commands(place: Environment, way: str) -> Iterator[str]:
-    """Those of our commands that do not answer ``--help``."""
+def look(place: Environment, way: str) -> dict[str, object]:
+    """What a process in the environment finds, in its order, and the last line of its error."""
+    program = place.folder / "look.py"
+    program.write_text(LOOK, encoding="utf-8")
     script = (place.target if way == "target" else place.folder) / "bin" / "sglang-blendserve"
-    commands: dict[str, list[str | Path]] = {
-        "sglang-blendserve": [place.python, script],
-        "python -m": [place.python, "-m", "sglang.srt.blendserve.cli"],
-    }
-    if way == "target":  # nothing imports our finder before the module is looked for
-        del commands["python -m"]
-    for name, command in commands.items():
-        done = place.run(*command, "--help")
-        if done.returncode or "usage: sglang-blendserve" not in done.stdout:
-            yield f"{name}: {(done.stderr.strip().splitlines() or ['no usage'])[-1]}"
+    done = place.run(place.python, program, way, script)
+    found = dict(json.loads(line) for line in done.stdout.splitlines() if line.startswith('["'))
+    if done.returncode:
+        found["error"] = (done.stderr.strip().splitlines() or ["?"])[-1]
+    return found
 
 
 def check(shop: Workshop, place: Environment, sglang: str, ours: str) -> Iterator[str]:
@@ -260,18 +269,19 @@ def check(shop: Workshop, place: Environment, sglang: str, ours: str) -> Iterato
     stock = install_sglang(shop, place, sglang)
     before, upstream = place.files(), digest_tree(stock)
     folder = install_ours(shop, place, ours)
-    found, error = look(place, ours)
-    expected: dict[str, object] = {
-        "sglang": [shop.version, str(stock / "__init__.py")],
+    usage = ["usage: sglang-blendserve [-h] [--version] COMMAND ..."]
+    release = [shop.version, str(stock / "__init__.py")]
+    expected = {
+        "sglang": release,
+        "console script": usage,
+        "python -m": usage,
         "package": str(folder / "__init__.py"),
         "entry point": True,
+        "spawned child": "chunks",
     }
-    for name, value in expected.items():
-        if found.get(name) != value:
-            yield f"{name}: {found.get(name, error)}"
-    if ours != "target" and "overlap='chunks'" not in str(found.get("spawned child")):
-        yield f"spawned child: {found.get('spawned child', error)}"
-    yield from wrong_commands(place, ours)
+    if ours == "target":
+        del expected["python -m"], expected["spawned child"]
+    yield from differences(expected, look(place, ours))
     if ours == "target":
         return
     place.pip("uninstall", "-y", "sglang-blendserve")
@@ -281,9 +291,14 @@ def check(shop: Workshop, place: Environment, sglang: str, ours: str) -> Iterato
         yield f"uninstalled: {', '.join(changed[:3])} (of {len(changed)}) left or changed"
     if digest_tree(stock) != upstream:
         yield "uninstalled: SGLang's files have changed"
-    found, _ = look(place, ours)
-    if found != {"sglang": expected["sglang"]}:
-        yield f"uninstalled: {found}"
+    yield from differences({"sglang": release}, look(place, "nothing"))
+
+
+def differences(expected: dict[str, object], found: dict[str, object]) -> Iterator[str]:
+    """What is not as expected, up to the error that ended it."""
+    for name in [*expected, *(found.keys() - expected.keys())]:
+        if found.get(name) != expected.get(name) and ("error" not in found or name in found):
+            yield f"{name}: {found.get(name)}"
 
 
 def digest_tree(folder: Path) -> dict[str, str]:
