@@ -65,20 +65,34 @@ def test_an_installed_package_is_found_beside_sglang(sglang: Path, installed: Pa
     assert run(WHERE, installed, sglang) == expected
 
 
-def test_sglang_is_found_by_a_finder_behind_the_path(sglang: Path, installed: Path) -> None:
-    # As setuptools installs an editable SGLang: any folder `sglang` on the path would hide it.
-    code = f"""
+BEHIND = """
 import sys
 from importlib.util import spec_from_file_location
 class Editable:
     def find_spec(fullname, path=None, target=None):
         if fullname == "sglang":
-            folder = {str(sglang / "sglang")!r}
+            folder = {folder!r}
             init = folder + "/__init__.py"
             return spec_from_file_location(fullname, init, submodule_search_locations=[folder])
 sys.meta_path.append(Editable)
-{WHERE}"""
-    assert run(code, installed)[0] == "0.5.17"
+"""
+"""An editable SGLang as setuptools installs it: found by a finder behind Python's own."""
+
+
+def test_an_installed_package_is_found_beside_an_editable_sglang(
+    sglang: Path, installed: Path
+) -> None:
+    assert run(BEHIND.format(folder=str(sglang / "sglang")) + WHERE, installed)[0] == "0.5.17"
+
+
+def test_a_second_folder_sglang_on_the_path_hides_an_editable_one(
+    sglang: Path, tmp_path: Path
+) -> None:
+    # Why a wheel has none, and why python/ is not on the path of an editable installation.
+    (tmp_path / "second" / "sglang" / "srt" / "blendserve").mkdir(parents=True)
+    code = BEHIND.format(folder=str(sglang / "sglang")) + "import sglang; print(sglang.__file__)"
+    assert run(code, tmp_path) == [str(sglang / "sglang" / "__init__.py")]
+    assert run(code, tmp_path / "second") == ["None"]
 
 
 def test_a_checkout_is_found_by_its_boot_folder_alone(sglang: Path) -> None:
