@@ -15,7 +15,7 @@ from small_cache import SmallCache
 
 from sglang.srt.blendserve.plan.scanner import Side
 from sglang.srt.blendserve.pool.pool_request import shared_tokens
-from sglang.srt.blendserve.runtime.cache.node_annotation import check_integrity, nodes, planned
+from sglang.srt.blendserve.runtime.cache.integrity import check_integrity, nodes, planned
 from sglang.srt.blendserve.runtime.cache.radix_cache import BlendRadixCache
 
 _PIECES = ([1] * 3, [1, 1, 2, 2, 2], [2] * 7, [3, 1, 1, 1, 2], [4, 4])
@@ -47,9 +47,14 @@ def unneeded_tokens(cache: BlendRadixCache) -> int:
 class Workday(RuleBasedStateMachine):
     """Any sequence of what happens to cache and pool."""
 
-    @initialize(page_size=st.sampled_from([1, 1, 4]), slots=st.sampled_from([24, 60, 400]))
-    def begin(self, page_size: int, slots: int) -> None:
+    @initialize(
+        page_size=st.sampled_from([1, 1, 4]),
+        slots=st.sampled_from([24, 60, 400]),
+        always=st.booleans(),
+    )
+    def begin(self, page_size: int, slots: int, always: bool) -> None:
         self.small = SmallCache(slots, page_size)
+        self.always_checked = always  # a check annotates every node
 
     @rule(new=st.lists(prompts, min_size=1, max_size=6), namespace=namespaces)
     def arrive(self, new: list[list[int]], namespace: str) -> None:
@@ -121,9 +126,13 @@ class Workday(RuleBasedStateMachine):
     def flush(self) -> None:
         self.small.flush()
 
+    @rule()
+    def check_annotations(self) -> None:
+        check_integrity(self.small.cache)
+
     @invariant()
     def annotations_are_right(self) -> None:
-        if hasattr(self, "small"):
+        if hasattr(self, "small") and self.always_checked:
             check_integrity(self.small.cache)
 
     @invariant()

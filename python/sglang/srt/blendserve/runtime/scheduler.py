@@ -22,7 +22,8 @@ from sglang.srt.blendserve.policy.named import AnyStepPolicy
 from sglang.srt.blendserve.policy.state import EngineState
 from sglang.srt.blendserve.pool.pool_request import PoolRequest
 from sglang.srt.blendserve.pool.request_pool import RequestPool
-from sglang.srt.blendserve.runtime.cache.node_annotation import check_when_idle
+from sglang.srt.blendserve.runtime.cache.cached_prefixes import CacheUse
+from sglang.srt.blendserve.runtime.cache.integrity import check_when_idle
 from sglang.srt.blendserve.runtime.cache.radix_cache import BlendRadixCache
 from sglang.srt.blendserve.runtime.cpu.paging import use_torch_paging
 from sglang.srt.blendserve.runtime.device import this_device
@@ -98,7 +99,7 @@ class BlendScheduler(upstream.Scheduler):
         self.use_pool(engine_pool(cost, self.max_total_num_tokens, settings, self.ps.tp_size))
         metrics = self.metrics_collector_context
         collector = metrics.collector if metrics.current_scheduler_metrics_enabled else None
-        if sinks := step_sinks(trace_file(settings.trace, self.ps), collector):
+        if sinks := step_sinks(trace_file(settings.trace, self.ps), collector, self):
             self.step_recorder = StepRecorder(self, sinks)
         logger.info(
             "BlendServe plans for %s on %s, KV cache of %d tokens.",
@@ -158,6 +159,9 @@ class BlendScheduler(upstream.Scheduler):
         if cache is None:
             return Evictions()
         return Evictions(cache.evicted_tokens, cache.evicted_needed_tokens)
+
+    def cache_use(self) -> CacheUse | None:
+        return None if self.blend_cache is None else self.blend_cache.use()
 
     # --- arrival -----------------------------------------------------------------------------
 

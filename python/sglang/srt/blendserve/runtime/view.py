@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from sglang.srt.blendserve.policy.named import AnyStepPolicy
     from sglang.srt.blendserve.pool.request_pool import RequestPool
+    from sglang.srt.blendserve.runtime.cache.cached_prefixes import CacheUse
 
 
 class SlotAllocator(Protocol):
@@ -82,6 +83,12 @@ class SchedulerView(Protocol):
     @property
     def evictions(self) -> Evictions:
         """What has been evicted; nothing is counted in a prefix cache of SGLang's own."""
+
+    def cache_use(self) -> CacheUse | None:
+        """Return what is cached, by what the plan says of it; some milliseconds' work.
+
+        None in a prefix cache of SGLang's own.
+        """
 
 
 class LaneScheduler(Protocol):
