@@ -80,6 +80,23 @@ def test_after_another_plan_a_large_cache_is_looked_at_bit_by_bit() -> None:
     assert small.cache.use().hits == 3 * 2 * (PREFIX + 1)
 
 
+def test_the_first_part_of_a_split_node_is_needed_by_all_who_begin_with_it() -> None:
+    small = SmallCache(1000)
+    above, ends = [*range(PREFIX)], [[100, 101], [200, 201], [300, 301]]
+    small.arrive([above + ends[0]])
+    small.pool.plan_if_due(quiet=True)
+    assert small.start(next(small.pool.table.everyone_waiting()))
+    small.arrive([above + end for end in ends])
+    small.pool.plan_if_due(quiet=True)
+    check_integrity(small.cache)  # annotates the one node there is
+    scan = [small.pool.table.all[i] for i in small.pool.current.scanner.waiting().tolist()]
+    for request in scan:
+        if request.prompt[-1] != 101:
+            assert small.start(request)
+            break
+    check_integrity(small.cache)
+
+
 def test_to_ask_changes_no_decision() -> None:
     """Ranks of a tensor parallel group publish their metrics at different times."""
     left = []

@@ -40,8 +40,8 @@ class _Entry(NamedTuple):
     node: TreeNode
     next_use: NextUse | None
     returns: int
-    """`UpcomingUse.returns` when the next use was found. As long as that is the same, what nobody needs
-    stays so."""
+    """`UpcomingUse.returns` when the next use was found. As long as that is the same, what nobody
+    needs stays so."""
 
 
 class EvictionOrder:

@@ -30,7 +30,7 @@ def check_integrity(cache: BlendRadixCache) -> None:
     Raises AssertionError naming the node that is annotated wrongly, or the sum that is wrong.
     """
     waiting = [] if cache.pool is None else planned(cache.pool)
-    found, upcoming = cache.use(), None if cache.pool is None else cache.pool.current.upcoming
+    upcoming = None if cache.pool is None else cache.pool.current.upcoming
     counted: Counter[str] = Counter()
     for node, path in nodes(cache):
         start, namespace = path.size - len(node.key), node.key.extra_key or ""
@@ -44,9 +44,9 @@ def check_integrity(cache: BlendRadixCache) -> None:
         annotation = cache.annotate(node, upcoming)
         annotation.look(start, cache.page_size)
         through = [request for request, shared in shares if shared == path.size]
-        expected = _next_use(cache.pool, through)
-        assert annotation.next_use == expected, (
-            f"node {node.id}: annotated {annotation.next_use}, recounted {expected}"
+        due = _next_use(cache.pool, through)
+        assert annotation.next_use == due, (
+            f"node {node.id}: annotated {annotation.next_use}, recounted {due}"
         )
         needed = max((shared for _, shared in shares), default=0)
         needed = needed // cache.page_size * cache.page_size
@@ -54,10 +54,10 @@ def check_integrity(cache: BlendRadixCache) -> None:
         counted.update(_tokens(cache.pool, shares, start, path.size))
     total = cache.evictable_size() + cache.protected_size()
     counted["unneeded"] = total - counted["needed"]
-    if not found.unknown:
-        for name in CacheUse._fields:
-            one = getattr(found, name)
-            assert one == counted[name], f"{name}: {one} tokens, recounted {counted[name]}"
+    use = cache.use()  # by now all nodes are annotated
+    for name in CacheUse._fields:
+        found, expected = getattr(use, name), counted[name]
+        assert found == expected, f"{name}: {found} tokens, recounted {expected}"
     cache.check_order()
 
 

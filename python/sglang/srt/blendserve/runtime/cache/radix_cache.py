@@ -113,6 +113,7 @@ class BlendRadixCache(RadixCache):
                 break
             unknown.append(at)
             at = at.parent
+        self._prefixes.follow(upcoming)
         for below in reversed(unknown):
             if place.shared == depth:  # else nobody begins with what is above
                 tokens = np.frombuffer(below.key.raw_token_ids(), dtype=np.int64)
@@ -197,7 +198,6 @@ class BlendRadixCache(RadixCache):
         if followed[0] is not self._followed[0] or followed[1] is not self._followed[1]:
             self._followed = followed
             self._order.reassess()
-            self._prefixes.follow(upcoming)
         return upcoming
 
     def _look(self, leaf: TreeNode, upcoming: UpcomingUse | None) -> NextUse | None:

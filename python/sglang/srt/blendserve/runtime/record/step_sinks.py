@@ -18,7 +18,9 @@ def step_sinks(trace: Path | None, collector: Any | None, view: SchedulerView) -
     """Return the metrics and the step trace, each where it is wanted.
 
     ``trace``: this rank's file of the step trace. ``collector``: SGLang's collector of scheduler
-    metrics, None where they are off. ``view``: whose steps they are. Raises OSError naming ``trace`` if it cannot be written.
+    metrics, None where they are off. ``view``: whose steps they are.
+
+    Raises OSError naming ``trace`` if it cannot be written.
     """
     sinks: list[StepSink] = []
     if collector is not None:
