@@ -24,10 +24,10 @@ class Annotation:
     end: int
     """Tokens from the root to the end of the node."""
     needed: Place = ROOT
-    """As of the last `look`: how far waiting requests use the node, in whole pages (at most its
-    start if none does), and where those that use most of it stand."""
+    """How far waiting requests use the node, in whole pages (at most its start if none does), and
+    where those that use most of it stand; as `look` has found it."""
     next_use: NextUse | None = None
-    """As of the last `look`: when all of the node is needed next; None if nobody needs its last
+    """When all of the node is needed next, as `look` has found it; None if nobody needs its last
     tokens."""
 
     def look(self, start: int, page_size: int) -> NextUse | None:
