@@ -70,9 +70,9 @@ def test_without_a_plan_nobody_needs_what_is_cached() -> None:
 
 def test_after_another_plan_a_large_cache_is_looked_at_bit_by_bit() -> None:
     small = SmallCache(60_000)
-    run_through(small, *pairs(small, 1000))
-    pairs(small, 3)  # another plan: the nodes of 1,000 prefixes have a place in its tree to find
-    unknown = [small.cache.use().unknown for _ in range(5)]
+    run_through(small, *pairs(small, 250))  # each leaves a prefix, and two ends
+    pairs(small, 3)  # another plan: the nodes of 250 prefixes have a place in its tree to find
+    unknown = [small.cache.use().unknown for _ in range(6)]
     assert 0 < unknown[0] < small.cache.total_size()
     assert unknown == sorted(unknown, reverse=True)
     assert unknown[-1] == 0

@@ -44,7 +44,7 @@ _FEW = 32
 _AHEAD = 2
 """Leaves that are evicted ahead of need in a step at most."""
 
-_LOOKED_AT = 1000
+_LOOKED_AT = 250
 """Nodes that are annotated at most to say what the cache holds: a step waits for them."""
 
 _LEAST_CUT = 64
