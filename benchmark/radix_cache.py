@@ -196,8 +196,12 @@ class Player:
         self._unlock(lock)
 
     def _put(self, tokens: array[int], slots: Any, cached: int, priority: int = 0) -> None:
-        params = self._insert(key=self._key(tokens), value=slots, priority=priority)
+        params = self._insert(
+            key=self._key(tokens), value=slots, prev_prefix_len=cached, priority=priority
+        )
         known = self.clock.time("insert", lambda: self.cache.insert(params)).prefix_len
+        if hasattr(self.cache, "tree_core"):  # it has freed what was there already
+            return
         self.allocator.free_segment(slots[cached:known], start_pos=cached)
 
     def finish(self, number: int, tokens: array[int], request: Any) -> None:
@@ -218,6 +222,12 @@ class Player:
         self._unlock(lock)
         node = lock.node if self.new else lock
         self.clock.time("drop", lambda: self.cache.drop_behind(node, len(tokens), keep))
+
+    def slots_lost(self) -> int:
+        """Slots that are neither free nor cached nor reserved for an output; 0 if all is well."""
+        reserved = sum(len(own) for _, own, _ in self.flights.values())
+        cached = self.cache.evictable_size() + self.cache.protected_size()
+        return int(self.allocator.size - self.allocator.available_size() - cached - reserved)
 
     def _lock(self, node: Any) -> Any:
         if self.new:
@@ -304,6 +314,7 @@ def play(args: argparse.Namespace) -> None:
         "timed_starts": player.timed_starts,
         "prompt_tokens": player.prompt_tokens,
         "hit_tokens": player.hit_tokens,
+        "slots_lost": player.slots_lost(),
         "evicted_needed_tokens": getattr(player.cache, "evicted_needed_tokens", None),
         "microseconds": player.clock.table(),
         "report_milliseconds": report_times(player.cache),
