@@ -1,8 +1,8 @@
 """Prefix caches side by side: SGLang's own of two releases, and the annotated one on each.
 
-    python benchmark/radix_cache.py trace --nodes 10000 --out t10k.npz
-    python benchmark/radix_cache.py play --trace t10k.npz --cache sglang --out a.json
-    python benchmark/radix_cache.py play --trace t10k.npz --cache blendserve --out b.json
+    python benchmark/radix_cache.py trace --requests 10000 --slots 200000 --out t.npz
+    python benchmark/radix_cache.py play --trace t.npz --cache sglang --out a.json
+    python benchmark/radix_cache.py play --trace t.npz --cache blendserve --out b.json
     python benchmark/radix_cache.py table a.json b.json --out benchmark/results/radix_cache.json
 
 `trace` draws requests with the lengths and shared prefixes of the paper's first trace, all lengths
@@ -50,12 +50,9 @@ def make_trace(args: argparse.Namespace) -> None:
     from sglang.srt.blendserve.plan.scanner import Side
     from sglang.srt.blendserve.simulator.recipe import Recipe
 
-    drawn = Recipe.parse(args.recipe).workload(args.nodes, args.seed).replica(args.scale)
+    drawn = Recipe.parse(args.recipe).workload(args.requests, args.seed).replica(args.scale)
     prompts = drawn.prompts()
-    kept = drawn.computed_tokens() + drawn.output_tokens
-    # A request leaves two nodes: its prompt's and its output's.
-    slots = int(args.nodes / 2 * kept.mean())
-    pool, _ = make_pool(prompts, drawn.output_tokens.tolist(), slots)
+    pool, _ = make_pool(prompts, drawn.output_tokens.tolist(), args.slots)
     order = []
     while len(pool):
         for side in (Side.COMPUTE, Side.MEMORY):
@@ -69,12 +66,11 @@ def make_trace(args: argparse.Namespace) -> None:
         lengths=[prompt.size for prompt in prompts],
         outputs=drawn.output_tokens,
         order=order,
-        slots=slots,
-        nodes=args.nodes,
+        slots=args.slots,
         name=f"{drawn.name}, lengths / {args.scale:g}",
     )
     shared = f"{drawn.size} requests, {drawn.sharing:.3f} of prompt tokens shared"
-    print(f"{shared}, {slots} slots, {int(drawn.prompt_tokens.sum())} prompt tokens")
+    print(f"{shared}, {int(drawn.prompt_tokens.sum())} prompt tokens")
 
 
 def make_pool(prompts: list[Any], outputs: list[int], slots: int) -> tuple[Any, list[Any]]:
@@ -277,12 +273,13 @@ def nodes_of(cache: Any) -> int | None:
 def play(args: argparse.Namespace) -> None:
     """Drive one cache through the trace, and write its figures."""
     trace = np.load(args.trace)
+    slots = args.slots or int(trace["slots"])
     prompts = np.split(trace["flat"], np.cumsum(trace["lengths"])[:-1])
     outputs = trace["outputs"].tolist()
-    player = Player(args, int(trace["slots"]))
+    player = Player(args, slots)
     pool, requests = None, [None] * len(prompts)
     if args.cache != "sglang":
-        pool, requests = make_pool(prompts, outputs, int(trace["slots"]))
+        pool, requests = make_pool(prompts, outputs, slots)
         player.cache.follow(pool)
     running: list[tuple[int, int]] = []
 
@@ -308,9 +305,8 @@ def play(args: argparse.Namespace) -> None:
         "class": type(player.cache).__name__,
         "core": type(getattr(player.cache, "tree_core", player.cache)).__name__,
         "trace": str(trace["name"]),
-        "nodes_asked": int(trace["nodes"]),
         "nodes_at_end": nodes_of(player.cache),
-        "slots": int(trace["slots"]),
+        "slots": slots,
         "timed_starts": player.timed_starts,
         "prompt_tokens": player.prompt_tokens,
         "hit_tokens": player.hit_tokens,
@@ -341,11 +337,11 @@ def report_times(cache: Any) -> dict[str, float] | None:
 def table(args: argparse.Namespace) -> None:
     """Print the figures as a table, and write them together."""
     runs = [json.loads(path.read_text()) for path in args.files]
-    print("| nodes | cache | hits | match | insert | evict | drop |")
-    print("| ---: | --- | ---: | ---: | ---: | ---: | ---: |")
+    print("| slots | nodes | cache | hits | match | insert | evict | drop |")
+    print("| ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: |")
     for run in runs:
         held = run["nodes_at_end"]
-        cells = [f"{held:,}" if held is not None else f"(about {run['nodes_asked']:,})"]
+        cells = [f"{run['slots']:,}", f"{held:,}" if held is not None else "-"]
         cells.append(f"{run['cache']} on {run['sglang']} ({run['core']})")
         cells.append(f"{run['hit_tokens'] / run['prompt_tokens']:.4f}")
         for times in run["microseconds"].values():
@@ -362,7 +358,8 @@ def main() -> None:
     )
     commands = parser.add_subparsers(required=True)
     make = commands.add_parser("trace", help="draw and plan the requests")
-    make.add_argument("--nodes", type=int, default=10_000, help="nodes that fit into the cache")
+    make.add_argument("--requests", type=int, default=10_000)
+    make.add_argument("--slots", type=int, required=True, help="of the KV cache, in tokens")
     make.add_argument("--recipe", default="trace1", help="as `simulate --workload` takes it")
     make.add_argument("--scale", type=float, default=8.0, help="all lengths are divided by this")
     make.add_argument("--seed", type=int, default=0)
@@ -371,6 +368,7 @@ def main() -> None:
     one = commands.add_parser("play", help="drive one cache through a trace")
     one.add_argument("--trace", type=Path, required=True)
     one.add_argument("--cache", choices=CACHES, required=True)
+    one.add_argument("--slots", type=int, help="of the KV cache (those the trace was made for)")
     one.add_argument("--batch", type=int, default=128, help="requests in flight at most")
     one.add_argument("--starts", type=int, help="stop after so many timed ones")
     one.add_argument("--out", type=Path, required=True)
