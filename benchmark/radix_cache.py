@@ -16,8 +16,8 @@ needs SGLang of either release; with --cache sglang it runs without this package
 - blendserve-all: the same, but all that ends is inserted, so that it holds as many nodes as the
   default does
 
-Times are of the processor, per operation, from when less than 1/16 of the cache is free for
-the first time; the garbage collector is off meanwhile. Run one at a time, on one core.
+Times are of the processor, per operation, from when less than --spare of the cache is free
+for the first time; the garbage collector is off meanwhile. Run one at a time, on one core.
 """
 
 from __future__ import annotations
@@ -35,9 +35,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-
-FULL = 16
-"""Times count from when less than this fraction of the slots is free for the first time."""
 
 CACHES = ("sglang", "blendserve", "blendserve-all")
 
@@ -153,6 +150,7 @@ class Player:
         self.cache = make_cache(args.cache, params)
         self.new = hasattr(self.cache, "path_device_indices")  # since 0.5.22
         self.clock = Clock()
+        self.spare = int(slots * args.spare)
         self.flights: dict[int, tuple[Any, Any, Any]] = {}
         self.hit_tokens = self.prompt_tokens = self.timed_starts = 0
 
@@ -177,7 +175,7 @@ class Player:
         self.timed_starts += self.clock.running
         need = len(tokens) - len(found) + output
         short = need - self.allocator.available_size()
-        if short > -self.allocator.size // FULL and not self.clock.running:
+        if short > -self.spare and not self.clock.running:
             gc.collect()
             gc.disable()
             self.clock.running = True
@@ -370,6 +368,7 @@ def main() -> None:
     one.add_argument("--cache", choices=CACHES, required=True)
     one.add_argument("--slots", type=int, help="of the KV cache (those the trace was made for)")
     one.add_argument("--batch", type=int, default=128, help="requests in flight at most")
+    one.add_argument("--spare", type=float, default=1 / 16, help="time from this free share on")
     one.add_argument("--starts", type=int, help="stop after so many timed ones")
     one.add_argument("--out", type=Path, required=True)
     one.set_defaults(run=play)
