@@ -52,6 +52,27 @@ def test_answers_are_those_of_stock_sglang(
         assert state["running"] == 0
 
 
+def test_answers_with_an_fp8_kv_cache_are_those_of_stock_sglang(
+    tiny_model: Path, stock_run: dict[str, Any], tmp_path: Path
+) -> None:
+    engine = {"model_path": str(tiny_model), "kv_cache_dtype": "fp8_e4m3"}
+    stock = run(tmp_path, {**engine, "max_total_tokens": 20_000}, env={"SGLANG_PLUGINS": "none"})
+    # No attention backend given: blend_cpu does not take such a cache, so another one is chosen.
+    result = run(
+        tmp_path,
+        {
+            **engine,
+            "attention_backend": None,
+            "schedule_policy": "blendserve",
+            "max_total_tokens": 2000,
+            "chunked_prefill_size": 64,
+        },
+    )
+    assert stock["answers"] != stock_run["answers"], "the cache is not in fp8"
+    assert result["answers"] == stock["answers"]
+    assert result["state"][0]["plans_made"] >= 1
+
+
 def test_with_another_policy_nothing_of_ours_runs(
     tiny_model: Path, stock_run: dict[str, Any], tmp_path: Path
 ) -> None:

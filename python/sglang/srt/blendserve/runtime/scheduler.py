@@ -92,7 +92,10 @@ class BlendScheduler(upstream.Scheduler):
         self.retractions = 0
         ranks = self._ranks
         cost = CostModel(
-            ModelSpec.from_folder(self.server_args.model_path),
+            ModelSpec.from_folder(
+                self.server_args.model_path,
+                kv_dtype_bytes=self.token_to_kv_pool_allocator.dtype.itemsize,
+            ),
             this_device(self.device, settings.device, ranks.size, ranks),
         )
         self.use_pool(engine_pool(cost, self.max_total_num_tokens, settings, self.ps.tp_size))

@@ -126,7 +126,10 @@ def _choose_default(server_args: Any) -> None:
     """Before SGLang's default for the CPU: AMX, with a fall back to torch_native."""
     if server_args.device != "cpu" or server_args.attention_backend is not None:
         return
-    server_args.attention_backend = default_cpu_backend(server_args.get_model_config())
+    plain_cache = server_args.kv_cache_dtype == "auto"  # the kernels read the model's own dtype
+    server_args.attention_backend = (
+        default_cpu_backend(server_args.get_model_config()) if plain_cache else FALLBACK
+    )
     policy_decides = (
         server_args.schedule_policy == POLICY and server_args.blendserve.mixed_chunk == "auto"
     )
