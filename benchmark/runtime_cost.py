@@ -30,6 +30,7 @@ import platform
 import tempfile
 import time
 from array import array
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,26 @@ from sglang.srt.blendserve.runtime.scheduler import BlendScheduler
 PARTS = ("progress", "select", "look-up", "leave", "evict", "record", "collector")
 CACHES = {"blendserve": BlendRadixCache, "sglang": RadixCache}
 TREE = ("look-up", "leave", "evict")
+OLD = version("sglang") == "0.5.17"
+"""Whether requests keep their slots, and the cache ends them, as they did before 0.5.23."""
+
+
+def held(req: Req) -> Any:
+    """What names the slots that ``req`` holds."""
+    return req if OLD else req.kv
+
+
+def matched_slots(cache: RadixCache, match: Any) -> torch.Tensor:
+    """The slots of the tokens that ``match`` has found in ``cache``."""
+    return match.device_indices if OLD else cache.path_device_indices(match.last_device_node)
+
+
+def lock(cache: RadixCache, req: Req) -> None:
+    """Keep what ``req`` uses of ``cache``."""
+    if OLD:
+        cache.inc_lock_ref(req.last_node)
+    else:
+        req.lock = cache.lock(req.last_node)
 
 
 class Stopwatch:
@@ -199,19 +220,20 @@ class Engine(BlendScheduler):
         key = RadixKey(req.origin_input_ids)
         match = cache.match_prefix(MatchPrefixParams(key=key))
         cache.inc_lock_ref(match.last_device_node)
-        own = self.alloc(len(key) - len(match.device_indices))
+        prefix = matched_slots(cache, match)
+        own = self.alloc(len(key) - len(prefix))
         if own is None:
             cache.dec_lock_ref(match.last_device_node)
             self.pool.put_back(req.blendserve)
             self.no_room += 1
             return
-        slots = torch.cat((match.device_indices, own))
+        slots = torch.cat((prefix, own))
         req.last_node = cache.insert(InsertParams(key=key, value=slots)).last_device_node
-        cache.inc_lock_ref(req.last_node)
+        lock(cache, req)
         cache.dec_lock_ref(match.last_device_node)
-        req.cache_protected_len = len(key)
+        held(req).cache_protected_len = len(key)
         self.table.alloc([req])
-        self.table.req_to_token[req.req_pool_idx, : len(key)] = slots.to(torch.int32)
+        self.table.req_to_token[held(req).req_pool_idx, : len(key)] = slots.to(torch.int32)
         self.running.reqs.append(req)
 
     def decode(self) -> None:
@@ -222,7 +244,7 @@ class Engine(BlendScheduler):
             self.release(reqs[-1], is_insert=False)
             self.pool.put_back(reqs.pop().blendserve)
             slots = self.alloc(len(reqs))
-        rows = [req.req_pool_idx for req in reqs]
+        rows = [held(req).req_pool_idx for req in reqs]
         columns = [len(req.origin_input_ids) + len(req.output_ids) for req in reqs]
         self.table.req_to_token[rows, columns] = slots.to(torch.int32)
         for req in reqs:
@@ -240,7 +262,17 @@ class Engine(BlendScheduler):
     def release(self, req: Req, is_insert: bool) -> None:
         """Give the memory of ``req`` back; what is worth it stays in the cache."""
         tokens = len(req.origin_input_ids) + len(req.output_ids)
-        self.tree_cache.cache_finished_req(req, is_insert=is_insert, kv_len_to_handle=tokens)
+        cache = self.tree_cache
+        if OLD:
+            cache.cache_finished_req(req, is_insert=is_insert, kv_len_to_handle=tokens)
+        else:  # as `release_kv_cache` has it
+            if is_insert:
+                req.refresh_fill_ids()
+                cache.checkpoint(req, up_to=tokens)
+            cache.free_kv_row(req.kv, [(req.kv.cache_protected_len, tokens)])
+            cache.unlock(req.lock)
+            req.lock = None
+            cache.on_release(req, checkpointed=is_insert)
         self.table.free(req)
 
 

@@ -297,8 +297,9 @@ def find_entries(root: Path, modules: Mapping[str, Module]) -> set[str]:
 
 
 def _project_text(root: Path) -> str:
-    path = root / "pyproject.toml"
-    return path.read_text(encoding="utf-8") if path.exists() else ""
+    """Return what names modules to start: the project file, and the module that it starts."""
+    paths = [root / "pyproject.toml", *(root / SOURCE).glob("boot/*/*.py")]
+    return "\n".join(path.read_text(encoding="utf-8") for path in paths if path.exists())
 
 
 # --- functions, constants, names

@@ -20,7 +20,7 @@ if [ -n "$wheels" ]; then
   # shellcheck disable=SC1091
   . "$wheels/up.sh" || { echo "setting up from $wheels failed" >&2; exit 1; }
 fi
-# A copy of this package beside SGLang's own modules, unless it is installed already.
+# A copy of this package in Python's own folder for packages, unless it is installed already.
 python3 "$here/install_delta.py" || exit 1
 python3 "$here/bench.py" --out "$out" --began "$began" "$@"
 code=$?

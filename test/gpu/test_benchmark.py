@@ -216,18 +216,28 @@ def test_answers_are_compared_one_by_one() -> None:
     assert found == {"answers": 3, "equal": 2, "different": [1], "distinct_reference": 2}
 
 
-def test_the_package_is_put_beside_sglang(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no SGLang there"):
-        install_delta.install(tmp_path)
-    (tmp_path / "sglang" / "srt").mkdir(parents=True)
-    (tmp_path / "sglang" / "srt" / "server_args.py").touch()
+def test_the_package_is_installed_without_pip(tmp_path: Path) -> None:
     install_delta.install(tmp_path)
-    assert (tmp_path / "sglang" / "srt" / "blendserve" / "plugin.py").is_file()
+    assert not (tmp_path / "sglang").exists()
     (found,) = importlib.metadata.distributions(path=[str(tmp_path)])
     assert found.metadata["Name"] == "sglang_blendserve"
     assert [(e.group, e.value) for e in found.entry_points] == [
-        ("sglang.srt.plugins", "sglang.srt.blendserve.plugin:register")
+        ("sglang.srt.plugins", "sglang_blendserve:register")
     ]
+    # As at a start, with nothing else of ours: Python reads the .pth file of that folder.
+    code = f"""if True:
+        import site, sys
+        sys.meta_path = [one for one in sys.meta_path if one.__module__ != "sglang_blendserve"]
+        sys.path = [one for one in sys.path if not one.endswith("/python/boot")]
+        sys.modules.pop("sglang_blendserve", None)
+        site.addsitedir({str(tmp_path)!r})
+        (finder,) = [one for one in sys.meta_path if one.__module__ == "sglang_blendserve"]
+        print(finder.find_spec("sglang.srt.blendserve").origin)
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    package = tmp_path / "sglang_blendserve" / "blendserve"
+    assert done.stdout.strip() == str(package / "__init__.py")
+    assert (package / "plugin.py").is_file()
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: v.name)

@@ -19,9 +19,17 @@ from sglang.srt.blendserve.cost.model_spec import ModelSpec
 from sglang.srt.blendserve.cost.remaining_work import RemainingWork
 from sglang.srt.blendserve.runtime.compatibility import UnsupportedCombination
 from sglang.srt.blendserve.runtime.overlap import lanes
-from sglang.srt.blendserve.runtime.overlap.pdmux import apply_flags, repair
+from sglang.srt.blendserve.runtime.overlap.pdmux import flags, repair
 from sglang.srt.blendserve.runtime.overlap.work import Load, work_left
 from sglang.srt.blendserve.settings import Settings
+
+NOT_GIVEN = SimpleNamespace(
+    chunked_prefill_size=None,
+    enable_mixed_chunk=False,
+    pdmux_config_path=None,
+    disaggregation_mode="null",
+)
+"""Fields of ``ServerArgs`` as they are where no flag is given."""
 
 COST = CostModel(ModelSpec.named("Llama-3.1-8B"), DeviceSpec.named("H200"))
 
@@ -48,9 +56,7 @@ def test_the_repair_is_still_needed() -> None:
 
 @pytest.mark.parametrize(("split", "groups"), [("auto", 8), ("shared", 2), ("72", 3)])
 def test_overlap_sets_what_sglang_asks_for(split: str, groups: int) -> None:
-    kwargs: dict[str, Any] = {"chunked_prefill_size": None}
-    apply_flags(kwargs, Settings(overlap="chunks", overlap_sm=split))
-    assert kwargs == {
+    assert flags(NOT_GIVEN, Settings(overlap="chunks", overlap_sm=split)) == {
         "enable_pdmux": True,
         "chunked_prefill_size": -1,
         "disable_overlap_schedule": True,
@@ -63,9 +69,8 @@ def test_overlap_sets_what_sglang_asks_for(split: str, groups: int) -> None:
 
 
 def test_without_overlap_nothing_is_set() -> None:
-    kwargs: dict[str, Any] = {"chunked_prefill_size": 4096, "enable_mixed_chunk": True}
-    apply_flags(kwargs, Settings())
-    assert kwargs == {"chunked_prefill_size": 4096, "enable_mixed_chunk": True}
+    given = SimpleNamespace(chunked_prefill_size=4096, enable_mixed_chunk=True)
+    assert flags(given, Settings()) == {}
 
 
 @pytest.mark.parametrize(
@@ -79,7 +84,7 @@ def test_without_overlap_nothing_is_set() -> None:
 )
 def test_what_contradicts_it_is_refused_with_the_reason(given: dict[str, Any], flag: str) -> None:
     with pytest.raises(UnsupportedCombination, match=flag):
-        apply_flags(given, Settings(overlap="layers"))
+        flags(SimpleNamespace(**(vars(NOT_GIVEN) | given)), Settings(overlap="layers"))
 
 
 @pytest.mark.parametrize(

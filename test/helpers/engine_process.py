@@ -11,6 +11,7 @@ import os
 import random
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,15 @@ The other variable: see `runtime.cpu.defaults.ENVIRONMENT`."""
 
 LONG_PROMPT = 150
 """Tokens; more than the chunk of most runs."""
+
+
+def rank_cores(flags: dict[str, Any]) -> dict[str, str]:
+    """What the environment of an engine with these flags needs for its ranks.
+
+    SGLang 0.5.17 counts the ranks of each data parallel replica alone, 0.5.23 those of all.
+    """
+    data_parallel = "dp_size" in flags and version("sglang") != "0.5.17"
+    return TWO_RANKS if "tp_size" in flags or data_parallel else {}
 
 
 def play(

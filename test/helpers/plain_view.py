@@ -11,6 +11,7 @@ from pools import COST
 
 from sglang.srt.blendserve.pool.pool_request import PoolRequest
 from sglang.srt.blendserve.pool.request_pool import RequestPool
+from sglang.srt.blendserve.runtime.cache.cached_prefixes import CacheUse
 from sglang.srt.blendserve.runtime.view import Evictions, KvCacheSlots
 
 SLOTS = 5000
@@ -32,6 +33,10 @@ class PlainView:
     evictions: Evictions = field(default_factory=Evictions)
     retractions: int = 0
     forward_ct: int = 0
+    cached: CacheUse | None = None
+
+    def cache_use(self) -> CacheUse | None:
+        return self.cached
 
 
 def plain_request(rid: str, prompt: list[int], *, max_tokens: int = 8, **given: Any) -> Any:
@@ -41,6 +46,7 @@ def plain_request(rid: str, prompt: list[int], *, max_tokens: int = 8, **given: 
         "origin_input_ids": prompt,
         "output_ids": [],
         "extra_key": None,
+        "cache_salt": None,
         "sampling_params": SimpleNamespace(
             max_new_tokens=max_tokens, ignore_eos=False, stop_strs=[]
         ),

@@ -5,9 +5,7 @@ Cache, allocators and pool are the real ones; only the forward pass is left out.
 
 from __future__ import annotations
 
-from array import array
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -21,7 +19,8 @@ from sglang.srt.mem_cache.base_prefix_cache import (
     MatchResult,
 )
 from sglang.srt.mem_cache.cache_init_params import CacheInitParams
-from sglang.srt.mem_cache.radix_cache import RadixCache, RadixKey, TreeNode
+from sglang.srt.mem_cache.radix_cache import RadixCache, TreeNode
+from two_releases import matched_slots, radix_key, release_at_once
 
 from sglang.srt.blendserve.cost.cost_model import CostModel
 from sglang.srt.blendserve.cost.device_spec import DeviceSpec
@@ -109,7 +108,8 @@ class SmallCache:
         """Compute the prompt of ``request``: as much as is not cached. False if it does not fit."""
         tokens = request.prompt.tolist()
         match = self._match(tokens, request.namespace)
-        cached = len(match.device_indices)
+        slots = self._slots(match)
+        cached = len(slots)
         self.cache.inc_lock_ref(match.last_device_node)
         own = self._alloc(self._whole_pages(len(tokens)) - cached)
         if own is None:
@@ -117,7 +117,7 @@ class SmallCache:
             return False
         self.hit_tokens += cached
         self.pool.start(request)
-        self._insert(tokens, torch.cat((match.device_indices, own)), request.namespace, cached)
+        self._insert(tokens, torch.cat((slots, own)), request.namespace, cached)
         node = self._match(tokens, request.namespace).last_device_node
         self.cache.inc_lock_ref(node)
         self.cache.dec_lock_ref(match.last_device_node)
@@ -137,7 +137,7 @@ class SmallCache:
             self.pool.finish(request, len(output))
             return
         tokens = request.prompt.tolist() + output
-        prompt_slots = self._match(request.prompt.tolist(), request.namespace).device_indices
+        prompt_slots = self._slots(self._match(request.prompt.tolist(), request.namespace))
         own = self._alloc(self._whole_pages(len(tokens)) - len(prompt_slots))
         if own is not None:
             slots = torch.cat((prompt_slots, own))
@@ -149,11 +149,12 @@ class SmallCache:
     def end_at_once(self, request: PoolRequest) -> bool:
         """Run ``request`` to its end in one step: its first output token is its last.
 
-        Through `cache_finished_req`, with nothing of it cached before. False if it does not fit.
+        As SGLang releases it, with nothing of it cached before. False if it does not fit.
         """
         tokens = request.prompt.tolist()
         match = self._match(tokens, request.namespace)
-        cached = len(match.device_indices)
+        prefix = self._slots(match)
+        cached = len(prefix)
         self.cache.inc_lock_ref(match.last_device_node)
         own = self._alloc(-(-len(tokens) // self.page_size) * self.page_size - cached)
         if own is None:
@@ -161,18 +162,8 @@ class SmallCache:
             return False
         self.hit_tokens += cached
         self.pool.start(request)
-        row = torch.cat((match.device_indices, own))[: len(tokens)]
-        self.cache.req_to_token_pool = SimpleNamespace(req_to_token=row[None])
-        req = SimpleNamespace(
-            req_pool_idx=0,
-            origin_input_ids=array("q", tokens),
-            output_ids=array("q", [9]),
-            extra_key=request.namespace or None,
-            cache_protected_len=cached,
-            last_node=match.last_device_node,
-            blendserve=request,
-        )
-        self.cache.cache_finished_req(req, kv_len_to_handle=len(tokens))
+        row = torch.cat((prefix, own))[: len(tokens)]
+        release_at_once(self.cache, match.last_device_node, request, row, cached)
         self.pool.finish(request, 1)
         return True
 
@@ -196,7 +187,7 @@ class SmallCache:
 
     def look_up(self, tokens: list[int], namespace: str = "") -> NDArray[np.int64]:
         """The slots that cache ``tokens``; splits a node that they end in."""
-        return self._match(tokens, namespace).device_indices.numpy()
+        return self._slots(self._match(tokens, namespace)).numpy()
 
     def check_memory(self) -> None:
         """Assert that every slot is free or cached, and none both."""
@@ -205,12 +196,14 @@ class SmallCache:
         assert cached == cache.evictable_size() + cache.protected_size()
         assert allocator.available_size() + cached == self.slots
 
+    def _slots(self, match: MatchResult) -> torch.Tensor:
+        return matched_slots(self.cache, match)
+
     def _match(self, tokens: list[int], namespace: str) -> MatchResult:
-        key = RadixKey(array("q", tokens), namespace or None)
-        return self.cache.match_prefix(MatchPrefixParams(key=key))
+        return self.cache.match_prefix(MatchPrefixParams(key=radix_key(tokens, namespace)))
 
     def _insert(self, tokens: list[int], slots: torch.Tensor, namespace: str, cached: int) -> None:
-        key = RadixKey(array("q", tokens), namespace or None)
+        key = radix_key(tokens, namespace)
         found = self.cache.insert(InsertParams(key=key, value=slots)).prefix_len
         self.cache.token_to_kv_pool_allocator.free_segment(slots[cached:found], start_pos=cached)
 

@@ -24,14 +24,16 @@ ROOMS = (
     ("cli", "plugin"),
     ("server", "run", "plan_command", "fetch_model", "simulator"),
     ("report",),
-    ("answering", "requests", "runtime"),
+    ("answering", "requests", "runtime", "guard"),
     ("store", "batch_file", "policy"),
     ("pool",),
     ("lengths",),
     ("plan",),
     ("cost",),
     ("settings",),
-    ("flag_fields", "job_ids", "compiled"),
+    ("flag_fields", "job_ids", "compiled", "hook_check"),
+    ("releases",),
+    ("refusals",),
 )
 """Layers from the top down. A module may import from its own room and from the layers below it;
 rooms of one layer do not know each other."""

@@ -112,3 +112,15 @@ def test_locks_pin_versions_and_name_no_host(lock: Path) -> None:
     found = [name[1].lower().replace("_", "-") for name in names if name]
     assert len(found) == len(set(found))
     assert found, "no pins"
+
+
+def test_the_container_file_names_files_of_the_repository() -> None:
+    lines = (ROOT / "scripts" / "Dockerfile").read_text().splitlines()
+    default = dict(line[4:].split("=") for line in lines if line.startswith("ARG "))
+    copied = [name for line in lines if line.startswith("COPY ") for name in line.split()[1:-1]]
+    assert copied
+    assert [name for name in copied if not (ROOT / name).exists()] == []
+    ignore = (ROOT / "scripts" / "Dockerfile.dockerignore").read_text().splitlines()
+    assert [name for name in copied if f"!{name}" not in ignore] == []
+    assert (ROOT / "requirements" / f"cpu-{default['SGLANG']}.txt").exists()
+    assert "requirements/cpu-${SGLANG}.txt" in "".join(lines)

@@ -21,6 +21,8 @@ IMPORT_ALL = """
 import importlib, pkgutil, sys, types
 
 source, *rooms = sys.argv[1:]
+# Without our finder: the folder that is looked at need not be the installed one.
+sys.meta_path = [one for one in sys.meta_path if one.__module__ != "sglang_blendserve"]
 for name in ("sglang", "sglang.srt"):
     package = sys.modules[name] = types.ModuleType(name)
     package.__path__ = [f"{source}/{name.replace('.', '/')}"]

@@ -16,7 +16,7 @@ from pools import Pool, pools
 from sglang.srt.blendserve.plan.prefix_tree import PrefixTree
 from sglang.srt.blendserve.plan.scanner import DualScanner, Side
 from sglang.srt.blendserve.pool.pool_request import shared_tokens
-from sglang.srt.blendserve.pool.upcoming_use import AT_ONCE, ROOT, Place, UpcomingUse
+from sglang.srt.blendserve.pool.upcoming_use import AT_ONCE, ROOT, NextUse, Place, UpcomingUse
 
 Ints = NDArray[np.int64]
 
@@ -85,7 +85,15 @@ def test_places_and_uses_agree_with_a_look_at_every_prompt(pool: Pool, data: st.
     assert place.shared == max(everybody.values(), default=0)
     if place.shared:
         below = [r for r, shared in waiting_share.items() if shared == place.shared]
-        assert sorted(scan.upcoming.waiting(place.node)) == sorted(below)
+        low, high = scan.upcoming.tree.leaf_start, scan.upcoming.tree.leaf_end
+        leaves = scan.upcoming.tree.leaf_requests[low[place.node] : high[place.node]]
+        waits, before = (of[low[place.node] : high[place.node]] for of in scan.upcoming.line())
+        assert sorted(leaves[waits]) == sorted(below)
+        for request, places in zip(leaves[waits], before[waits], strict=True):
+            use = scan.next_use([request])
+            assert use is not None
+            expected = 0 if use == AT_ONCE else min(scan.upcoming.distances(NextUse(*use)))
+            assert places == expected
         assert scan.upcoming.next_use(place.node) == scan.next_use(below)
 
     above = data.draw(st.integers(0, len(path)))

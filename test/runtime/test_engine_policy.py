@@ -103,7 +103,8 @@ def test_the_state_counts_what_decodes_and_how_far_online_requests_may_grow() ->
 
 def test_of_a_partly_computed_prompt_the_rest_is_to_compute() -> None:
     chunked = offline(30, 0, Side.COMPUTE)
-    chunked.full_untruncated_fill_ids, chunked.prefix_indices = [0] * 30, [0] * 12
+    chunked.full_untruncated_fill_ids = [0] * 30
+    chunked.prefix_indices, chunked.prefix_len = [0] * 12, 12  # SGLang 0.5.17, 0.5.23
     state = state_of(chunked)
     assert (state.chunk, state.chunk_tokens) == (chunked.blendserve, 18)
 

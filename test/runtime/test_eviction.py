@@ -5,12 +5,11 @@ pytest test/runtime/test_eviction.py
 
 from __future__ import annotations
 
-from array import array
-
 import pytest
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams
 from sglang.srt.mem_cache.radix_cache import RadixCache
 from small_cache import SmallCache
+from two_releases import radix_key
 
 from sglang.srt.blendserve.plan.scanner import Side
 from sglang.srt.blendserve.pool.pool_request import PoolRequest
@@ -36,7 +35,7 @@ def evict(small: SmallCache, tokens: int) -> None:
 
 def cached(small: SmallCache, number: int) -> int:
     """How much of prefix ``number`` is cached."""
-    return small.cache.cached_tokens(array("q", prefix(number)))
+    return small.cache.cached_tokens(radix_key(prefix(number)))
 
 
 def planned(small: SmallCache, prefixes: int) -> list[PoolRequest]:

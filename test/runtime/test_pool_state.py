@@ -12,6 +12,7 @@ import pytest
 from plain_view import SLOTS, PlainView, kv_cache
 
 from sglang.srt.blendserve.pool.pool_request import PoolRequest
+from sglang.srt.blendserve.runtime.cache.cached_prefixes import CacheUse
 from sglang.srt.blendserve.runtime.pool_state import pool_state
 
 
@@ -29,7 +30,7 @@ def test_an_empty_pool_has_no_plan_to_report() -> None:
     assert state["kv_slots"] == SLOTS
     assert state["density"] == []
     figures = ("root_density", "sharing", "sharing_optimum", "optimum_seconds")
-    assert {state[name] for name in (*figures, "step_factors", "lanes")} == {None}
+    assert {state[name] for name in (*figures, "step_factors", "lanes", "cached")} == {None}
 
 
 @pytest.mark.parametrize(("requests", "shown"), [(3, 3), (700, 200)])
@@ -38,6 +39,7 @@ def test_the_plan_is_reported_in_types_that_json_carries(requests: int, shown: i
     view.pool.plan_if_due(quiet=True)
     first = next(view.pool.table.everyone_waiting())
     view.pool.start(first)
+    view.cached = CacheUse(soon=7, unneeded=38, hits=14)
     state = pool_state(view, step_factors=(1.5, 1.0), lanes={"decode_steps": 2})
     assert json.loads(json.dumps(state)) == state | {"step_factors": [1.5, 1.0]}
     assert (state["waiting"], state["running"]) == (requests - 1, 1)
@@ -45,4 +47,5 @@ def test_the_plan_is_reported_in_types_that_json_carries(requests: int, shown: i
     assert len(state["density"]) == shown
     assert all(1e-6 <= value <= 1e6 for value in state["density"])
     assert state["optimum_seconds"] > 0
+    assert (state["cached"]["soon"], state["cached"]["unneeded"]) == (7, 38)
     assert state["lanes"] == {"decode_steps": 2}

@@ -5,25 +5,25 @@ pytest test/runtime/test_radix_cache.py
 
 from __future__ import annotations
 
-from array import array
-
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from sglang.srt.mem_cache.base_prefix_cache import EvictParams
 from small_cache import SmallCache
+from two_releases import NAMESPACES, radix_key
 
 from sglang.srt.blendserve.plan.scanner import Side
 from sglang.srt.blendserve.pool.pool_request import shared_tokens
-from sglang.srt.blendserve.runtime.cache.node_annotation import check_integrity, nodes, planned
+from sglang.srt.blendserve.runtime.cache.integrity import check_integrity, nodes, planned
 from sglang.srt.blendserve.runtime.cache.radix_cache import BlendRadixCache
+from sglang.srt.blendserve.runtime.compat import seams
 
 _PIECES = ([1] * 3, [1, 1, 2, 2, 2], [2] * 7, [3, 1, 1, 1, 2], [4, 4])
 prompts = st.lists(st.sampled_from(_PIECES), min_size=1, max_size=4).map(
     lambda parts: [token for part in parts for token in part]
 )
 outputs = st.lists(st.integers(1, 4), max_size=6)
-namespaces = st.sampled_from(["", "", "other"])
+namespaces = st.sampled_from(["", *NAMESPACES])
 
 
 def unneeded_tokens(cache: BlendRadixCache) -> int:
@@ -36,7 +36,7 @@ def unneeded_tokens(cache: BlendRadixCache) -> int:
                 (
                     shared_tokens(request.prompt, path)
                     for request in waiting
-                    if request.namespace == (node.key.extra_key or "")
+                    if request.namespace == seams.namespace(node.key)
                 ),
                 default=0,
             )
@@ -47,9 +47,14 @@ def unneeded_tokens(cache: BlendRadixCache) -> int:
 class Workday(RuleBasedStateMachine):
     """Any sequence of what happens to cache and pool."""
 
-    @initialize(page_size=st.sampled_from([1, 1, 4]), slots=st.sampled_from([24, 60, 400]))
-    def begin(self, page_size: int, slots: int) -> None:
+    @initialize(
+        page_size=st.sampled_from([1, 1, 4]),
+        slots=st.sampled_from([24, 60, 400]),
+        always=st.booleans(),
+    )
+    def begin(self, page_size: int, slots: int, always: bool) -> None:
         self.small = SmallCache(slots, page_size)
+        self.always_checked = always  # a check annotates every node
 
     @rule(new=st.lists(prompts, min_size=1, max_size=6), namespace=namespaces)
     def arrive(self, new: list[list[int]], namespace: str) -> None:
@@ -113,7 +118,7 @@ class Workday(RuleBasedStateMachine):
 
     @rule(tokens=prompts, namespace=namespaces)
     def look_up(self, tokens: list[int], namespace: str) -> None:
-        counted = self.small.cache.cached_tokens(array("q", tokens), namespace or None)
+        counted = self.small.cache.cached_tokens(radix_key(tokens, namespace))
         assert counted == self.small.look_up(tokens, namespace).size
 
     @precondition(lambda self: not self.small.flights)
@@ -121,9 +126,13 @@ class Workday(RuleBasedStateMachine):
     def flush(self) -> None:
         self.small.flush()
 
+    @rule()
+    def check_annotations(self) -> None:
+        check_integrity(self.small.cache)
+
     @invariant()
     def annotations_are_right(self) -> None:
-        if hasattr(self, "small"):
+        if hasattr(self, "small") and self.always_checked:
             check_integrity(self.small.cache)
 
     @invariant()

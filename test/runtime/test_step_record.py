@@ -91,6 +91,7 @@ def test_trace_and_series_add_up_to_the_run(
     assert published["sglang:blendserve_steps_total"] == len(rows)
     assert published["sglang:blendserve_prefill_tokens_total"] == computed
     assert published["sglang:blendserve_retracted_requests_total"] == total["retractions"]
+    assert 0 < published["sglang:blendserve_cached_tokens"] <= 900
     assert published["sglang:blendserve_pool_requests"] == int(rows[-1]["running"])
 
 

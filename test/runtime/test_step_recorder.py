@@ -13,6 +13,7 @@ from plain_view import PlainView, kv_cache, offline, plain_request
 from pools import COST
 
 from sglang.srt.blendserve.plan.scanner import Side
+from sglang.srt.blendserve.runtime.cache.cached_prefixes import CacheUse
 from sglang.srt.blendserve.runtime.record import step_record
 from sglang.srt.blendserve.runtime.record.metrics import BlendMetrics
 from sglang.srt.blendserve.runtime.record.step_record import StepRecord, StepRecorder
@@ -130,7 +131,7 @@ def test_metrics_add_up_the_steps_and_show_the_last() -> None:
         _counter_cls=lambda *args, **kwargs: Counter(*args, registry=registry, **kwargs),
         _gauge_cls=lambda *args, **kwargs: Gauge(*args, registry=registry, **kwargs),
     )
-    metrics = BlendMetrics(collector)
+    metrics = BlendMetrics(collector, PlainView(cached=CacheUse(soon=5, unneeded=7, hits=9)))
     for waiting in (9, 4):
         metrics.add(StepRecord(prefill_memory=50, retractions=1, waiting=waiting))
     metrics.flush()
@@ -142,3 +143,6 @@ def test_metrics_add_up_the_steps_and_show_the_last() -> None:
     assert value("prefill_tokens_total", side="memory") == 100
     assert value("retracted_requests_total", kind="offline") == 2
     assert value("pool_requests", state="waiting") == 4
+    assert value("cached_tokens", needed="soon") == 5
+    assert value("cached_tokens", needed="never") == 7
+    assert value("cached_hits_tokens", kind="waiting") == 9

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 PARTS = (
+    "compat",
     "device",
     "engine_policy",
     "engine_pool",

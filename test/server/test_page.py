@@ -29,6 +29,16 @@ PLAN = PlanView(
     sharing=0.31,
     sharing_optimum=0.32,
     optimum_seconds=81.0,
+    cached={
+        "soon": 1234567,
+        "next": 20,
+        "later": 3,
+        "unneeded": 4000,
+        "unknown": 0,
+        "compute_bound": 1234577,
+        "memory_bound": 13,
+        "hits": 9876543,
+    },
 )
 NASTY = "<script>document.title='owned'</script>\"'&"
 
@@ -75,6 +85,23 @@ async def test_batches_are_shown_escaped_and_paged(directory: Path) -> None:
         assert rest.count("<progress") == 1
         assert page.count("<rect") == len(PLAN.density)
         assert "31.0 % of prompt tokens" in page
+        cached = page[page.index('id="cached"') :]
+        assert re.findall(r"<dd>(.*?)</dd>", cached[: cached.index("</dl>")]) == [
+            "1,234,567",
+            "20",
+            "3",
+            "4,000",
+            "1,234,577 / 13",
+            "9,876,543",
+        ]
+
+
+async def test_a_cache_that_knows_no_plan_is_not_shown(directory: Path) -> None:
+    engine = ScriptedEngine(shown_plan=dataclasses.replace(PLAN, cached=None))
+    async with serve(directory, engine) as service:
+        page = (await service.http.get("/batches")).text
+        assert 'id="plan"' in page
+        assert 'id="cached"' not in page
 
 
 def test_bars_stay_in_the_picture() -> None:

@@ -11,6 +11,3 @@ SGLang's heavy modules nor torch.
 """
 
 __version__ = "0.1.0"
-
-SGLANG_VERSION = "0.5.17"
-"""The one SGLang release whose scheduler internals `runtime` was written against."""

@@ -15,22 +15,31 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sglang.srt.blendserve import SGLANG_VERSION, __version__
+from sglang.srt.blendserve import __version__, refusals, releases
 
 _PACKAGE = "sglang.srt.blendserve"
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One subcommand: its name, the module that implements it, and its line in ``--help``."""
+    """One subcommand: its name, the module that implements it, and its line in ``--help``.
+
+    ``needs_sglang``: it is refused where the installed SGLang is none that we work with.
+    """
 
     name: str
     module: str
     help: str
+    needs_sglang: bool = False
 
 
 COMMANDS = (
-    Command("run", "run.command", "run a JSONL batch file through SGLang and write the answers"),
+    Command(
+        "run",
+        "run.command",
+        "run a JSONL batch file through SGLang and write the answers",
+        needs_sglang=True,
+    ),
     Command(
         "plan", "plan_command.command", "show the annotated prefix tree and what a batch will cost"
     ),
@@ -60,7 +69,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--version",
         action="version",
-        version=f"sglang-blendserve {__version__} for sglang {SGLANG_VERSION}",
+        version=f"sglang-blendserve {__version__}, for sglang {' and '.join(releases.SUPPORTED)}; "
+        f"found: sglang {releases.found() or 'none'}",
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for command in COMMANDS:
@@ -75,6 +85,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if chosen is None:
         _parser().parse_args(argv)
         return 2
+    if chosen.needs_sglang:
+        with refusals.as_exit():
+            releases.require()
     module = importlib.import_module(f"{_PACKAGE}.{chosen.module}")
     parser = argparse.ArgumentParser(
         prog=f"sglang-blendserve {chosen.name}",

@@ -25,6 +25,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import Field, dataclass, field, fields
 from typing import Any, TypeVar
 
+from sglang.srt.blendserve.refusals import Refusal
+
 T = TypeVar("T")
 
 
@@ -102,7 +104,7 @@ class Flags:
             args: a parsed command line, None for the environment alone.
 
         Raises:
-            ValueError: an environment variable is not of its field's type.
+            Refusal: an environment variable is not of its field's type.
         """
         values: dict[str, Any] = {}
         for one in self._fields():
@@ -117,7 +119,7 @@ class Flags:
         """Check the bounds and choices of all fields.
 
         Raises:
-            ValueError: a value is out of bounds; the message names the flag and the value.
+            Refusal: a value is out of bounds; the message names the flag and the value.
         """
         for one in self._fields():
             value, about = getattr(settings, one.name), one.metadata
@@ -128,11 +130,15 @@ class Flags:
             if about["most"] is not None and not value <= about["most"]:
                 raise self.refusal(settings, one.name, f"it must be at most {about['most']}")
 
-    def refusal(self, settings: object, name: str, reason: str) -> ValueError:
+    def refusal(self, settings: object, name: str, reason: str) -> Refusal:
         """Return an error that names a field's flag and its value, and says what is wrong."""
         value = getattr(settings, name)
         shown = repr(value) if isinstance(value, str) else value
-        return ValueError(f"{self.flag_name(name)} is {shown}; {reason}")
+        return Refusal(f"{self.flag_name(name)} is {shown}; {reason}")
+
+    def names(self) -> list[str]:
+        """Return the names of the fields."""
+        return [one.name for one in self._fields()]
 
     def flag_name(self, name: str) -> str:
         """Return the flag of the field ``name``, such as ``--batch-max-requests``."""
@@ -160,7 +166,7 @@ class Flags:
             return _kind(one)(text)
         except ValueError:
             message = f"{self.variable_name(one.name)} is {text!r}; it must be a number"
-            raise ValueError(message) from None
+            raise Refusal(message) from None
 
 
 def _kind(one: Field[Any]) -> Callable[[str], Any]:

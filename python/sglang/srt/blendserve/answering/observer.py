@@ -106,7 +106,10 @@ class ObservedTokenizerManager:
             choices = params.get("n") or 1
             observation.max_tokens = params.get("max_new_tokens")
             observation.known_length = bool(params.get("ignore_eos") and not params.get("stop"))
-            observation.namespace = f"{request.lora_path or ''} {request.extra_key or ''}".strip()
+            # SGLang 0.5.17 puts the salt into the key, 0.5.23 keeps it apart.
+            salt = getattr(request, "cache_salt", None)
+            keys = (request.lora_path, request.extra_key, salt)
+            observation.namespace = " ".join(str(key) for key in keys if key)
             await self._compact_prompts(request, observation)
         else:
             _number_texts(request)

@@ -20,6 +20,7 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 from sglang.srt.blendserve.fetch_model.models import (
     MODELS,
@@ -147,7 +148,7 @@ def _convert(model: PackagedModel, gguf: Path, folder: Path) -> None:
     tokenizer.clean_up_tokenization_spaces = False  # else decoding changes the text ("a ." -> "a.")
 
     network = AutoModelForCausalLM.from_pretrained(
-        gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16
+        gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16, **_dense_weights()
     )
     tokenizer.model_max_length = network.config.max_position_embeddings
     network.config.bos_token_id = tokenizer.bos_token_id
@@ -160,6 +161,18 @@ def _convert(model: PackagedModel, gguf: Path, folder: Path) -> None:
     )
     network.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def _dense_weights() -> dict[str, Any]:
+    """Return the options with which transformers unpacks the weights of a GGUF file.
+
+    Releases that have `GgufConfig` leave them packed and cannot save them; older ones know nothing
+    else than to unpack.
+    """
+    import transformers
+
+    config = getattr(transformers, "GgufConfig", None)
+    return {} if config is None else {"quantization_config": config(dequantize=True)}
 
 
 def _origin(model: PackagedModel) -> str:

@@ -144,9 +144,11 @@ class DualScanner:
         assert last is not None
         return first, last
 
-    def still_waiting(self, positions: Ints) -> Ints:
-        """(<= k,) the requests at ``positions`` (k,) that still wait."""
-        return self._order[positions[self._waiting[positions]]]
+    def waiting_at(self, positions: Ints) -> NDArray[np.bool_]:
+        """(k,) whether the request at each of ``positions`` (k,) still waits; False for -1."""
+        found = positions >= 0
+        found[found] = self._waiting[positions[found]]
+        return found
 
     def _cursor(self, side: Side) -> int:
         """Position of the next waiting request at ``side``; there must be one."""

@@ -19,6 +19,7 @@ from sglang.srt.blendserve.plan.prefix_tree import PrefixTree
 from sglang.srt.blendserve.plan.scanner import DualScanner
 
 Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 Tokens = NDArray[np.int32]
 
 
@@ -174,13 +175,29 @@ class UpcomingUse:
         """Places in the scan before this use, from the compute- and the memory-bound side."""
         return use.first - self.scanner.front, self.scanner.back - use.last
 
-    def waiting(self, node: int) -> Ints:
-        """(m,) the waiting requests below ``node``: those of the plan, then those served first."""
-        planned = self.scanner.still_waiting(self._positions(node))
-        low = bisect_left(self._ahead, self._leaf_start[node])
-        high = bisect_left(self._ahead, self._leaf_end[node])
-        ahead = np.array(self._ahead[low:high], dtype=np.int64)
-        return np.concatenate((planned, self.tree.leaf_requests[ahead]))
+    def parting(self, node: int, above: int) -> int:
+        """The deepest point above ``node`` where requests due at another time part from it.
+
+        In tokens from the root; looks no higher than ``above`` tokens, and is that if there is
+        none.
+        """
+        use, depth = self.next_use(node), self.depth_above(node)
+        while depth > above:
+            node = self._parent[node]
+            if self.next_use(node) != use:
+                return depth
+            depth = self.depth_above(node)
+        return above
+
+    def line(self) -> tuple[Bools, Ints]:
+        """(leaves,) twice: whether the request at each leaf of the tree waits, and how many
+        requests of the plan come before it, from the nearer side; 0 if it is served first."""
+        scanner, position = self.scanner, self._scan_position
+        waits = scanner.waiting_at(position)
+        before = np.minimum(position - scanner.front, scanner.back - position)
+        ahead = np.array(self._ahead, dtype=np.int64)
+        waits[ahead], before[ahead] = True, 0
+        return waits, before
 
     # --- inside ---------------------------------------------------------------------------
 

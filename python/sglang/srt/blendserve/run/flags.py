@@ -110,7 +110,8 @@ def prepare_environment() -> bool:
 
 
 def server_args(args: argparse.Namespace, *, has_gpu: bool) -> ServerArgs:
-    """Return SGLang's settings for the run; ends the program if there is no such flag.
+    """Return SGLang's settings for the run; ends the program, with status 2, if there is no such
+    flag or the policy does not work with one.
 
     Call it after `prepare_environment`, with what that returned.
 
@@ -131,12 +132,16 @@ def server_args(args: argparse.Namespace, *, has_gpu: bool) -> ServerArgs:
 
     from sglang.srt.server_args import prepare_server_args
 
+    from sglang.srt.blendserve.runtime.compat.server_args import release
+
     if "--config" not in argv:
         _sglang_parser().parse_args(argv)  # for its errors, which fit on a screen
     try:
-        return prepare_server_args(argv)
+        prepared = prepare_server_args(argv)
+        release.resolve(prepared)
     except Exception as error:  # of any kind: SGLang and transformers look at the model here
         raise RunFailure(f"SGLang cannot start with {args.model_path}: {error}") from error
+    return prepared
 
 
 def _sglang_parser() -> argparse.ArgumentParser:

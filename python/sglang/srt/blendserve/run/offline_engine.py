@@ -22,6 +22,7 @@ from sglang.srt.blendserve.answering.stop import Stop
 from sglang.srt.blendserve.cost.cost_model import CostModel
 from sglang.srt.blendserve.cost.model_spec import ModelSpec
 from sglang.srt.blendserve.run.failure import INTERRUPTED, RunFailure
+from sglang.srt.blendserve.runtime.compat.server_args import release
 from sglang.srt.blendserve.runtime.device import this_device
 
 if TYPE_CHECKING:
@@ -78,11 +79,12 @@ class OfflineEngine:
             ConfigError: the model's config lacks a field that it needs.
         """
         server_args = self._engine.server_args
+        fields = release.view(server_args)
         config = self.tokenizer_manager.model_config.hf_config.to_dict()
         settings = getattr(server_args, "blendserve", None)
         name = "auto" if settings is None else settings.device
-        device = this_device(server_args.device, name, server_args.tp_size)
-        return CostModel(ModelSpec.from_config(config, name=server_args.model_path), device)
+        device = this_device(fields.device, name, fields.tp_size)
+        return CostModel(ModelSpec.from_config(config, name=fields.model_path), device)
 
     def run(self, work: Awaitable[None], stop: Stop) -> None:
         """Await ``work`` on the engine's event loop.

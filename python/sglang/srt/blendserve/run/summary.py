@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from sglang.srt.blendserve import SGLANG_VERSION, __version__
+from sglang.srt.blendserve import __version__, releases
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Summary:
     planned_density: float | None
     measured_density: float | None
     note: str | None
-    sglang_version: str = SGLANG_VERSION
+    sglang_version: str | None = field(default_factory=releases.found)
     blendserve_version: str = __version__
 
     def write(self, path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from sglang.srt.blendserve.policy.state import EngineState
 from sglang.srt.blendserve.pool.pool_request import PoolRequest
+from sglang.srt.blendserve.runtime.compat import seams
 from sglang.srt.blendserve.runtime.offline_request import offline_request
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def engine_state(
     growth = sum(r.sampling_params.max_new_tokens - len(r.output_ids) for r in online)
     left = 0
     if chunk is not None and chunked is not None:
-        left = len(chunked.full_untruncated_fill_ids) - len(chunked.prefix_indices)
+        left = len(chunked.full_untruncated_fill_ids) - seams.prefix_tokens(chunked)
     return EngineState(
         running=len(running),
         kv_tokens=sum([len(r.origin_input_ids) + len(r.output_ids) for r in running]),

@@ -27,6 +27,7 @@ def pool_state(
     """
     pool = view.pool
     plan = pool.current.plan
+    cached = view.cache_use()
     return {
         "waiting": len(pool),
         "running": len(pool.table.running),
@@ -34,6 +35,7 @@ def pool_state(
         "retractions": view.retractions,
         "kv_slots": view.kv_cache.total,
         "kv_free": view.kv_cache.free,
+        "cached": None if cached is None else cached._asdict(),
         "step_factors": step_factors,
         "root_density": None if plan is None else plan.root_density,
         "sharing": None if plan is None else plan.sharing,

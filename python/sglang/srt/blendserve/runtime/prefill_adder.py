@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from sglang.srt.managers.schedule_policy import CLIP_MAX_NEW_TOKENS, AddReqResult, PrefillAdder
 
+from sglang.srt.blendserve.runtime.compat import seams
 from sglang.srt.blendserve.runtime.offline_request import offline_request
 
 if TYPE_CHECKING:
@@ -18,8 +19,6 @@ class BlendPrefillAdder(PrefillAdder):
     Offline ones have already been admitted by their predicted peak; here it is only made sure that
     they fit now.
     """
-
-    rem_total_token_offset: float
 
     def _get_running_request_total_token_offset(self, req: Req) -> float:
         """What SGLang reserves for a running request: for offline ones, what is predicted."""
@@ -40,7 +39,7 @@ class BlendPrefillAdder(PrefillAdder):
             # second one must not be cut beside it.
             return AddReqResult.OTHER
         admitted = len(self.can_run_list)
-        total, current = self.rem_total_token_offset, self.cur_rem_token_offset
+        total, current = seams.reserved_tokens(self)
         # SGLang checks its reserve for the new request (`clip`) against what it has not reserved
         # for others. Offset the first and drop the second: what is left is the check that the
         # prompt, one more token of every running request and a page each fit in the free slots.
@@ -48,11 +47,11 @@ class BlendPrefillAdder(PrefillAdder):
             max(req.sampling_params.max_new_tokens - len(req.output_ids), 0), CLIP_MAX_NEW_TOKENS
         )
         running = len(self.running_batch.reqs) if self.running_batch is not None else 0
-        self.rem_total_token_offset = current + (running + admitted + 1) * self.page_size - clip
+        seams.reserve_tokens(self, current + (running + admitted + 1) * self.page_size - clip)
         try:
             return super().add_one_req(req, has_chunked_req, truncation_align_size)
         finally:
-            total += self.cur_rem_token_offset - current
+            total += seams.reserved_tokens(self)[1] - current
             if len(self.can_run_list) > admitted:
                 total += max(offline.expected_tokens - len(req.output_ids), 1.0)
-            self.rem_total_token_offset = total
+            seams.reserve_tokens(self, total)

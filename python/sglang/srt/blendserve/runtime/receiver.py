@@ -10,6 +10,7 @@ import numpy as np
 from sglang.srt.blendserve import job_ids
 from sglang.srt.blendserve.pool.pool_request import PoolRequest
 from sglang.srt.blendserve.pool.request_pool import RequestPool
+from sglang.srt.blendserve.runtime.compat import seams
 
 if TYPE_CHECKING:
     from sglang.srt.managers.io_struct import AbortReq
@@ -60,7 +61,7 @@ class OfflineReceiver:
             max_tokens=parameters.max_new_tokens,
             known_length=bool(parameters.ignore_eos and not parameters.stop_strs),
             job=mark.job,
-            namespace=req.extra_key or "",
+            namespace=seams.namespace(req),
             payload=req,
         )
         self._pool.add(req.blendserve)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sglang.srt.managers.schedule_batch import FINISH_ABORT, Req
 
 from sglang.srt.blendserve.pool.request_pool import RequestPool
+from sglang.srt.blendserve.runtime.compat import seams
 
 
 def note_progress(pool: RequestPool) -> None:
@@ -17,5 +18,5 @@ def note_progress(pool: RequestPool) -> None:
                 pool.forget(request)
             else:
                 pool.finish(request, request.generated)
-        elif req.to_finish is not None and req.req_pool_idx is None:
+        elif req.to_finish is not None and not seams.holds_kv(req):
             pool.forget(request)  # aborted for want of memory: it never runs again

@@ -14,16 +14,19 @@ from typing import Any
 from sglang.srt.managers import scheduler as upstream
 from sglang.srt.managers.io_struct import AbortReq
 from sglang.srt.managers.schedule_batch import Req, ScheduleBatch
-from sglang.srt.managers.schedule_policy import match_prefix_for_req
 
+from sglang.srt.blendserve import hook_check
 from sglang.srt.blendserve.cost.cost_model import CostModel
 from sglang.srt.blendserve.cost.model_spec import ModelSpec
 from sglang.srt.blendserve.policy.named import AnyStepPolicy
 from sglang.srt.blendserve.policy.state import EngineState
 from sglang.srt.blendserve.pool.pool_request import PoolRequest
 from sglang.srt.blendserve.pool.request_pool import RequestPool
-from sglang.srt.blendserve.runtime.cache.node_annotation import check_when_idle
+from sglang.srt.blendserve.refusals import Refusal
+from sglang.srt.blendserve.runtime.cache.cached_prefixes import CacheUse
+from sglang.srt.blendserve.runtime.cache.integrity import check_when_idle
 from sglang.srt.blendserve.runtime.cache.radix_cache import BlendRadixCache
+from sglang.srt.blendserve.runtime.compat import seams
 from sglang.srt.blendserve.runtime.cpu.paging import use_torch_paging
 from sglang.srt.blendserve.runtime.device import this_device
 from sglang.srt.blendserve.runtime.engine_policy import EngineTraits, engine_policy
@@ -71,6 +74,12 @@ class BlendScheduler(upstream.Scheduler):
         if server_args.schedule_policy != POLICY:
             stock = cls.__mro__[1]  # by now `upstream.Scheduler` names this class
             return stock(server_args, *args, **kwargs)
+        hook_check.require_in_place()
+        if not hasattr(server_args, "blendserve"):
+            raise Refusal(
+                f"These ServerArgs with schedule_policy={POLICY!r} were made before SGLang's "
+                "plugins were loaded: call sglang.srt.plugins.load_plugins() first."
+            )
         return super().__new__(cls)
 
     def init_schedule_policy(self) -> None:
@@ -81,7 +90,7 @@ class BlendScheduler(upstream.Scheduler):
         # Online requests keep SGLang's default order.
         self.schedule_policy = "fcfs"
         super().init_schedule_policy()
-        upstream.PrefillAdder = BlendPrefillAdder
+        seams.use_prefill_adder(BlendPrefillAdder)
         if self.device == "cpu":
             use_torch_paging()
         settings: Settings = self.server_args.blendserve
@@ -90,15 +99,18 @@ class BlendScheduler(upstream.Scheduler):
             self.chunked_prefill_size = settings.overlap_chunk
         self.online = OnlineRequests(settings.online_share)
         self.retractions = 0
-        ranks = self._ranks
+        ranks, place = self._ranks, seams.ranks(self)
         cost = CostModel(
-            ModelSpec.from_folder(self.server_args.model_path),
+            ModelSpec.from_folder(
+                self.server_args.model_path,
+                kv_dtype_bytes=self.token_to_kv_pool_allocator.dtype.itemsize,
+            ),
             this_device(self.device, settings.device, ranks.size, ranks),
         )
-        self.use_pool(engine_pool(cost, self.max_total_num_tokens, settings, self.ps.tp_size))
+        self.use_pool(engine_pool(cost, self.max_total_num_tokens, settings, place.tp_size))
         metrics = self.metrics_collector_context
         collector = metrics.collector if metrics.current_scheduler_metrics_enabled else None
-        if sinks := step_sinks(trace_file(settings.trace, self.ps), collector):
+        if sinks := step_sinks(trace_file(settings.trace, place), collector, self):
             self.step_recorder = StepRecorder(self, sinks)
         logger.info(
             "BlendServe plans for %s on %s, KV cache of %d tokens.",
@@ -109,7 +121,7 @@ class BlendScheduler(upstream.Scheduler):
 
     @property
     def _ranks(self) -> RankGroup:
-        return RankGroup(self.ps.attn_tp_size, self.attn_tp_cpu_group)
+        return RankGroup(seams.ranks(self).attn_tp_size, self.attn_tp_cpu_group)
 
     def use_pool(self, pool: RequestPool, policy: AnyStepPolicy | None = None) -> None:
         """Take offline requests into ``pool`` and serve them from it.
@@ -158,6 +170,9 @@ class BlendScheduler(upstream.Scheduler):
         if cache is None:
             return Evictions()
         return Evictions(cache.evicted_tokens, cache.evicted_needed_tokens)
+
+    def cache_use(self) -> CacheUse | None:
+        return None if self.blend_cache is None else self.blend_cache.use()
 
     # --- arrival -----------------------------------------------------------------------------
 
@@ -263,11 +278,8 @@ class BlendScheduler(upstream.Scheduler):
     def _cached_tokens(self, request: PoolRequest) -> int:
         req: Req = request.payload
         if self.blend_cache is None:
-            return len(match_prefix_for_req(self.tree_cache, req).device_indices)
-        tokens = req.origin_input_ids
-        if req.output_ids:  # it was retracted
-            tokens = tokens + req.output_ids
-        return self.blend_cache.cached_tokens(tokens, req.extra_key)
+            return seams.matched_tokens(self.tree_cache, req)
+        return self.blend_cache.cached_tokens(seams.radix_key(req))
 
     def _take_back(self) -> None:
         """Return the offline requests that did not get into the batch, in their order."""
@@ -290,25 +302,28 @@ class BlendScheduler(upstream.Scheduler):
     def init_pdmux(self) -> None:
         """Make the two lanes, in place of SGLang's stream groups."""
         # Before the model is loaded: its CUDA graphs are captured on these streams.
-        args = self.server_args
-        self.lanes = make_lanes(args.device, self.ps.gpu_id, args.blendserve.overlap_sm)
+        self.lanes = make_lanes(*seams.device(self), self.server_args.blendserve.overlap_sm)
 
     def event_loop_pdmux(self) -> None:
         """Serve on two lanes, in place of SGLang's PD multiplexing loop."""
-        trace = trace_file(self.server_args.blendserve.trace, self.ps)
+        trace = trace_file(self.server_args.blendserve.trace, seams.ranks(self))
         self.overlap = OverlapLoop(
             self,
             self.lanes,
-            ranks=RankGroup(self.ps.tp_size, self.tp_cpu_group),
+            ranks=RankGroup(seams.ranks(self).tp_size, self.tp_cpu_group),
             run_ahead=self.blend_cache is not None,
             trace=None if trace is None else RowFile(lane_path(trace), LaneRow),
         )
         self.overlap.run()
 
-    def get_num_allocatable_reqs(self, running_bs: int) -> int:
+    def get_prefill_adder_class(self) -> type[BlendPrefillAdder]:
+        """Return what admits requests to a prefill batch."""
+        return BlendPrefillAdder
+
+    def get_num_allocatable_reqs(self, running_bs: int, *args: Any, **kwargs: Any) -> int:
         """Return how many more requests can run, those that join the decodes next counted."""
         joining = 0 if self.overlap is None else self.overlap.joining_requests
-        return int(super().get_num_allocatable_reqs(running_bs + joining))
+        return int(super().get_num_allocatable_reqs(running_bs + joining, *args, **kwargs))
 
     # --- abort, idle, state ----------------------------------------------------------------------
 
@@ -317,9 +332,7 @@ class BlendScheduler(upstream.Scheduler):
         if self.overlap is not None:
             self.overlap.abort(recv_req)
         for request in self.offline_receiver.to_abort(recv_req):
-            self.ipc_channels.send_to_tokenizer.send_output(
-                AbortReq(rid=request.rid), request.payload
-            )
+            seams.send_abort(self, request.payload, recv_req)
             self.pool.forget(request)
 
     def on_idle(self) -> None:
@@ -333,10 +346,10 @@ class BlendScheduler(upstream.Scheduler):
                 check_when_idle(self.blend_cache)
         super().on_idle()
 
-    def is_fully_idle(self, for_health_check: bool = False) -> bool:
-        if self.overlap is not None and self.overlap.busy:
-            return False
-        return super().is_fully_idle(for_health_check) and len(self.pool) == 0
+    def is_fully_idle(self, for_health_check: bool = False, **kwargs: bool) -> bool:
+        waiting = len(self.pool) > 0 and not kwargs.get("ignore_waiting")
+        busy = waiting or (self.overlap is not None and self.overlap.busy)
+        return not busy and bool(super().is_fully_idle(for_health_check, **kwargs))
 
     def get_internal_state(self, recv_req: Any) -> Any:
         output = super().get_internal_state(recv_req)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from sglang.srt.blendserve.policy.named import AnyStepPolicy
     from sglang.srt.blendserve.pool.request_pool import RequestPool
+    from sglang.srt.blendserve.runtime.cache.cached_prefixes import CacheUse
 
 
 class SlotAllocator(Protocol):
@@ -83,6 +84,12 @@ class SchedulerView(Protocol):
     def evictions(self) -> Evictions:
         """What has been evicted; nothing is counted in a prefix cache of SGLang's own."""
 
+    def cache_use(self) -> CacheUse | None:
+        """Return what is cached, by what the plan says of it; some milliseconds' work.
+
+        None in a prefix cache of SGLang's own.
+        """
+
 
 class LaneScheduler(Protocol):
     """What the loop over two lanes reads, sets and calls of SGLang's scheduler, which says what
@@ -106,8 +113,6 @@ class LaneScheduler(Protocol):
 
     def process_input_requests(self, messages: list[Any]) -> None: ...
     def process_pending_chunked_abort(self) -> None: ...
-    def _abort_on_waiting_timeout(self) -> None: ...
-    def _abort_on_running_timeout(self, batch: ScheduleBatch) -> None: ...
     def stash_chunked_request(self, req: Req) -> None: ...
     def get_new_batch_prefill(self, running_batch: ScheduleBatch) -> Any: ...
     def update_running_batch(self, batch: ScheduleBatch) -> ScheduleBatch: ...

@@ -67,7 +67,7 @@ def choose(args: argparse.Namespace) -> None:
     """Keep what the command line says for `current`.
 
     Raises:
-        ValueError: a value is out of range or an environment variable is not a number.
+        Refusal: a value is out of range or an environment variable is not a number.
     """
     global _chosen
     _chosen = BatchSettings(**FLAGS.given(args))
@@ -77,6 +77,6 @@ def current() -> BatchSettings:
     """Return the settings of this process: from its command line, or else the environment.
 
     Raises:
-        ValueError: as `choose`.
+        Refusal: as `choose`.
     """
     return _chosen or BatchSettings(**FLAGS.given())

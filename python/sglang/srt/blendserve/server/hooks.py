@@ -11,6 +11,7 @@ import logging
 import multiprocessing
 from typing import TYPE_CHECKING, Any
 
+from sglang.srt.blendserve import refusals
 from sglang.srt.blendserve.server import batch_settings
 from sglang.srt.blendserve.settings import POLICY
 
@@ -45,7 +46,8 @@ def _add_flags(_: Any, parser: argparse.ArgumentParser) -> None:
 
 
 def _read_flags(_: Any, __: type, args: argparse.Namespace) -> None:
-    batch_settings.choose(args)
+    with refusals.as_exit():
+        batch_settings.choose(args)
 
 
 def _before_launch(server_args: Any, *_: Any, **__: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,8 @@ class PlanView:
         sharing: share of the prompt tokens saved by the plan's order.
         sharing_optimum: the most that any order saves.
         optimum_seconds: time of perfect overlap with optimal sharing.
+        cached: tokens of the prefix cache by what the plan says of them, as the scheduler's
+            `CacheUse` names them; None if the cache is SGLang's own.
     """
 
     waiting: int
@@ -35,6 +37,7 @@ class PlanView:
     sharing: float
     sharing_optimum: float
     optimum_seconds: float
+    cached: Mapping[str, int] | None = None
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> PlanView | None:

@@ -139,9 +139,10 @@ def make_scheduler(folder: Path, machine: Machine, order: dict[str, Any], device
     from sglang.srt.plugins import load_plugins
 
     load_plugins()
-    from sglang.srt.managers import scheduler as upstream
-    from sglang.srt.runtime_context import publish
-    from sglang.srt.server_args import PortArgs, ServerArgs
+    from sglang.srt.server_args import ServerArgs
+
+    from sglang.srt.blendserve.runtime.compat import seams
+    from sglang.srt.blendserve.runtime.compat.server_args import make
 
     context = int(order["context"])
     ours = order["policy"] == "blendserve"
@@ -169,9 +170,7 @@ def make_scheduler(folder: Path, machine: Machine, order: dict[str, Any], device
         # Any known name: the costs that count are set below.
         pace = order["options"]["pace"]
         options |= {"blendserve_pace": pace, "blendserve_device": "A100-80G"}
-    args = ServerArgs(**options)
-    publish(args, role="scheduler")
-    scheduler = upstream.Scheduler(args, PortArgs.init_new(args), 0, 0, 0, 0, 0, 0, None)
+    scheduler = seams.lone_scheduler(make(ServerArgs, options))
     scheduler.tp_worker.forward_batch_generation = device.forward_batch_generation
     # Results go nowhere: there is no tokenizer process to send them to.
     type(scheduler.output_streamer).stream_output = lambda *_, **__: None

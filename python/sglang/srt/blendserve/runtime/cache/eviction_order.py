@@ -31,18 +31,6 @@ _AT_ONCE = 8
 nobody needs."""
 
 
-class Use(NamedTuple):
-    """What waiting requests use of a leaf of the cache; depths in tokens from the root."""
-
-    end: int
-    shared: int
-    """How far waiting requests use the leaf, in whole pages; at most its start if none does."""
-    node: int
-    """Where the requests that use most of the leaf stand in the plan's prefix tree."""
-    next_use: NextUse | None
-    """When all of the leaf is needed next; None if nobody needs its last tokens."""
-
-
 class _Entry(NamedTuple):
     """Sorts by what is evicted first. Numbers are unique, so nodes are never compared."""
 
@@ -50,10 +38,10 @@ class _Entry(NamedTuple):
     recency: Any
     number: int
     node: TreeNode
-    use: Use
+    next_use: NextUse | None
     returns: int
-    """`UpcomingUse.returns` when the use was found. As long as that is the same, what nobody needs
-    stays so."""
+    """`UpcomingUse.returns` when the next use was found. As long as that is the same, what nobody
+    needs stays so."""
 
 
 class EvictionOrder:
@@ -95,10 +83,12 @@ class EvictionOrder:
         """
         return above in self._fresh and not self._recency(evicted) < self._recency(above)
 
-    def assess(self, node: TreeNode, use: Use, upcoming: UpcomingUse | None) -> None:
-        """Give the leaf ``node``, of which ``use`` is known, its place in the order now."""
+    def assess(
+        self, node: TreeNode, next_use: NextUse | None, upcoming: UpcomingUse | None
+    ) -> None:
+        """Give the leaf ``node``, of which ``next_use`` is known, its place in the order now."""
         del self._fresh[node]
-        self._push(node, use, 0 if upcoming is None else upcoming.returns)
+        self._push(node, next_use, 0 if upcoming is None else upcoming.returns)
 
     def discard(self, node: TreeNode) -> None:
         """Forget ``node``, which is no evictable leaf (any more)."""
@@ -114,14 +104,15 @@ class EvictionOrder:
 
     def pop(
         self,
-        find_use: Callable[[TreeNode], Use],
+        look: Callable[[TreeNode], NextUse | None],
         upcoming: UpcomingUse | None,
         *,
         unneeded: bool = False,
-    ) -> tuple[TreeNode, Use] | None:
-        """Take out the leaf to evict next and return it with its use; None when there is none.
+    ) -> TreeNode | None:
+        """Take out the leaf to evict next and return it; None when there is none.
 
-        ``find_use``: the use of a leaf as of now. ``upcoming``: measures distances; None if
+        ``look``: bring the annotation of a leaf up to date and return when all of it is needed
+        next. ``upcoming``: measures distances; None if
         there is no plan, and nothing is needed. ``unneeded``: only one that nobody needs, if one
         is found soon.
         """
@@ -131,7 +122,7 @@ class EvictionOrder:
             if self._fresh and (entry is None or self._recency(self._eldest()) < entry.recency):
                 # A few at a time: after a new plan all leaves of a large cache are fresh.
                 for node in [*islice(self._fresh, _AT_ONCE)]:
-                    self._push(node, find_use(node), returns)
+                    self._push(node, look(node), returns)
                     del self._fresh[node]
                 if unneeded and self._oldest_unneeded() is None:
                     return None
@@ -140,26 +131,26 @@ class EvictionOrder:
                 entry = self._farthest(upcoming)
             if entry is None:
                 return None
-            use = entry.use
-            if use.next_use is not None or entry.returns != returns:
-                use = find_use(entry.node)
-            if use.next_use == entry.use.next_use:
+            next_use = entry.next_use
+            if next_use is not None or entry.returns != returns:
+                next_use = look(entry.node)
+            if next_use == entry.next_use:
                 del self._number[entry.node]
-                return entry.node, use
-            self._push(entry.node, use, returns)  # the older entry is void from now on
+                return entry.node
+            self._push(entry.node, next_use, returns)  # the older entry is void from now on
 
     def _eldest(self) -> TreeNode:
         """Of the leaves that are not assessed yet, the one that became one first."""
         return next(iter(self._fresh))
 
-    def _push(self, node: TreeNode, use: Use, returns: int) -> None:
+    def _push(self, node: TreeNode, next_use: NextUse | None, returns: int) -> None:
         self._counter += 1
         self._number[node] = self._counter
-        if use.next_use is None:
+        if next_use is None:
             heap, key = self._unneeded, 0
         else:
-            heap, key = self._front, -use.next_use.first
-        entry = _Entry(key, self._recency(node), self._counter, node, use, returns)
+            heap, key = self._front, -next_use.first
+        entry = _Entry(key, self._recency(node), self._counter, node, next_use, returns)
         heapq.heappush(heap, entry)
         if len(heap) > 2 * len(self._number) + _STALE:
             heap[:] = [e for e in heap if self._number.get(e.node) == e.number]
@@ -204,5 +195,5 @@ class EvictionOrder:
 
 
 def _needed(entry: _Entry) -> NextUse:
-    assert entry.use.next_use is not None
-    return entry.use.next_use
+    assert entry.next_use is not None
+    return entry.next_use

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from sglang.srt.blendserve.runtime.compat import seams
 from sglang.srt.blendserve.settings import POLICY
 
 if TYPE_CHECKING:
@@ -33,12 +34,12 @@ def register_cpu_attention() -> None:
     if BACKEND not in ATTENTION_BACKEND_CHOICES:
         add_attention_backend_choices([BACKEND])
     register_attention_backend(BACKEND)(create_backend)
-    for target, hook, kind in (
-        ("server_args.ServerArgs._handle_cpu_backends", _choose_default, HookType.BEFORE),
-        ("utils.common.support_triton", _support_triton, HookType.AROUND),
-        ("mem_cache.allocation.get_last_loc", _get_last_loc, HookType.AROUND),
+    seams.register_cpu_choice(_choose_default)
+    for target, hook in (
+        ("utils.common.support_triton", _support_triton),
+        ("mem_cache.allocation.get_last_loc", _get_last_loc),
     ):
-        HookRegistry.register(f"sglang.srt.{target}", hook, kind)
+        HookRegistry.register(f"sglang.srt.{target}", hook, HookType.AROUND)
 
 
 def default_cpu_backend(model_config: Any) -> str:
@@ -122,17 +123,21 @@ def _unsupported_layer(layer: Any) -> str:
     return f"a head size of {size} (at most {MAX_HEAD_SIZE})" if size > MAX_HEAD_SIZE else ""
 
 
-def _choose_default(server_args: Any) -> None:
+def _choose_default(server_args: Any, model_config: Callable[[], Any]) -> dict[str, Any]:
     """Before SGLang's default for the CPU: AMX, with a fall back to torch_native."""
     if server_args.device != "cpu" or server_args.attention_backend is not None:
-        return
-    server_args.attention_backend = default_cpu_backend(server_args.get_model_config())
+        return {}
+    plain = server_args.kv_cache_dtype == "auto"  # the kernels read a cache of the model's dtype
+    chosen: dict[str, Any] = {
+        "attention_backend": default_cpu_backend(model_config()) if plain else FALLBACK
+    }
     policy_decides = (
         server_args.schedule_policy == POLICY and server_args.blendserve.mixed_chunk == "auto"
     )
-    if server_args.attention_backend == FALLBACK and policy_decides:
+    if chosen["attention_backend"] == FALLBACK and policy_decides:
         # Its mixed step computes the whole context of every decode again.
-        server_args.enable_mixed_chunk = False
+        chosen["enable_mixed_chunk"] = False
+    return chosen
 
 
 def _support_triton(original: Callable[[str], bool], backend: str) -> bool:

@@ -26,6 +26,7 @@ from sglang.srt.layers.rotary_embedding.base import RotaryEmbedding
 from sglang.srt.layers.rotary_embedding.utils import apply_rotary_emb
 
 from sgl_kernel import native
+from sglang.srt.blendserve.runtime.compat import seams
 
 SWITCH = "BLENDSERVE_CPU_OPS"
 """Environment variable: 0 leaves all of a model's modules as SGLang made them."""
@@ -46,7 +47,7 @@ def _switch(module: torch.nn.Module, kernels: ModuleType) -> bool:
         return kernels.has_linear() and _switch_linear(module, kernels)
     if isinstance(module, LogitsProcessor):
         return kernels.has_linear() and _switch_logits(module, kernels)
-    stock: Any = getattr(module, "_forward_method", None)
+    stock = seams.forward_method(module)
     if getattr(stock, "__name__", "") != "forward_native":
         return False
     if type(module) is RMSNorm and _plain_norm(module):
@@ -82,10 +83,12 @@ def _rms_norm(
     x: torch.Tensor,
     residual: torch.Tensor | None = None,
     post_residual_addition: torch.Tensor | None = None,
+    **others: Any,
 ) -> Any:
     weight = norm.weight
     fits = (
         post_residual_addition is None
+        and all(other is None for other in others.values())
         and x.dim() == 2
         and x.dtype in DTYPES
         and x.stride(1) == 1
@@ -98,7 +101,7 @@ def _rms_norm(
         and (residual is None or (residual.dtype == x.dtype and residual.is_contiguous()))
     )
     if not fits:
-        return stock(x, residual, post_residual_addition)
+        return stock(x, residual, post_residual_addition, **others)
     out, total = kernel(x, residual, weight, norm.variance_epsilon, norm.cast_x_before_out_mul)
     return out if residual is None else (out, total)
 
@@ -192,8 +195,12 @@ def _switch_logits(processor: Any, kernels: ModuleType) -> bool:
         return False
 
     def compute(
-        hidden: torch.Tensor, lm_head: Any, embedding_bias: torch.Tensor | None = None
+        hidden: torch.Tensor,
+        lm_head: Any,
+        embedding_bias: torch.Tensor | None = None,
+        **buffers: Any,
     ) -> Any:
+        # A buffer for the result may be left unused, as SGLang does without a GPU.
         quant_method = getattr(lm_head, "quant_method", None)
         if (
             hasattr(lm_head, "set_lora")
@@ -201,7 +208,7 @@ def _switch_logits(processor: Any, kernels: ModuleType) -> bool:
             or not hasattr(lm_head, "weight")
             or not _fits_linear(hidden, lm_head.weight)
         ):
-            return stock(hidden, lm_head, embedding_bias)
+            return stock(hidden, lm_head, embedding_bias, **buffers)
         return kernels.linear(hidden, lm_head.weight, None)
 
     processor._compute_lm_head = compute

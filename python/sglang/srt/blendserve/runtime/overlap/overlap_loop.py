@@ -26,7 +26,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from sglang.srt.distributed.parallel_state import set_pdmux_status
 from sglang.srt.environ import envs
 from sglang.srt.managers.io_struct import (
     AbortReq,
@@ -37,6 +36,7 @@ from sglang.srt.managers.schedule_batch import FINISH_ABORT, Req, ScheduleBatch
 from sglang.srt.model_executor.forward_batch_info import ForwardMode
 from sglang.srt.multiplex.pdmux_context import set_current_stream_idx
 
+from sglang.srt.blendserve.runtime.compat import seams
 from sglang.srt.blendserve.runtime.overlap.division import Division
 from sglang.srt.blendserve.runtime.overlap.lane_trace import lane_row
 from sglang.srt.blendserve.runtime.overlap.lanes import Lanes, Work
@@ -148,8 +148,8 @@ class OverlapLoop:
         """Serve until the scheduler is told to exit."""
         scheduler = self.scheduler
         while not scheduler.gracefully_exit:
-            messages = scheduler.request_receiver.recv_requests()
-            if any(not isinstance(message, _HARMLESS) for message in messages or ()):
+            messages = seams.receive(scheduler)
+            if any(not isinstance(message, _HARMLESS) for message in messages):
                 while self.prefill is not None or self.decode is not None:
                     self._wait(go_on=False)
                 self._join()
@@ -162,7 +162,7 @@ class OverlapLoop:
             elif not scheduler._engine_paused:
                 if self.trace is not None:
                     self.trace.flush()
-                scheduler.on_idle()
+                seams.rest(scheduler)
 
     def _wait(self, *, go_on: bool) -> None:
         """Until a decode step or a prefill batch is over; process it.
@@ -221,7 +221,6 @@ class OverlapLoop:
         group = self._group_beside(load)
         set_current_stream_idx(group)
         scheduler.tp_worker.model_runner.update_decode_attn_backend(group)
-        set_pdmux_status(False)
         scheduler.last_batch = batch
         self.decode = LaunchedBatch(batch, load, group, self.prefill is not None, self._now())
         self.decode.result, work = self.lanes.decode.launch(
@@ -274,10 +273,9 @@ class OverlapLoop:
         if self.prefill is not None or self._held:
             return
         scheduler.process_pending_chunked_abort()
-        scheduler._abort_on_waiting_timeout()
-        scheduler._abort_on_running_timeout(scheduler.running_batch)
+        seams.abort_late(scheduler)
         chunked: Req | None = scheduler.chunked_req
-        if chunked is not None and chunked.extend_range.end > len(chunked.prefix_indices):
+        if chunked is not None and seams.has_uncached_chunk(chunked):
             scheduler.stash_chunked_request(chunked)
         plan = scheduler.get_new_batch_prefill(scheduler.running_batch)
         scheduler.running_batch = plan.running_batch
@@ -304,11 +302,10 @@ class OverlapLoop:
             prefill.one_group = first or (prefill.one_group and prefill.group == group)
             prefill.group = group
             batch.split_forward_count = layers
-            set_pdmux_status(True)
-            prefill.result, work = self.lanes.prefill.launch(
-                group, partial(scheduler.run_batch, batch), self._fence if first else None
-            )
-            set_pdmux_status(False)
+            with seams.on_prefill_group():
+                prefill.result, work = self.lanes.prefill.launch(
+                    group, partial(scheduler.run_batch, batch), self._fence if first else None
+                )
             self._fence = None if first else self._fence
             batch.split_index += layers
             prefill.layers_left -= layers if self._layers else 1
@@ -325,7 +322,7 @@ class OverlapLoop:
         self.division.prefilled(ended)
         batch.split_index, batch.split_forward_batch = 0, None  # it decodes from here on
         requests = len(batch.reqs)
-        batch.filter_batch(chunked_req_to_exclude=unfinished)
+        seams.leave_out(batch, unfinished)
         if len(batch.reqs) < requests:
             scheduler.running_batch.batch_is_full = False
         if not batch.is_empty():

@@ -4,7 +4,7 @@
 and CUDA graphs per stream group for decode, one more for prefill, and a second tensor parallel
 group. As released, 0.5.17 cannot start with it: ``multiplex/multiplexing_mixin.py`` reads
 ``self.gpu_id`` and ``self.tp_size``, which the scheduler keeps in ``self.ps`` (right in 0.5.23).
-The plugin sets both attributes, for stock policies too, and says so in the log.
+There the plugin sets both attributes, for stock policies too, and says so in the log.
 
 With ``--blendserve-overlap`` the loop is ours (`runtime.overlap.overlap_loop`); stock policies keep
 that of SGLang.
@@ -13,20 +13,20 @@ that of SGLang.
 from __future__ import annotations
 
 import logging
-from collections.abc import MutableMapping
 from typing import Any
 
+from sglang.srt.blendserve.runtime.compat import seams
 from sglang.srt.blendserve.runtime.compatibility import UnsupportedCombination
 from sglang.srt.blendserve.runtime.overlap.lanes import group_number
 from sglang.srt.blendserve.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-_MISSING = ("gpu_id", "tp_size")
-
 
 def register_repair() -> None:
-    """Hook the repair into SGLang; called by the plugin in every process."""
+    """Hook the repair into SGLang, if it needs it; called by the plugin in every process."""
+    if not seams.PDMUX_LACKS:
+        return
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
     HookRegistry.register(
@@ -38,7 +38,7 @@ def register_repair() -> None:
 
 def repair(scheduler: Any) -> None:
     """Before SGLang's ``init_pdmux``: give the scheduler the attributes it reads there."""
-    missing = [name for name in _MISSING if not hasattr(scheduler, name)]
+    missing = [name for name in seams.PDMUX_LACKS if not hasattr(scheduler, name)]
     if not missing:
         return
     for name in missing:
@@ -50,14 +50,19 @@ def repair(scheduler: Any) -> None:
     )
 
 
-def apply_flags(kwargs: MutableMapping[str, Any], settings: Settings) -> None:
-    """Set in the keywords of ``ServerArgs`` what ``--blendserve-overlap`` needs.
+def flags(given: Any, settings: Settings) -> dict[str, Any]:
+    """Return the fields of ``ServerArgs`` that ``--blendserve-overlap`` needs.
 
-    Raises UnsupportedCombination for a keyword that was given and contradicts it.
+    Args:
+        given: the fields as they were given, under their names.
+        settings: of the policy.
+
+    Raises:
+        UnsupportedCombination: a field was given that contradicts it.
     """
     if settings.overlap == "off":
-        return
-    chunk = kwargs.get("chunked_prefill_size")
+        return {}
+    chunk = given.chunked_prefill_size
     refusals = (
         (
             chunk is not None and chunk > 0,
@@ -66,17 +71,17 @@ def apply_flags(kwargs: MutableMapping[str, Any], settings: Settings) -> None:
             "--blendserve-overlap-chunk tokens long",
         ),
         (
-            bool(kwargs.get("enable_mixed_chunk")) or settings.mixed_chunk == "on",
+            given.enable_mixed_chunk or settings.mixed_chunk == "on",
             "--enable-mixed-chunk (--blendserve-mixed-chunk on)",
             "prefill and decode then share one forward and nothing is left to run beside it",
         ),
         (
-            kwargs.get("pdmux_config_path") is not None,
+            given.pdmux_config_path is not None,
             "--pdmux-config-path",
             "the divisions of the SMs come from --blendserve-overlap-sm",
         ),
         (
-            kwargs.get("disaggregation_mode", "null") != "null",
+            given.disaggregation_mode != "null",
             "--disaggregation-mode",
             "prefill and decode then run on different machines",
         ),
@@ -87,8 +92,10 @@ def apply_flags(kwargs: MutableMapping[str, Any], settings: Settings) -> None:
                 f"--blendserve-overlap {settings.overlap} does not work with {flag}: {reason}. "
                 f"Leave one of them out."
             )
-    kwargs["enable_pdmux"] = True
-    kwargs["chunked_prefill_size"] = -1
-    # Its loop runs one batch behind; two lanes need the results of each when it ends.
-    kwargs["disable_overlap_schedule"] = True
-    kwargs["sm_group_num"] = group_number(settings.overlap_sm)
+    return {
+        "enable_pdmux": True,
+        "chunked_prefill_size": -1,
+        # Its loop runs one batch behind; two lanes need the results of each when it ends.
+        "disable_overlap_schedule": True,
+        "sm_group_num": group_number(settings.overlap_sm),
+    }

@@ -10,6 +10,7 @@ import time
 from typing import Any
 
 from sglang.srt.blendserve.runtime.record.step_record import StepRecord
+from sglang.srt.blendserve.runtime.view import SchedulerView
 
 _SECONDS = 1.0
 
@@ -78,13 +79,40 @@ _GAUGES: dict[str, tuple[str, str, dict[str, str]]] = {
     "plans": ("Plans made since the start.", "kind", {"all": "plans"}),
 }
 
+_CACHE: dict[str, tuple[str, str, dict[str, str]]] = {
+    "cached_tokens": (
+        "Cached tokens, by when a waiting request needs them: one of the plan's next 100, of its "
+        "next 1,000, a later one, none; or not looked at since the plan was made.",
+        "needed",
+        {
+            "soon": "soon",
+            "next": "next",
+            "later": "later",
+            "never": "unneeded",
+            "unknown": "unknown",
+        },
+    ),
+    "cached_needed_tokens": (
+        "Cached tokens that waiting requests need, by what bounds these requests.",
+        "bound",
+        {"compute": "compute_bound", "memory": "memory_bound"},
+    ),
+    "cached_hits_tokens": (
+        "Prompt tokens of waiting requests that are cached now.",
+        "kind",
+        {"waiting": "hits"},
+    ),
+}
+"""Gauges of what the prefix cache holds, from the fields of `CacheUse`."""
+
 
 class BlendMetrics:
     """Publishes step records through SGLang's scheduler metrics."""
 
-    def __init__(self, collector: Any) -> None:
+    def __init__(self, collector: Any, view: SchedulerView) -> None:
         """``collector``: SGLang's `SchedulerMetricsCollector`, whose labels and metric classes
-        are used (they may write to another backend than prometheus_client)."""
+        are used (they may write to another backend than prometheus_client). ``view``: of the
+        scheduler, asked for what its cache holds once a second."""
         # Import after SGLang has set PROMETHEUS_MULTIPROC_DIR.
         from prometheus_client import Counter, Gauge
 
@@ -98,16 +126,9 @@ class BlendMetrics:
             series = counter(f"sglang:blendserve_{name}", text, labelnames=[*labels, label])
             for value, field in values.items():
                 self._counters.append((field, series.labels(**labels, **{label: value})))
-        self._gauges: list[tuple[str, Any]] = []
-        for name, (text, label, values) in _GAUGES.items():
-            series = gauge(
-                f"sglang:blendserve_{name}",
-                text,
-                labelnames=[*labels, label],
-                multiprocess_mode="mostrecent",
-            )
-            for value, field in values.items():
-                self._gauges.append((field, series.labels(**labels, **{label: value})))
+        self._gauges = _gauges(gauge, labels, _GAUGES)
+        self._cache_use = view.cache_use
+        self._cached = _gauges(gauge, labels, _CACHE)
         self._sums = [0.0] * len(self._counters)
         self._count = 0
         self._last: StepRecord | None = None
@@ -132,5 +153,25 @@ class BlendMetrics:
             series.inc(total)
         for field, series in self._gauges:
             series.set(getattr(self._last, field))
+        cached = self._cache_use()
+        for field, series in self._cached if cached is not None else ():
+            series.set(getattr(cached, field))
         self._sums = [0.0] * len(self._counters)
         self._count = 0
+
+
+def _gauges(
+    gauge: Any, labels: dict[str, Any], table: dict[str, tuple[str, str, dict[str, str]]]
+) -> list[tuple[str, Any]]:
+    """Make the gauges of ``table``; each series with the field that it shows."""
+    made = []
+    for name, (text, label, values) in table.items():
+        series = gauge(
+            f"sglang:blendserve_{name}",
+            text,
+            labelnames=[*labels, label],
+            multiprocess_mode="mostrecent",
+        )
+        for value, field in values.items():
+            made.append((field, series.labels(**labels, **{label: value})))
+    return made
