@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -243,13 +244,19 @@ def test_the_package_is_installed_without_pip(tmp_path: Path) -> None:
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: v.name)
 @pytest.mark.parametrize("device", ["cuda", "cpu"])
 def test_flags_do_not_contradict_each_other(variant: Any, device: str) -> None:
-    from sglang.srt.blendserve.runtime.overlap.pdmux import apply_flags
+    from sglang.srt.blendserve.runtime.overlap import pdmux
     from sglang.srt.blendserve.settings import Settings
 
     flags = engine_flags(variant, device, "fa3", 1000)
     assert flags["max_total_tokens"] == 1000
     own = Settings.take_from(flags)
-    apply_flags(flags, own)
+    not_given = {
+        "chunked_prefill_size": None,
+        "enable_mixed_chunk": False,
+        "pdmux_config_path": None,
+        "disaggregation_mode": "null",
+    }
+    flags |= pdmux.flags(SimpleNamespace(**(not_given | flags)), own)
     if own.overlap != "off":
         assert flags["enable_pdmux"]
     if flags.get("enable_pdmux"):
