@@ -13,6 +13,18 @@ class UnsupportedCombination(Refusal):
     """A server flag that does not go with ``--schedule-policy blendserve``."""
 
 
+def require_settings(server_args: Any) -> None:
+    """Raise Refusal if ``server_args`` are without the policy's settings.
+
+    They are put on it when it is made or resolved, if SGLang's plugins are loaded by then.
+    """
+    if not hasattr(server_args, "blendserve"):
+        raise Refusal(
+            f"These ServerArgs with schedule_policy={POLICY!r} were made before SGLang's "
+            "plugins were loaded: call sglang.srt.plugins.load_plugins() first."
+        )
+
+
 def check(fields: Any, settings: Settings) -> None:
     """Check what was given, or what SGLang has made of it.
 

@@ -1,8 +1,10 @@
-"""The pool of offline requests of one engine."""
+"""The pool of offline requests of one engine, and what it reckons with."""
 
 from __future__ import annotations
 
 from sglang.srt.blendserve.cost.cost_model import CostModel
+from sglang.srt.blendserve.cost.device_spec import DeviceSpec
+from sglang.srt.blendserve.cost.model_spec import ModelSpec
 from sglang.srt.blendserve.pool.background import Background
 from sglang.srt.blendserve.pool.planning_rules import PlanningRules
 from sglang.srt.blendserve.pool.request_pool import RequestPool
@@ -15,6 +17,16 @@ def planning_passes(requests: int) -> int:
     100,000 requests take 2 to 5 seconds.
     """
     return 16 + requests // 500
+
+
+def engine_cost(model_path: str, device: DeviceSpec, kv_dtype_bytes: float) -> CostModel:
+    """Return what work costs on ``device`` with the model in the folder ``model_path``.
+
+    ``kv_dtype_bytes``: bytes of an element of the KV cache, 1 where it is in fp8.
+
+    Raises ConfigError if the model's ``config.json`` cannot be read or lacks a field.
+    """
+    return CostModel(ModelSpec.from_folder(model_path, kv_dtype_bytes=kv_dtype_bytes), device)
 
 
 def engine_pool(cost: CostModel, kv_slots: int, settings: Settings, ranks: int) -> RequestPool:

@@ -16,13 +16,11 @@ from sglang.srt.managers.io_struct import AbortReq
 from sglang.srt.managers.schedule_batch import Req, ScheduleBatch
 
 from sglang.srt.blendserve import hook_check
-from sglang.srt.blendserve.cost.cost_model import CostModel
-from sglang.srt.blendserve.cost.model_spec import ModelSpec
 from sglang.srt.blendserve.policy.named import AnyStepPolicy
 from sglang.srt.blendserve.policy.state import EngineState
 from sglang.srt.blendserve.pool.pool_request import PoolRequest
 from sglang.srt.blendserve.pool.request_pool import RequestPool
-from sglang.srt.blendserve.refusals import Refusal
+from sglang.srt.blendserve.runtime import compatibility
 from sglang.srt.blendserve.runtime.cache.cached_prefixes import CacheUse
 from sglang.srt.blendserve.runtime.cache.integrity import check_when_idle
 from sglang.srt.blendserve.runtime.cache.radix_cache import BlendRadixCache
@@ -30,7 +28,7 @@ from sglang.srt.blendserve.runtime.compat import seams
 from sglang.srt.blendserve.runtime.cpu.paging import use_torch_paging
 from sglang.srt.blendserve.runtime.device import this_device
 from sglang.srt.blendserve.runtime.engine_policy import EngineTraits, engine_policy
-from sglang.srt.blendserve.runtime.engine_pool import engine_pool
+from sglang.srt.blendserve.runtime.engine_pool import engine_cost, engine_pool
 from sglang.srt.blendserve.runtime.engine_state import engine_state
 from sglang.srt.blendserve.runtime.offline_request import offline_request
 from sglang.srt.blendserve.runtime.online import OnlineRequests
@@ -75,11 +73,7 @@ class BlendScheduler(upstream.Scheduler):
             stock = cls.__mro__[1]  # by now `upstream.Scheduler` names this class
             return stock(server_args, *args, **kwargs)
         hook_check.require_in_place()
-        if not hasattr(server_args, "blendserve"):
-            raise Refusal(
-                f"These ServerArgs with schedule_policy={POLICY!r} were made before SGLang's "
-                "plugins were loaded: call sglang.srt.plugins.load_plugins() first."
-            )
+        compatibility.require_settings(server_args)
         return super().__new__(cls)
 
     def init_schedule_policy(self) -> None:
@@ -100,24 +94,16 @@ class BlendScheduler(upstream.Scheduler):
         self.online = OnlineRequests(settings.online_share)
         self.retractions = 0
         ranks, place = self._ranks, seams.ranks(self)
-        cost = CostModel(
-            ModelSpec.from_folder(
-                self.server_args.model_path,
-                kv_dtype_bytes=self.token_to_kv_pool_allocator.dtype.itemsize,
-            ),
-            this_device(self.device, settings.device, ranks.size, ranks),
-        )
+        kv_bytes = self.token_to_kv_pool_allocator.dtype.itemsize
+        device = this_device(self.device, settings.device, ranks.size, ranks)
+        cost = engine_cost(self.server_args.model_path, device, kv_bytes)
         self.use_pool(engine_pool(cost, self.max_total_num_tokens, settings, place.tp_size))
         metrics = self.metrics_collector_context
         collector = metrics.collector if metrics.current_scheduler_metrics_enabled else None
         if sinks := step_sinks(trace_file(settings.trace, place), collector, self):
             self.step_recorder = StepRecorder(self, sinks)
-        logger.info(
-            "BlendServe plans for %s on %s, KV cache of %d tokens.",
-            cost.model.name,
-            cost.device.name,
-            self.max_total_num_tokens,
-        )
+        described = (cost.model.name, device.name, self.max_total_num_tokens)
+        logger.info("BlendServe plans for %s on %s, KV cache of %d tokens.", *described)
 
     @property
     def _ranks(self) -> RankGroup:
