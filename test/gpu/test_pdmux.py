@@ -17,6 +17,7 @@ from sglang.srt.blendserve.cost.cost_model import CostModel
 from sglang.srt.blendserve.cost.device_spec import DeviceSpec
 from sglang.srt.blendserve.cost.model_spec import ModelSpec
 from sglang.srt.blendserve.cost.remaining_work import RemainingWork
+from sglang.srt.blendserve.runtime.compat import seams
 from sglang.srt.blendserve.runtime.compatibility import UnsupportedCombination
 from sglang.srt.blendserve.runtime.overlap import lanes
 from sglang.srt.blendserve.runtime.overlap.pdmux import flags, repair
@@ -34,7 +35,10 @@ NOT_GIVEN = SimpleNamespace(
 COST = CostModel(ModelSpec.named("Llama-3.1-8B"), DeviceSpec.named("H200"))
 
 
-def test_what_sglang_reads_and_does_not_have_is_set(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_sglang_reads_and_does_not_have_is_set(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(seams, "PDMUX_LACKS", ("gpu_id", "tp_size"))
     scheduler = SimpleNamespace(ps=SimpleNamespace(gpu_id=3, tp_size=2))
     with caplog.at_level(logging.WARNING):
         repair(scheduler)
@@ -45,13 +49,13 @@ def test_what_sglang_reads_and_does_not_have_is_set(caplog: pytest.LogCaptureFix
     assert not caplog.text
 
 
-def test_the_repair_is_still_needed() -> None:
-    """When this fails, SGLang has mended it and `repair` can go."""
+def test_the_repair_is_made_just_where_it_is_needed() -> None:
+    """SGLang 0.5.17 reads attributes that its scheduler lacks; 0.5.23 does not."""
     from sglang.srt.multiplex.multiplexing_mixin import SchedulerMultiplexMixin
 
     source = inspect.getsource(SchedulerMultiplexMixin)
-    assert "self.gpu_id" in source
-    assert "self.tp_size" in source
+    read = [name for name in ("gpu_id", "tp_size") if f"self.{name}" in source]
+    assert tuple(read) == seams.PDMUX_LACKS
 
 
 @pytest.mark.parametrize(("split", "groups"), [("auto", 8), ("shared", 2), ("72", 3)])

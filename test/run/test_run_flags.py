@@ -9,6 +9,7 @@ import pytest
 
 from sglang.srt.blendserve.run import flags
 from sglang.srt.blendserve.run.failure import RunFailure
+from sglang.srt.blendserve.run.offline_engine import kv_element_bytes
 from sglang.srt.blendserve.runtime.cpu import defaults as cpu_defaults
 
 
@@ -124,6 +125,13 @@ def test_a_kv_cache_in_float32_has_half_the_tokens(
         return int(found[found.index("--max-total-tokens") + 1])
 
     assert tokens(True) == pytest.approx(2 * tokens(False), abs=1)
+
+
+@pytest.mark.parametrize(
+    ("flag", "size"), [("auto", 4), ("fp8_e4m3", 1), ("mxfp8", 1), ("bf16", 2), ("fp4_e2m1", 0.5)]
+)
+def test_elements_of_the_kv_cache(flag: str, size: float) -> None:
+    assert kv_element_bytes(flag, model_bytes=4) == size
 
 
 def test_the_environment_of_the_user_stays() -> None:

@@ -6,6 +6,7 @@ pytest test/runtime/test_engine_policy.py
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from sglang.srt.blendserve.policy.named import AnyStepPolicy
 from sglang.srt.blendserve.policy.pace import BalancePace, FixedPace, SpreadPace
 from sglang.srt.blendserve.policy.paper import PaperPolicy
 from sglang.srt.blendserve.runtime.engine_policy import EngineTraits, engine_policy
-from sglang.srt.blendserve.runtime.engine_pool import engine_pool, planning_passes
+from sglang.srt.blendserve.runtime.engine_pool import engine_cost, engine_pool, planning_passes
 from sglang.srt.blendserve.runtime.engine_state import engine_state
 from sglang.srt.blendserve.runtime.overlap.whole_chunks import WholeChunks
 from sglang.srt.blendserve.runtime.ranks import RankGroup
@@ -29,6 +30,12 @@ GPU = EngineTraits(device="cuda", mixes=True, chunk=2048, max_prefill_tokens=16_
 def policy_for(engine: EngineTraits, **settings: Any) -> AnyStepPolicy:
     chosen = Settings(**settings)
     return engine_policy(engine_pool(COST, 5000, chosen, ranks=1), chosen, engine)
+
+
+def test_a_cache_of_smaller_elements_costs_less_memory_time(tiny_model: Path) -> None:
+    full, fp8 = (engine_cost(str(tiny_model), COST.device, size).model for size in (4, 1))
+    assert full.kv_bytes_per_token == 4 * fp8.kv_bytes_per_token
+    assert full.weight_bytes == fp8.weight_bytes
 
 
 @pytest.mark.parametrize(

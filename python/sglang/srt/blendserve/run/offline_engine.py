@@ -80,11 +80,16 @@ class OfflineEngine:
         """
         server_args = self._engine.server_args
         fields = release.view(server_args)
-        config = self.tokenizer_manager.model_config.hf_config.to_dict()
+        loaded = self.tokenizer_manager.model_config
         settings = getattr(server_args, "blendserve", None)
         name = "auto" if settings is None else settings.device
         device = this_device(fields.device, name, fields.tp_size)
-        return CostModel(ModelSpec.from_config(config, name=fields.model_path), device)
+        model = ModelSpec.from_config(
+            loaded.hf_config.to_dict(),
+            name=fields.model_path,
+            kv_dtype_bytes=kv_element_bytes(fields.kv_cache_dtype, loaded.dtype.itemsize),
+        )
+        return CostModel(model, device)
 
     def run(self, work: Awaitable[None], stop: Stop) -> None:
         """Await ``work`` on the engine's event loop.
@@ -107,6 +112,17 @@ class OfflineEngine:
                 task.cancel()
             await asyncio.gather(*manager.asyncio_tasks, return_exceptions=True)
             # The signal handlers stay: a late SIGQUIT would otherwise end this process.
+
+
+def kv_element_bytes(kv_cache_dtype: str, model_bytes: int) -> float:
+    """Return the bytes of an element of the KV cache under ``--kv-cache-dtype``.
+
+    ``model_bytes``: those of an element of the model as it is computed, which ``auto`` takes.
+    """
+    for name, size in (("fp4", 0.5), ("fp8", 1.0), ("bf16", 2.0), ("bfloat16", 2.0)):
+        if name in kv_cache_dtype:
+            return size
+    return float(model_bytes)
 
 
 class _Signals:
