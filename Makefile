@@ -1,11 +1,11 @@
-# `make` lists the targets. Everything runs in .venv, which `make install` makes; with SGLANG=0.5.23
-# in .venv-0.5.23, with that release of SGLang.
+# `make` lists the targets. Everything runs in .venv, which `make install` makes; with SGLANG=0.5.17
+# in .venv-0.5.17, with that release of SGLang.
 .DEFAULT_GOAL := help
 .PHONY: help install model demo test lint format demo-data clean
 
 SGLANG ?=
 export SGLANG
-BIN := .venv$(if $(filter-out 0.5.17,$(SGLANG)),-$(SGLANG))/bin
+BIN := .venv$(if $(filter-out 0.5.23,$(SGLANG)),-$(SGLANG))/bin
 # Importing SGLang compiles 3,000 files, 15 s of processor time in each process that starts: Python
 # keeps the result in .venv, whatever the shell says.
 unexport PYTHONDONTWRITEBYTECODE
@@ -17,7 +17,7 @@ JOBS ?= $(if $(shell command -v nvidia-smi),0,$(if $(filter 1,$(shell nproc)),0,
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
 
-install: ## Make .venv: SGLang for this machine (SGLANG=0.5.23: another one), our packages, test tools
+install: ## Make .venv: SGLang for this machine (SGLANG=0.5.17: another one), our packages, test tools
 	@scripts/install.sh
 
 model: install ## Get SmolLM2-135M-Instruct, the real model of demo and tests (93 MB, once)

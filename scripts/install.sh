@@ -4,7 +4,7 @@
 # it works only when a lock file, pyproject.toml or sgl-kernel/ changed since the last run.
 #
 # Environment:
-#   SGLANG             the release of SGLang: 0.5.17 (default, in .venv) or 0.5.23 (in .venv-0.5.23)
+#   SGLANG             the release of SGLang: 0.5.23 (default, in .venv) or 0.5.17 (in .venv-0.5.17)
 #   PYTHON             the Python to use (default: the first of python3.11, 3.12, 3.13, python3 that fits)
 #   BLENDSERVE_DEVICE  cpu or cuda (default: cuda when nvidia-smi lists a GPU)
 #   DEBUG=1            show every command
@@ -12,7 +12,7 @@ set -Eeuo pipefail
 [ -z "${DEBUG:-}" ] || set -x
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-DEFAULT=0.5.17
+DEFAULT=0.5.23
 SGLANG=${SGLANG:-$DEFAULT}
 VENV=.venv
 [ "$SGLANG" = $DEFAULT ] || VENV=.venv-$SGLANG

@@ -83,7 +83,7 @@ def test_a_release_without_a_package_set_is_refused(clone: Path) -> None:
 
 def test_each_release_has_an_environment_of_its_own(clone: Path) -> None:
     python = program(clone / "bin" / "python3.11", 'case "$*" in *ensurepip*) exit 1;; esac')
-    for release, folder in (("0.5.17", ".venv"), ("0.5.23", ".venv-0.5.23")):
+    for release, folder in (("0.5.17", ".venv-0.5.17"), ("0.5.23", ".venv")):
         (clone / folder / "bin").mkdir(parents=True)
         stamp = clone / folder / ".installed"
         stamp.write_text("cuda-0.5.1 x")
