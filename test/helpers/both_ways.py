@@ -21,6 +21,7 @@ from sglang.srt.blendserve.batch_file.validation import Rules
 from sglang.srt.blendserve.run.command import answering_loop
 from sglang.srt.blendserve.run.run_log import Identity, RunLog
 from sglang.srt.blendserve.run.source import BatchSource
+from sglang.srt.blendserve.run.suspects import Suspects
 from sglang.srt.blendserve.store.journal import ResultJournal
 
 GOOD = [f"good-{n}" for n in range(12)]
@@ -91,8 +92,13 @@ class ByRun(Way):
         ):
             found = source.scan(log.find)
             log.begin(Identity("job", source.digest, "model"))
-            with source.lines(log.__contains__) as lines:
-                loop = answering_loop(log, lines, found, engine, stop, None, SLOTS)
+            with (
+                source.lines(log.__contains__) as lines,
+                Suspects(log.engine_record, log) as suspects,
+            ):
+                loop = answering_loop(
+                    log, lines, found, engine, stop, None, SLOTS, record=suspects.record
+                )
                 answering = asyncio.create_task(loop.run())
                 if until is not None:
                     await wait_for(until)

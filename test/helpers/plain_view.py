@@ -32,6 +32,7 @@ class PlainView:
     step_policy: Any = field(default_factory=lambda: SimpleNamespace(budget=(64, 128)))
     evictions: Evictions = field(default_factory=Evictions)
     retractions: int = 0
+    planner_failures: int = 0
     forward_ct: int = 0
     cached: CacheUse | None = None
 

@@ -221,7 +221,7 @@ def broken_off(tmp_path_factory: pytest.TempPathFactory, model: str) -> Batch:
     (batch.folder / "in.jsonl").write_text("\n".join(rows))
     few = ("--max-running-requests", "3")  # so that there is a middle to be broken off in
 
-    process = batch.start(*few, "--policy", "blendserve")
+    process = batch.start(*few, "--policy", "blendserve", "--max-engine-restarts", "0")
     batch.wait_for_results(process, 6)
     scheduler_of(process).kill()
     assert batch.wait(process) == FAILED, batch.printed

@@ -11,14 +11,16 @@ from typing import Protocol, TypeVar
 
 from sglang.srt.blendserve.answering.disk_retry import DiskRetry
 from sglang.srt.blendserve.answering.engine import Engine
-from sglang.srt.blendserve.answering.line_source import LineSource
+from sglang.srt.blendserve.answering.line_source import LineSource, SizedLine
 from sglang.srt.blendserve.answering.observer import Observation
 from sglang.srt.blendserve.answering.result_log import ResultLog, refused
 from sglang.srt.blendserve.answering.slots import Demand, SlotPool
 from sglang.srt.blendserve.answering.stop import Stop
 from sglang.srt.blendserve.answering.totals import JobTotals, tally_of
+from sglang.srt.blendserve.answering.turns import EngineTurns
 from sglang.srt.blendserve.batch_file.results import Response, answer
-from sglang.srt.blendserve.batch_file.types import BatchLine, LineError
+from sglang.srt.blendserve.batch_file.types import BatchLine, ErrorCode, LineError
+from sglang.srt.blendserve.store.engine_record import EngineRecord
 from sglang.srt.blendserve.store.line_result import LineResult
 
 logger = logging.getLogger(__name__)
@@ -69,6 +71,7 @@ class AnsweringLoop:
     Each line ends as exactly one result in the log, whatever happens to it: an invalid line and a
     request that its endpoint refuses are results, an exception while a line is executed is the
     result of that line, and a request that the engine aborted is tried again, three times in all.
+    A line that the engine has died of is condemned by its record, and not sent again.
 
     Attributes:
         totals: what the lines have come to.
@@ -82,27 +85,35 @@ class AnsweringLoop:
         *,
         engine: Engine,
         slots: SlotPool,
+        turns: EngineTurns,
+        record: EngineRecord,
         stop: Stop,
         retry: DiskRetry,
         off_loop: OffLoop,
         after_sync: Callable[[], Awaitable[None]],
+        totals: JobTotals | None = None,
     ) -> None:
         """Prepare to answer the lines of ``source``.
 
         Args:
             log: where results go.
             slots: those of the engine, which other jobs may share.
+            turns: the engine's, which other jobs share; the job has joined them by its name.
+            record: the job's, of lines in the engine. If the engine dies it is left as it is.
             stop: ends the job early.
             retry: repeats what the disk does not take.
             off_loop: runs what may block.
             after_sync: awaited every half second, when all results up to then are synced.
+            totals: of the job so far, to go on with; None: there are none.
         """
-        self.totals = JobTotals()
+        self.totals = totals or JobTotals()
         self._job, self._source, self._log = job, source, log
         self._engine, self._slots, self._stop = engine, slots, stop
+        self._turns, self._record = turns, record
         self._retry, self._off_loop, self._after_sync = retry, off_loop, after_sync
         self._left = job.left
-        self._unsynced = False
+        self._unsynced: list[int] = []
+        self._entered: set[int] = set()  # lines in the engine, as the record has it
         self._in_flight: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
 
@@ -125,23 +136,69 @@ class AnsweringLoop:
             feeding.cancel()
             await self._give_up()
             await asyncio.wait({feeding, syncing})
+            self._turns.ordinary_done(self._job.name)
+            self._leave_the_rest()
         if self._failure is not None:
             raise self._failure
         syncing.result()
 
     async def _feed(self) -> None:
         """Start a task for each line as slots come free; return when all tasks have ended."""
+        suspects: list[SizedLine] = []
         while lines := await self._off_loop(self._source.next_lines):
             for line, size in lines:
                 await self._retry.wait_until_fine()
                 if isinstance(line, LineError):
                     self._keep(refused(self._job.name, line))
-                    continue
-                await self._slots.take(size, self._demand)
-                self._send(line, size)
-                await asyncio.sleep(0)  # online requests come in between
+                elif self._record.condemned(line.line):
+                    self._keep(refused(self._job.name, _engine_died(line)))
+                elif self._record.group(line.line):
+                    suspects.append(SizedLine(line, size))
+                else:
+                    await self._begin(line, size)
+                    await asyncio.sleep(0)  # online requests come in between
+        self._turns.ordinary_done(self._job.name)
+        await self._begin_all(suspects)
         while self._in_flight:
             await asyncio.wait(self._in_flight)
+
+    async def _begin_all(self, suspects: list[SizedLine]) -> None:
+        """Send lines in whatever rounds they get their turn."""
+        tasks = [
+            asyncio.create_task(self._begin(line, size))
+            for line, size in suspects
+            if isinstance(line, BatchLine)
+        ]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def _begin(self, line: BatchLine, size: int) -> None:
+        """Send a line when it is its turn and there is a slot, on record before it goes in."""
+        await self._turns.enter(self._record.group(line.line))
+        self._entered.add(line.line)
+        await self._slots.take(size, self._demand)
+        try:
+            await self._retry.persist(lambda: self._on_record(line.line))
+        except BaseException:
+            self._slots.give_back(size)
+            raise
+        self._send(line, size)
+
+    async def _on_record(self, line: int) -> None:
+        self._record.enter(line)
+
+    def _leave_the_rest(self) -> None:
+        """The job stops: lines without a result have left the engine, unless it has died."""
+        left, self._entered = self._entered, set()
+        if self._stop.reason != "engine died":
+            try:
+                self._record.leave(left)
+            except OSError as error:  # they will be taken for suspects, which costs some time
+                logger.error("%s: the record cannot be written: %s", self._job.label, error)
+        self._turns.leave(len(left))
 
     def _send(self, line: BatchLine, size: int) -> None:
         task = asyncio.create_task(self._answer(line, size, self._job.rid(line)))
@@ -193,7 +250,7 @@ class AnsweringLoop:
 
     def _keep(self, result: LineResult, seen: Observation | None = None) -> None:
         self._log.append([result])
-        self._unsynced = True
+        self._unsynced.append(result.line)
         self._source.answered(result.line)
         self._left -= 1
         self.totals.add(result.tally, seen)
@@ -209,9 +266,16 @@ class AnsweringLoop:
 
     async def _sync(self) -> None:
         if self._unsynced:
-            self._unsynced = False
-            await self._retry.persist(lambda: self._off_loop(self._log.sync))
+            lines, self._unsynced = self._unsynced, []
+            await self._retry.persist(lambda: self._sync_and_leave(lines))
+            left = self._entered.intersection(lines)
+            self._entered -= left
+            self._turns.leave(len(left))
         await self._after_sync()
+
+    async def _sync_and_leave(self, lines: list[int]) -> None:
+        await self._off_loop(self._log.sync)
+        self._record.leave(lines)
 
     async def _give_up(self) -> None:
         """Have the engine drop what it still has of this job, and wait for that a while."""
@@ -230,6 +294,17 @@ class AnsweringLoop:
 
     def _demand(self) -> Demand:
         return Demand(self._left, len(self._in_flight), self._job.seconds_left())
+
+
+def _engine_died(line: BatchLine) -> LineError:
+    return LineError(
+        code=ErrorCode.ENGINE_DIED,
+        message=f"Line {line.line}: the engine died while this request was in it, the last time "
+        "alone, so it is not sent again. Send the line with other parameters or a shorter prompt, "
+        "or leave it out; SGLang's log says what the engine died of.",
+        line=line.line,
+        custom_id=line.custom_id,
+    )
 
 
 def _failed(line: BatchLine, rid: str, error: Exception) -> Response:

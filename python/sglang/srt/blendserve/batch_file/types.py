@@ -52,6 +52,7 @@ class ErrorCode(StrEnum):
     # a valid line that got no HTTP answer
     BATCH_EXPIRED = "batch_expired"
     BATCH_CANCELLED = "batch_cancelled"
+    ENGINE_DIED = "engine_died"
 
 
 class BatchLine(BaseModel):

@@ -12,6 +12,7 @@ the background and may be adopted as soon as it is there (`background.Background
 from __future__ import annotations
 
 from sglang.srt.blendserve.cost.cost_model import CostModel
+from sglang.srt.blendserve.lengths.prior import LengthPrior
 from sglang.srt.blendserve.pool.background import Background
 from sglang.srt.blendserve.pool.current_plan import CurrentPlan
 from sglang.srt.blendserve.pool.planner import Planned, Planner
@@ -105,7 +106,11 @@ class RequestPool:
         self.table.remove(request)
         request.payload = None
         if not self.table.by_rid:
-            self._start_afresh()
+            self._start_afresh(self.current.prior())
+
+    def abandon(self) -> None:
+        """Forget all requests, and what was learned of lengths: a fault may lie in it."""
+        self._start_afresh(None)
 
     def _leave(self, request: PoolRequest) -> None:
         """``request`` waits no longer."""
@@ -114,11 +119,11 @@ class RequestPool:
         else:
             self.current.note_returns()
 
-    def _start_afresh(self) -> None:
-        """Everything is done: forget all but what lengths look like here."""
+    def _start_afresh(self, prior: LengthPrior | None) -> None:
+        """Forget all but ``prior``, what lengths look like here."""
         if self._background is not None:
             self._background.drop()
-        prior, orders = self.current.prior(), self.current.orders
+        orders = self.current.orders
         self.table = RequestTable()
         self.prefixes = SharedPrefixes(self.table.held_otherwise)
         self.current = CurrentPlan(self.table, self._planner, self._background, prior, orders)

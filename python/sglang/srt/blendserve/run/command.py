@@ -15,6 +15,10 @@ nobody else. Ctrl-C keeps what is done, and the same command with --resume answe
 All flags of SGLang's server (--tp-size, --mem-fraction-static, ...) work here too; --help-sglang
 lists them. On a machine without a GPU the flags that SGLang needs there are set by themselves.
 
+Which lines are in the engine is noted before they go in. If the engine dies it is started again,
+and the lines that were in it go last, in ever smaller groups; one that was alone in the engine when
+it died becomes an error line, all others are answered.
+
 Exit status: 0 all lines have their result, 1 the run could not start or go on, 2 wrong flags,
 130 stopped by Ctrl-C or SIGTERM.
 """
@@ -23,7 +27,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import itertools
 import shlex
 import sys
 from typing import TYPE_CHECKING
@@ -36,17 +39,22 @@ from sglang.srt.blendserve.answering.rate_meter import RateMeter
 from sglang.srt.blendserve.answering.slots import SlotPool
 from sglang.srt.blendserve.answering.stop import Stop
 from sglang.srt.blendserve.answering.totals import MAX_KEPT_TOKENS, JobTotals
+from sglang.srt.blendserve.answering.turns import EngineTurns
 from sglang.srt.blendserve.batch_file.validation import Rules
 from sglang.srt.blendserve.cost.model_config import ConfigError
 from sglang.srt.blendserve.run import flags
-from sglang.srt.blendserve.run.failure import INTERRUPTED, RunFailure
+from sglang.srt.blendserve.run.failure import INTERRUPTED, EngineDied, RunFailure
 from sglang.srt.blendserve.run.plan_figures import PlanFigures, plan_figures
 from sglang.srt.blendserve.run.progress import Progress
 from sglang.srt.blendserve.run.run_log import Identity, RunLog
 from sglang.srt.blendserve.run.source import BatchSource
 from sglang.srt.blendserve.run.summary import Summary
+from sglang.srt.blendserve.run.suspects import Restarts, Suspects
+from sglang.srt.blendserve.store.engine_record import EngineRecord
 
 if TYPE_CHECKING:
+    from sglang.srt.server_args import ServerArgs
+
     from sglang.srt.blendserve.answering.engine import Answer, Engine
     from sglang.srt.blendserve.batch_file.types import BatchLine
     from sglang.srt.blendserve.cost.cost_model import CostModel
@@ -86,6 +94,7 @@ class _Run:
     ) -> None:
         self._args, self._source, self._found, self._log = args, source, found, log
         self._resumed = log.done
+        self._suspects = Suspects(log.engine_record, log)
         self._totals = JobTotals()
         self._startup_seconds = 0.0
         self._cost: CostModel | None = None
@@ -98,7 +107,8 @@ class _Run:
             if self._found.todo:
                 self._start_and_answer()
             else:  # bad lines at most: they are written down without an engine
-                asyncio.run(self._answer(_NoEngine(), None, Stop()))
+                with self._suspects:
+                    asyncio.run(self._answer(_NoEngine(), None, Stop()))
         except RunFailure as failure:
             if self._startup_seconds:
                 self._report()
@@ -124,21 +134,37 @@ class _Run:
             )
 
     def _start_and_answer(self) -> None:
+        """Answer, with a new engine whenever one has died as long as that leads on."""
         has_gpu = flags.prepare_environment()
-        server_args = flags.server_args(self._args, has_gpu=has_gpu)
+        restarts = Restarts(self._args.max_engine_restarts)
+        with self._suspects:
+            while self._suspects.others(self._found.total - self._log.done):
+                server_args = flags.server_args(self._args, has_gpu=has_gpu)
+                try:
+                    self._answer_with_an_engine(server_args)
+                    return
+                except EngineDied as death:
+                    print(f"\n{death}", file=sys.stderr)
+                    if not restarts.lead_on(
+                        self._totals.tally.completed, self._suspects.engine_died()
+                    ):
+                        raise
+                    print(f"{self._suspects}; {restarts}", file=sys.stderr)
+            asyncio.run(self._answer(_NoEngine(), None, Stop()))
 
+    def _answer_with_an_engine(self, server_args: ServerArgs) -> None:
         from sglang.srt.blendserve.answering.executor import Executor
         from sglang.srt.blendserve.run.offline_engine import OfflineEngine
 
         print("Starting the engine ...", file=sys.stderr, flush=True)
         with OfflineEngine(server_args) as engine:
-            self._startup_seconds = engine.startup_seconds
+            self._startup_seconds += engine.startup_seconds
             self._cost = self._find_cost(engine)
             executor = Executor(
                 engine.tokenizer_manager, engine.template_manager, keep_prompts=True
             )
             stop = Stop()
-            with Progress(self._found.total, self._resumed) as progress:
+            with Progress(self._found.total, self._log.done) as progress:
                 engine.run(self._answer(executor, progress, stop), stop)
 
     async def _answer(self, engine: Engine, progress: Progress | None, stop: Stop) -> None:
@@ -149,14 +175,21 @@ class _Run:
         """
         with self._source.lines(self._log.__contains__) as lines:
             loop = answering_loop(
-                self._log, lines, self._found, engine, stop, progress, self._args.max_in_flight
+                self._log,
+                lines,
+                self._found,
+                engine,
+                stop,
+                progress,
+                self._args.max_in_flight,
+                record=self._suspects.record,
+                totals=self._totals,
             )
-            self._totals = loop.totals
             await loop.run()
         if stop.reason == "interrupted":
             raise RunFailure("Stopped before the end.", INTERRUPTED)
         if stop.reason is not None:
-            raise RunFailure("The engine died; SGLang's error, if it had one, stands above.")
+            raise EngineDied("The engine died; SGLang's error, if it had one, stands above.")
 
     def _find_cost(self, engine: OfflineEngine) -> CostModel | None:
         try:
@@ -222,6 +255,9 @@ def answering_loop(
     stop: Stop,
     progress: Progress | None,
     max_in_flight: int,
+    *,
+    record: EngineRecord,
+    totals: JobTotals | None = None,
 ) -> AnsweringLoop:
     """Return the loop that answers a run's ``lines``: all of them are one job without a deadline.
 
@@ -230,11 +266,11 @@ def answering_loop(
         found: what reading the input has shown.
         progress: shown twice a second, None: not at all.
         max_in_flight: most requests in the engine at once.
+        record: of lines in the engine.
+        totals: of the run so far, None: it begins.
     """
-    name, todo = log.identity.job, found.todo
-    # A scheduler that waits for all of a job before it plans would wait for ever for those that
-    # are held back.
-    total, numbers = todo if todo <= max_in_flight else 0, itertools.count()
+    name, turns = log.identity.job, EngineTurns()
+    turns.join(name)
 
     async def show() -> None:
         if progress is not None:
@@ -245,16 +281,19 @@ def answering_loop(
             name,
             "the run",
             found.total - log.done,
-            lambda _: job_ids.make_rid(name, total, next(numbers)),
+            lambda line: job_ids.make_rid(name, 0, line.line - 1),
         ),
         lines,
         log,
         engine=engine,
         slots=SlotPool(max_in_flight, None, RateMeter(), turnaround=False),
+        turns=turns,
+        record=record,
         stop=stop,
         retry=DiskRetry("the run", stop),
         off_loop=asyncio.to_thread,
         after_sync=show,
+        totals=totals,
     )
     return loop
 

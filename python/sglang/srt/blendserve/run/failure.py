@@ -13,3 +13,7 @@ class RunFailure(Exception):
     def __init__(self, message: str, status: int = FAILED) -> None:
         super().__init__(message)
         self.status = status
+
+
+class EngineDied(RunFailure):
+    """The engine died, or hung, while lines were in it."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sglang.srt.server_args import ServerArgs
 
 MAX_IN_FLIGHT = 100_000
+MAX_ENGINE_RESTARTS = 3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,6 +71,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=MAX_IN_FLIGHT,
         metavar="N",
         help="most requests handed to the engine at once, to bound memory (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-engine-restarts",
+        type=_not_negative,
+        default=MAX_ENGINE_RESTARTS,
+        metavar="N",
+        help="how often in a row an engine that died is started again without any line answered or "
+        "any suspect cleared in between (default: %(default)s)",
     )
     parser.add_argument(
         "--help-sglang", action=_SGLangHelp, help="list the flags of SGLang's server and exit"
@@ -166,6 +175,13 @@ class _SGLangHelp(argparse.Action):
         prepare_environment()
         _sglang_parser().print_help()
         parser.exit()
+
+
+def _not_negative(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{text} is less than 0")
+    return number
 
 
 def _positive(text: str) -> int:

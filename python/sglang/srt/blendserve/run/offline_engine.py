@@ -18,6 +18,7 @@ from multiprocessing import resource_tracker
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from sglang.srt.blendserve.answering.liveness import Liveness
 from sglang.srt.blendserve.answering.stop import Stop
 from sglang.srt.blendserve.cost.cost_model import CostModel
 from sglang.srt.blendserve.cost.model_spec import ModelSpec
@@ -95,7 +96,8 @@ class OfflineEngine:
         """Await ``work`` on the engine's event loop.
 
         ``stop`` is requested as "interrupted" on SIGINT or SIGTERM, and as "engine died" when one
-        of the engine's processes has ended.
+        of the engine's processes has ended or none has answered for a long time (`Liveness`, with
+        SGLang's ``--watchdog-timeout`` as its floor).
         """
         self._engine.loop.run_until_complete(self._run(work, stop))
 
@@ -105,13 +107,21 @@ class OfflineEngine:
         manager.signal_handler_class = lambda _: _Signals(stop)
         manager.auto_create_handle_loop()
         loop.add_signal_handler(signal.SIGINT, _Signals(stop).sigterm_handler)
+        watching = asyncio.create_task(self._watch(stop))
         try:
             await work
         finally:
-            for task in manager.asyncio_tasks:
+            tasks = {watching, *manager.asyncio_tasks}
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*manager.asyncio_tasks, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
             # The signal handlers stay: a late SIGQUIT would otherwise end this process.
+
+    async def _watch(self, stop: Stop) -> None:
+        manager, fields = self.tokenizer_manager, release.view(self._engine.server_args)
+        liveness = Liveness(manager.get_internal_state, float(fields.watchdog_timeout))
+        await liveness.wait_for_death(busy=lambda: True)
+        stop.request("engine died")
 
 
 def kv_element_bytes(kv_cache_dtype: str, model_bytes: int) -> float:

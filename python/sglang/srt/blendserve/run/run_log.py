@@ -50,6 +50,7 @@ class RunLog:
         identity: what the run is about, after `begin`; of the earlier run where this resumes it.
         earlier_model: the model path of the run that is resumed, None if none is.
         completed, failed: lines in the output and in the error file.
+        engine_record: where the run notes which lines are in the engine (`EngineRecord`).
     """
 
     identity: Identity
@@ -71,6 +72,7 @@ class RunLog:
         self._earlier_lines: set[int] = set()
         self._done = bytearray()  # a line's number -> whether it has a result
         self._sidecar = output.with_name(output.name + ".run.json")
+        self.engine_record = output.with_name(output.name + ".engine")
         self._output = ResultFile(output)
         try:
             self._errors = ResultFile(errors)
@@ -127,6 +129,8 @@ class RunLog:
                 )
             self.earlier_model = earlier.model
             identity = Identity(earlier.job, earlier.input_digest, identity.model)
+        else:
+            self.engine_record.unlink(missing_ok=True)
         self.identity = identity
         self._earlier_names.clear()
         self._earlier_lines.clear()

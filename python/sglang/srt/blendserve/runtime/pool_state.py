@@ -32,6 +32,7 @@ def pool_state(
         "waiting": len(pool),
         "running": len(pool.table.running),
         "plans_made": pool.current.orders,
+        "planner_failures": view.planner_failures,
         "retractions": view.retractions,
         "kv_slots": view.kv_cache.total,
         "kv_free": view.kv_cache.free,

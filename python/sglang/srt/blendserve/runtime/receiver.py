@@ -31,6 +31,8 @@ class OfflineReceiver:
         self._passes_since_arrival = 0
         self._arrived = 0
         self._froze: bool | None = None
+        self.closed = False
+        """Whether nothing is wanted until the engine is empty."""
 
     @property
     def quiet(self) -> bool:
@@ -46,6 +48,8 @@ class OfflineReceiver:
 
         A request that is already known to fail only passes through SGLang to report its error.
         """
+        if self.closed:
+            return False
         marked = job_ids.parse_rid(req.rid) is not None
         known = req.rid in self._pool.table.by_rid
         return marked and not (known or req.to_finish is not None or req.finished())
@@ -77,7 +81,8 @@ class OfflineReceiver:
             gc.freeze()
 
     def rest(self) -> None:
-        """Let the garbage collector see everything again; to be called when the engine is empty."""
+        """Start afresh: the engine is empty. The garbage collector sees everything again."""
+        self.closed = False
         if self._froze:
             gc.unfreeze()
         self._froze = None

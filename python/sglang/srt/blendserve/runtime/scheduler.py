@@ -21,6 +21,7 @@ from sglang.srt.blendserve.policy.state import EngineState
 from sglang.srt.blendserve.pool.pool_request import PoolRequest
 from sglang.srt.blendserve.pool.request_pool import RequestPool
 from sglang.srt.blendserve.runtime import compatibility
+from sglang.srt.blendserve.runtime.arrival_order import hand_over, log_failure
 from sglang.srt.blendserve.runtime.cache.cached_prefixes import CacheUse
 from sglang.srt.blendserve.runtime.cache.integrity import check_when_idle
 from sglang.srt.blendserve.runtime.cache.radix_cache import BlendRadixCache
@@ -30,6 +31,7 @@ from sglang.srt.blendserve.runtime.device import this_device
 from sglang.srt.blendserve.runtime.engine_policy import EngineTraits, engine_policy
 from sglang.srt.blendserve.runtime.engine_pool import engine_cost, engine_pool
 from sglang.srt.blendserve.runtime.engine_state import engine_state
+from sglang.srt.blendserve.runtime.injected_fault import InjectedFault
 from sglang.srt.blendserve.runtime.offline_request import offline_request
 from sglang.srt.blendserve.runtime.online import OnlineRequests
 from sglang.srt.blendserve.runtime.overlap.lane_trace import LaneRow, lane_path
@@ -67,6 +69,8 @@ class BlendScheduler(upstream.Scheduler):
     """Set where metrics or a step trace are asked for."""
     step_feedback: StepFeedback | None = None
     """Set where one step runs at a time, whose time can be told."""
+    planner_failures = 0
+    _injected: InjectedFault | None = None
 
     def __new__(cls, server_args: Any, *args: Any, **kwargs: Any) -> Any:
         if server_args.schedule_policy != POLICY:
@@ -98,6 +102,9 @@ class BlendScheduler(upstream.Scheduler):
         device = this_device(self.device, settings.device, ranks.size, ranks)
         cost = engine_cost(self.server_args.model_path, device, kv_bytes)
         self.use_pool(engine_pool(cost, self.max_total_num_tokens, settings, place.tp_size))
+        self._injected = InjectedFault.asked_for()
+        if self._injected is not None:
+            self._injected.install(self)
         metrics = self.metrics_collector_context
         collector = metrics.collector if metrics.current_scheduler_metrics_enabled else None
         if sinks := step_sinks(trace_file(settings.trace, place), collector, self):
@@ -181,23 +188,14 @@ class BlendScheduler(upstream.Scheduler):
     def _get_new_batch_prefill_raw(
         self, prefill_delayer_single_pass: Any, running_batch: ScheduleBatch
     ) -> tuple[ScheduleBatch | None, ScheduleBatch]:
-        note_progress(self.pool)
-        self.offline_receiver.pass_begins()
-        nothing_to_do = (
-            not running_batch.reqs and not self.waiting_queue and self.chunked_req is None
-        )
-        self.pool.plan_if_due(
-            quiet=self.offline_receiver.quiet,
-            idle_seconds=_IDLE_SECONDS if nothing_to_do else 0.0,
-        )
-        stock_chunk = self.chunked_prefill_size
-        # Online requests that wait go first, as in SGLang; the pool waits until they are in.
-        batch = None
-        if not self.waiting_queue and not self._online_chunk():
-            if not self._side_by_side and self.online.decode_first(running_batch.reqs):
+        stock_chunk, batch = self.chunked_prefill_size, None
+        try:
+            if self._plan_and_feed(running_batch):
                 self.online.launches(prefill=False)
                 return None, running_batch
-            self._feed(running_batch)
+        except Exception as error:  # of any kind: the requests can be served without a plan
+            self.chunked_prefill_size = stock_chunk
+            self._serve_by_arrival(error)
         try:
             if self._must_decode_first(running_batch):
                 return None, running_batch
@@ -210,6 +208,37 @@ class BlendScheduler(upstream.Scheduler):
             self.online.launches(prefill=batch is not None)
             self.chunked_prefill_size = stock_chunk
             self._take_back()
+
+    def _plan_and_feed(self, running_batch: ScheduleBatch) -> bool:
+        """Plan if that is due, and queue the pool's choice; say whether decodes go first alone."""
+        note_progress(self.pool)
+        self.offline_receiver.pass_begins()
+        nothing_to_do = (
+            not running_batch.reqs and not self.waiting_queue and self.chunked_req is None
+        )
+        self.pool.plan_if_due(
+            quiet=self.offline_receiver.quiet,
+            idle_seconds=_IDLE_SECONDS if nothing_to_do else 0.0,
+        )
+        # Online requests that wait go first, as in SGLang; the pool waits until they are in.
+        if not self.waiting_queue and not self._online_chunk():
+            if not self._side_by_side and self.online.decode_first(running_batch.reqs):
+                return True
+            self._feed(running_batch)
+        return False
+
+    def _serve_by_arrival(self, error: Exception) -> None:
+        """Leave the offline requests that are here to SGLang's own queue: the planner failed.
+
+        The ranks of a group see the same calls, fail alike and do this in the same pass.
+        """
+        self.planner_failures += 1
+        log_failure(self.pool, error)
+        self.waiting_queue += hand_over(self.pool, self.waiting_queue)
+        self.offline_receiver.rest()
+        self.pool.abandon()
+        self.use_pool(self.pool)
+        self.offline_receiver.closed = True  # until the engine is empty
 
     @property
     def _side_by_side(self) -> bool:
@@ -277,6 +306,8 @@ class BlendScheduler(upstream.Scheduler):
             self.pool.put_back(req.blendserve)
 
     def run_batch(self, batch: ScheduleBatch, *args: Any, **kwargs: Any) -> Any:
+        if self._injected is not None:
+            self._injected.batch(batch.reqs, self.tokenizer)
         if self.step_recorder is not None and not batch.split_index:  # not again for more layers
             self.step_recorder.launched(batch)
         if self.step_feedback is not None:
@@ -339,10 +370,17 @@ class BlendScheduler(upstream.Scheduler):
 
     def get_internal_state(self, recv_req: Any) -> Any:
         output = super().get_internal_state(recv_req)
+        try:
+            output.internal_state["blendserve"] = self._pool_state()
+        except Exception as error:  # as where it plans
+            self._serve_by_arrival(error)
+            output.internal_state["blendserve"] = self._pool_state()
+        return output
+
+    def _pool_state(self) -> dict[str, Any]:
         note_progress(self.pool)  # what has ended since the last pass no longer runs
-        output.internal_state["blendserve"] = pool_state(
+        return pool_state(
             self,
             step_factors=None if self.step_feedback is None else self.step_feedback.factors,
             lanes=None if self.overlap is None else self.overlap.state(),
         )
-        return output

@@ -75,6 +75,8 @@ class SchedulerView(Protocol):
     step_policy: AnyStepPolicy
     retractions: int
     """Offline requests retracted since the scheduler started."""
+    planner_failures: int
+    """Times that the planner failed since the scheduler started."""
 
     @property
     def kv_cache(self) -> KvCacheSlots:

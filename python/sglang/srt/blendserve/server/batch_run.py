@@ -14,6 +14,7 @@ from sglang.srt.blendserve.answering.line_source import InputScan, LineSource, r
 from sglang.srt.blendserve.answering.loop import AnsweringLoop, Job
 from sglang.srt.blendserve.answering.slots import SlotPool
 from sglang.srt.blendserve.answering.stop import Stop, Stopped, StopReason
+from sglang.srt.blendserve.answering.turns import EngineTurns
 from sglang.srt.blendserve.batch_file.types import (
     BatchFileError,
     Endpoint,
@@ -27,6 +28,7 @@ from sglang.srt.blendserve.server.served_engine import ServedEngine
 from sglang.srt.blendserve.store import batch_table
 from sglang.srt.blendserve.store.batch_table import BatchRecord
 from sglang.srt.blendserve.store.directory import Store, now
+from sglang.srt.blendserve.store.engine_record import EngineRecord
 from sglang.srt.blendserve.store.journal import ResultJournal
 from sglang.srt.blendserve.store.objects import Outcome, job_of
 
@@ -40,6 +42,7 @@ class BatchContext:
     store: Store
     engine: ServedEngine
     slots: SlotPool
+    turns: EngineTurns
     max_requests: int
 
 
@@ -58,6 +61,7 @@ class BatchRun:
         self._retry = DiskRetry(record.id, self._stop)
         self._source: LineSource | None = None
         self._stream: BinaryIO | None = None
+        self._engine_record: EngineRecord | None = None
         self.broken = False
         self._rules = Rules(
             endpoint=Endpoint(record.endpoint),
@@ -94,6 +98,7 @@ class BatchRun:
     async def run(self) -> None:
         """Go on from the state the batch is in until it is in a terminal one or suspended."""
         journal = None
+        self._context.turns.join(job_of(self._record.id))
         try:
             journal = await self._retry.persist(
                 lambda: self._store.io(self._workspace.open_journal)
@@ -103,7 +108,8 @@ class BatchRun:
         except Stopped:
             logger.info("%s is suspended; it goes on when the server is back", self._record.id)
         finally:
-            for opened in (journal, self._stream):
+            self._context.turns.ordinary_done(job_of(self._record.id))
+            for opened in (journal, self._stream, self._engine_record):
                 if opened is not None:
                     opened.close()
 
@@ -177,6 +183,9 @@ class BatchRun:
             )
             counted = tally
 
+        self._engine_record = await self._retry.persist(
+            lambda: self._store.io(self._workspace.open_engine_record)
+        )
         self._stream = stream = open(self._workspace.input, "rb")  # noqa: SIM115 - run() closes it
         self._source = LineSource(
             parse_lines(stream, self._rules), stream.tell, journal.__contains__
@@ -193,6 +202,8 @@ class BatchRun:
             journal,
             engine=context.engine,
             slots=context.slots,
+            turns=context.turns,
+            record=self._engine_record,
             stop=self._stop,
             retry=self._retry,
             off_loop=self._store.io,

@@ -65,12 +65,15 @@ def _before_http(
         return
     from sglang.srt.entrypoints.http_server import app
 
+    from sglang.srt.blendserve.server.engine_death import end_with_the_engine
     from sglang.srt.blendserve.server.mount import mount
     from sglang.srt.blendserve.server.served_engine import LaunchedEngine
 
+    store = _open_store()
+    end_with_the_engine(tokenizer_manager, store.directory)
     mount(
         app,
-        _open_store(),
+        store,
         LaunchedEngine(tokenizer_manager, template_manager),
         batch_settings.current(),
         metrics=server_args.enable_metrics,

@@ -12,6 +12,8 @@ import aiosqlite
 from sglang.srt.blendserve.answering.disk_retry import is_storage_failure
 from sglang.srt.blendserve.answering.rate_meter import RateMeter
 from sglang.srt.blendserve.answering.slots import SlotPool
+from sglang.srt.blendserve.answering.turns import EngineTurns
+from sglang.srt.blendserve.server import engine_death
 from sglang.srt.blendserve.server.activity import STATUSES, Activity
 from sglang.srt.blendserve.server.batch_run import BatchContext, BatchRun
 from sglang.srt.blendserve.server.batch_settings import BatchSettings
@@ -19,6 +21,7 @@ from sglang.srt.blendserve.server.served_engine import ServedEngine
 from sglang.srt.blendserve.store import batch_table
 from sglang.srt.blendserve.store.batch_table import BatchRecord
 from sglang.srt.blendserve.store.directory import Store, now
+from sglang.srt.blendserve.store.objects import job_of
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +37,9 @@ class Runner:
         self._store, self._engine = store, engine
         self._meter = RateMeter()
         self._pool = SlotPool(settings.max_in_flight, settings.max_in_flight_bytes, self._meter)
-        self._context = BatchContext(store, engine, self._pool, settings.max_requests)
+        self._context = BatchContext(
+            store, engine, self._pool, EngineTurns(), settings.max_requests
+        )
         self._runs: dict[str, BatchRun] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._ready = asyncio.Event()
@@ -81,6 +86,11 @@ class Runner:
         records = await self._store.db.read(batch_table.open_batches)
         if records:
             logger.info("Adopting %d open batches", len(records))
+        await self._store.io(
+            lambda: engine_death.settle(self._store, [record.id for record in records])
+        )
+        for record in records:
+            self._context.turns.join(job_of(record.id))
         for record in records:
             self.add(record)
         self._clock = asyncio.create_task(self._tick_forever())

@@ -3,7 +3,7 @@
     DIR/lock             held by the one server that uses it
     DIR/blendserve.db    files and batches (SQLite; with -wal and -shm beside it)
     DIR/files/<id>       contents of files
-    DIR/batches/<id>/    input and result journal of each open batch
+    DIR/batches/<id>/    input, result journal and record of lines in the engine of each open batch
 
 Nothing names a path outside DIR, so the directory can be moved or copied as a whole.
 """
@@ -25,6 +25,7 @@ import aiosqlite
 from sglang.srt.blendserve.store import batch_table, file_table
 from sglang.srt.blendserve.store.database import Database
 from sglang.srt.blendserve.store.disk import ContentFolder, DirectoryLock, sync_directory
+from sglang.srt.blendserve.store.engine_record import EngineRecord
 from sglang.srt.blendserve.store.journal import ResultJournal
 from sglang.srt.blendserve.store.objects import is_batch_id
 
@@ -60,6 +61,11 @@ class Workspace:
         """The batch's results so far; see `journal.ResultJournal`."""
         return self.folder / "results.journal"
 
+    @property
+    def engine_record(self) -> Path:
+        """Which lines are in the engine; see `engine_record.EngineRecord`."""
+        return self.folder / "engine.record"
+
     def create(self, content: Path) -> None:
         """Make the folder, with ``content`` as its input.
 
@@ -89,6 +95,15 @@ class Workspace:
         self.folder.mkdir(mode=0o700, exist_ok=True)  # if someone removed it, the input is missing
         return ResultJournal(self.journal)
 
+    def open_engine_record(self) -> EngineRecord:
+        """Return the record of lines in the engine.
+
+        Raises:
+            OSError: it cannot be read or written.
+        """
+        self.folder.mkdir(mode=0o700, exist_ok=True)
+        return EngineRecord(self.engine_record)
+
     def remove(self) -> None:
         """Remove the folder, if it is there."""
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -98,6 +113,7 @@ class Store:
     """The open batch directory.
 
     Attributes:
+        directory: where it is.
         db: its database.
         files: contents of files.
     """
@@ -110,6 +126,7 @@ class Store:
             NewerSchema: a newer version of this package wrote it.
             StoreUnusable: it cannot be written, or its database is not one.
         """
+        self.directory = directory
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = DirectoryLock(directory)

@@ -77,6 +77,11 @@ _GAUGES: dict[str, tuple[str, str, dict[str, str]]] = {
         {"waiting": "rest_density"},
     ),
     "plans": ("Plans made since the start.", "kind", {"all": "plans"}),
+    "planner_failures": (
+        "Times since the start that the planner failed, and requests went by arrival.",
+        "kind",
+        {"all": "planner_failures"},
+    ),
 }
 
 _CACHE: dict[str, tuple[str, str, dict[str, str]]] = {

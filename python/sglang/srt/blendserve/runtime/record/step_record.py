@@ -77,6 +77,8 @@ class StepRecord:
     """Offline requests in flight."""
     plans: int = 0
     """Plans made since the scheduler started."""
+    planner_failures: int = 0
+    """Times since the scheduler started that the planner failed; requests then go by arrival."""
     rest_density: float = 0.0
     """Compute density of the planned requests that still wait."""
 
@@ -182,6 +184,7 @@ class StepRecorder:
         pool = view.pool
         record.waiting, record.running = len(pool), len(pool.table.running)
         record.plans = pool.current.orders
+        record.planner_failures = view.planner_failures
         record.rest_density = float(density(*pool.current.rest))
 
     def _predict(self, record: StepRecord, cost: CostModel) -> None:
