@@ -90,6 +90,9 @@ class ScriptedEngine:
     async def plan(self) -> PlanView | None:
         return self.shown_plan
 
+    async def watch(self, busy: Callable[[], bool]) -> None:
+        await asyncio.Event().wait()
+
 
 @dataclass
 class Service:

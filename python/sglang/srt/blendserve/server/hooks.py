@@ -65,7 +65,7 @@ def _before_http(
         return
     from sglang.srt.entrypoints.http_server import app
 
-    from sglang.srt.blendserve.server.engine_death import end_with_the_engine
+    from sglang.srt.blendserve.server.engine_death import end_now, end_with_the_engine
     from sglang.srt.blendserve.server.mount import mount
     from sglang.srt.blendserve.server.served_engine import LaunchedEngine
 
@@ -74,7 +74,11 @@ def _before_http(
     mount(
         app,
         store,
-        LaunchedEngine(tokenizer_manager, template_manager),
+        LaunchedEngine(
+            tokenizer_manager,
+            template_manager,
+            hangs=lambda: end_now(tokenizer_manager, store.directory),
+        ),
         batch_settings.current(),
         metrics=server_args.enable_metrics,
     )

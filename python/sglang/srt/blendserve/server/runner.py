@@ -45,6 +45,7 @@ class Runner:
         self._ready = asyncio.Event()
         self._stopping = False
         self._clock: asyncio.Task[None] | None = None
+        self._watch: asyncio.Task[None] | None = None
         self._listeners: list[Callable[[Activity], None]] = []
 
     def on_activity(self, listener: Callable[[Activity], None]) -> None:
@@ -94,6 +95,7 @@ class Runner:
         for record in records:
             self.add(record)
         self._clock = asyncio.create_task(self._tick_forever())
+        self._watch = asyncio.create_task(self._engine.watch(lambda: self._pool.in_flight > 0))
 
     def add(self, record: BatchRecord) -> None:
         """Run a batch, from the state it is in."""
@@ -111,8 +113,9 @@ class Runner:
     async def stop(self) -> None:
         """Suspend all batches; when this returns, their results so far are synced."""
         self._suspend()
-        if self._clock:
-            self._clock.cancel()
+        for task in (self._clock, self._watch):
+            if task:
+                task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks.values())
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sglang.srt.blendserve.answering.engine import Answer, Engine
+from sglang.srt.blendserve.answering.liveness import Liveness
 from sglang.srt.blendserve.batch_file.types import BatchLine, Endpoint
+from sglang.srt.blendserve.runtime.compat.server_args import release
 from sglang.srt.blendserve.server.plan_view import PlanView
 
 if TYPE_CHECKING:
@@ -51,17 +54,28 @@ class ServedEngine(Engine, Protocol):
         """Return the scheduler's plan over waiting offline requests, None if it has none."""
         ...
 
+    async def watch(self, busy: Callable[[], bool]) -> None:
+        """See that the engine answers while it is ``busy``; end the server if it does not."""
+        ...
+
 
 class LaunchedEngine:
     """The engine of SGLang's ``launch_server``. All of it runs on the server's event loop."""
 
     def __init__(
-        self, tokenizer_manager: TokenizerManager, template_manager: TemplateManager
+        self,
+        tokenizer_manager: TokenizerManager,
+        template_manager: TemplateManager,
+        hangs: Callable[[], None],
     ) -> None:
-        """Use the server's own tokenizer manager and chat templates."""
+        """Use the server's own tokenizer manager and chat templates.
+
+        Args:
+            hangs: called when the engine does not answer any more; ends the server.
+        """
         from sglang.srt.blendserve.answering.executor import Executor
 
-        self._manager = tokenizer_manager
+        self._manager, self._hangs = tokenizer_manager, hangs
         self._executor = Executor(tokenizer_manager, template_manager)
         self._question: asyncio.Future[list[dict[str, Any]]] | None = None
 
@@ -113,3 +127,12 @@ class LaunchedEngine:
         if not self._question.done():
             return None
         return next(filter(None, map(PlanView.from_state, self._question.result())), None)
+
+    async def watch(self, busy: Callable[[], bool]) -> None:
+        """See that the engine answers while it is ``busy``; end the server if it does not.
+
+        SGLang's ``--watchdog-timeout`` is the least time that an answer may take.
+        """
+        floor = float(release.view(self._manager.server_args).watchdog_timeout)
+        await Liveness(self._manager.get_internal_state, floor).wait_for_death(busy)
+        self._hangs()
