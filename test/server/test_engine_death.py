@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from scripted import jsonl
 from server_process import running
-from test_server import completion, finish, lines_of, submit
+from test_server import completion, lines_of, submit
 
 from sglang.srt.blendserve.runtime.injected_fault import VARIABLE
 from sglang.srt.blendserve.server.engine_death import EXIT_STATUS
@@ -21,15 +22,20 @@ MOST_DEATHS = math.ceil(math.log2(2 * EACH)) + 2
 
 
 def test_the_line_becomes_an_error_and_both_batches_are_answered(
-    command: list[str], tmp_path: Path
+    tiny_model: Path, cpu_engine_kwargs: dict[str, Any], tmp_path: Path
 ) -> None:
-    flags = [*command, "--batch-dir", str(tmp_path / "batches")]
+    flags = ["--model-path", str(tiny_model), "--schedule-policy", "blendserve"]
+    flags += ["--max-total-tokens", "4000", "--batch-dir", str(tmp_path / "batches")]
+    for name, value in cpu_engine_kwargs.items():
+        flags += ["--" + name.replace("_", "-"), *([] if value is True else [str(value)])]
     texts = [[f"Count to {n} in {job}:" for n in range(EACH)] for job in "ab"]
     texts[1][1] = "A purple marker:"
     batches: list[str] = []
     for start in range(MOST_DEATHS + 1):
         fault = {VARIABLE: "kill:purple marker"}
-        with running(flags, tmp_path / f"log-{start}", environment=fault) as server:
+        with running(
+            flags, tmp_path / f"log-{start}", environment=fault, wait=not batches
+        ) as server:
             client = server.client()
             for job, lines in zip("ab", texts, strict=True) if not batches else ():
                 content = jsonl([completion(f"{job}{n}", t, 4) for n, t in enumerate(lines)])
@@ -48,7 +54,6 @@ def test_the_line_becomes_an_error_and_both_batches_are_answered(
             output = [lines_of(client, batch.output_file_id) for batch in shown]
             assert shown[0].error_file_id is None
             [error] = lines_of(client, shown[1].error_file_id)
-            finish(client, batches[1])
             break
     else:
         pytest.fail("the line was not found")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -127,17 +127,16 @@ def end_with_the_engine(manager: Any, directory: Path) -> None:
             self, signum: int | None = None, frame: FrameType | None = None
         ) -> None:
             logger.error("The engine died; its error, if it had one, stands above. Ending.")
-            end_now(manager, directory, dump=manager.dump_requests_before_crash)
+            # It waits for a minute, also where it dumps nothing of use: only if it was asked for.
+            if manager.crash_dump_folder:
+                manager.dump_requests_before_crash()
+            end_now(manager, directory)
 
     manager.signal_handler_class = EndingHandler
 
 
-def end_now(manager: Any, directory: Path, dump: Callable[[], None] = lambda: None) -> None:
-    """End this process and its children, with a note of what was in the engine.
-
-    Args:
-        dump: SGLang's dump of requests, if it was asked for.
-    """
+def end_now(manager: Any, directory: Path) -> None:
+    """End this process and its children, with a note of what was in the engine."""
     try:
         online = sum(job_ids.parse_rid(rid) is None for rid in list(manager.rid_to_state))
         note(directory, online)
@@ -148,7 +147,4 @@ def end_now(manager: Any, directory: Path, dump: Callable[[], None] = lambda: No
             child.kill()
         except psutil.NoSuchProcess:
             continue
-    try:
-        dump()
-    finally:
-        os._exit(EXIT_STATUS)
+    os._exit(EXIT_STATUS)
