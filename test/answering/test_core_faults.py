@@ -20,6 +20,7 @@ from both_ways import GOOD, OUTCOMES, ByRun, Way
 from scripted import ScriptedEngine
 
 from sglang.srt.blendserve.answering import loop
+from sglang.srt.blendserve.answering.engine import Answer
 from sglang.srt.blendserve.batch_file import validation
 from sglang.srt.blendserve.batch_file.types import BatchLine
 from sglang.srt.blendserve.store.line_result import LineResult
@@ -61,6 +62,21 @@ async def test_an_exception_is_the_result_of_its_line(way: Way) -> None:
     error = failed["response"]["body"]["error"]
     assert error["message"] == "Line 11: an error while it was executed: a fault in the engine"
     assert error["line"] == 11
+
+
+@pytest.mark.usefixtures("quick_doubt")
+async def test_an_answer_that_cannot_be_written_is_an_error_of_its_line(way: Way) -> None:
+    """Half a surrogate pair, which a model may write in the arguments of a tool call."""
+
+    class Half(ScriptedEngine):
+        async def execute(self, line: BatchLine, rid: str) -> Answer:
+            found = await super().execute(line, rid)
+            if line.custom_id == BAD:
+                found.response.body["text"] = "\ud800"
+            return found
+
+    await way.answer(Half(refused=frozenset({"refused"})))
+    assert await way.outcomes() == OUTCOMES | {key: 500 for key in OUTCOMES if key[0] == BAD}
 
 
 async def test_an_aborted_request_is_tried_three_times(way: Way) -> None:
