@@ -83,6 +83,7 @@ class Fault:
 
 
 def listed(choices: list[str]) -> str:
+    """Return several choices as one text, the last behind an "or"."""
     *first, last = choices
     return f"{', '.join(first)} or {last}" if first else last
 
@@ -102,6 +103,7 @@ def known_text(path: tuple[str | int, ...]) -> str | None:
 
 
 def describe(error: Fault, path: tuple[str | int, ...]) -> str:
+    """Return what is wrong at a path, and what must stand there, to go behind its name."""
     known = known_text(path)
     if error.kind == "missing":
         return f"is missing or null{f'; it must be {known}' if known else ''}."
@@ -136,6 +138,7 @@ def expected_text(error: Fault, label: Step | None) -> str:
 
 
 def shown(value: Any) -> str:
+    """Return a value for a message: a scalar as it stands, of all else the type."""
     if isinstance(value, str):
         return show(value)
     if isinstance(value, bool | int | float):
