@@ -262,3 +262,9 @@ async def test_what_sglang_s_handlers_refuse_is_refused(
 ) -> None:
     error = await side.error(body)
     assert error["message"].startswith("Line 7: ")
+
+
+async def test_a_message_does_not_repeat_a_long_body(side: TokenizerSide) -> None:
+    error = await side.error(chat(reasoning={"effort": "x" * 100_000}))
+    assert error["message"].endswith("xxx...")
+    assert len(error["message"]) < 2100

@@ -41,6 +41,10 @@ PREPARE_SECONDS = 60.0
 """Time that a line's request may take to be checked, rendered and tokenized."""
 
 
+_MOST_SAID = 2000
+"""Characters of an error's message."""
+
+
 class _Route(NamedTuple):
     request_type: type[BaseModel]
     handler: OpenAIServingBase
@@ -218,6 +222,8 @@ def _failure(
 ) -> Response:
     """Return the response of a request that was refused or failed: OpenAI's error object, with
     the line's number as one field more."""
+    if len(message) > _MOST_SAID:  # SGLang repeats what it was given
+        message = f"{message[:_MOST_SAID]}..."
     body = {
         "message": f"Line {line.line}: {message}",
         "type": kind or ("BadRequestError" if status < 500 else "server_error"),

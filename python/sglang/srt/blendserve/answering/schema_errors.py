@@ -56,8 +56,12 @@ def validated(schema: type[T], body: Callable[[], dict[str, Any]]) -> T:
 
 
 def _refusal(error: ValidationError, body: Any, prefix: str | None = None) -> RequestRefused:
-    errors = [_read(one, body, prefix) for one in error.errors(include_url=False)]
-    finding = _find(errors, ())
+    try:
+        finding = _find([_read(one, body, prefix) for one in error.errors(include_url=False)], ())
+    except Exception:  # a form of errors that we do not know: pydantic's own words are better
+        first = error.errors(include_url=False)[0]
+        place = ((prefix,) if prefix else ()) + first["loc"]
+        finding = _Finding(place, f"is not valid: {first['msg']}.")
     path = ".".join(str(step) for step in finding.path)
     return RequestRefused(f"{path} {finding.message}".strip(), path or None)
 
