@@ -127,6 +127,8 @@ def test_alternatives_of_all_tokens_are_bounded() -> None:
     refused = refusal({"max_new_tokens": 100, "n": 50}, **many)
     assert refused is not None
     assert "at most 838 can be kept" in str(refused)
+    many["top_logprobs_num"] = 20  # as OpenAI has it, always
+    assert refusal({"n": 128}, **many) is None
 
 
 @pytest.mark.parametrize("name", ["json_schema", "regex", "ebnf", "structural_tag"])

@@ -106,13 +106,20 @@ def _check_chat(body: dict[str, Any], *, parses_tools: bool, own_templates: bool
     if body.get("top_logprobs") and not body.get("logprobs"):
         message = "top_logprobs has no effect without logprobs: set logprobs to true."
         raise RequestRefused(message, "top_logprobs")
-    if body.get("tools") and body.get("tool_choice") != "none" and not parses_tools:
+    if _has_tools(body) and body.get("tool_choice") != "none" and not parses_tools:
         message = (
             "tools cannot be honoured: the engine does not parse tool calls. Start it with "
             '--tool-call-parser, leave tools out, or set tool_choice to "none".'
         )
         raise RequestRefused(message, "tools")
     _check_template_arguments(body.get("chat_template_kwargs"), own_templates)
+
+
+def _has_tools(body: dict[str, Any]) -> bool:
+    """Whether a chat has tools, in the request or, as SGLang takes them too, in a message."""
+    messages = body["messages"] if isinstance(body["messages"], list) else []
+    in_messages = any(message.get("tools") for message in messages if isinstance(message, dict))
+    return bool(body.get("tools")) or in_messages
 
 
 def _check_template_arguments(arguments: Any, own_templates: bool) -> None:

@@ -25,6 +25,9 @@ MAX_TOP_LOGPROBS = 1024
 MAX_ALTERNATIVES = 1 << 22
 """Most alternatives all tokens of an answer may list; each is some hundred bytes of Python."""
 
+USUAL_TOP_LOGPROBS = 20
+"""As many as OpenAI has it are always taken, however long the answer may become."""
+
 MAX_LOGIT_BIAS = 1e9
 """Largest absolute ``logit_bias``. It is added to a float32 logit, which is then divided by the
 temperature (1e-6 at least) and by the repetition penalty."""
@@ -92,7 +95,7 @@ def check_request(request: GenerateReqInput, vocab_size: int, context_length: in
     check_grammars({name: params.get(name) for name in _GRAMMARS})
     if params.get("min_new_tokens") and any(params.get(name) for name in _GRAMMARS):
         # Where the grammar allows the end only, min_tokens forbids it, and nothing can be sampled.
-        message = "min_tokens cannot go with a grammar or response_format; leave one of them out."
+        message = "min_tokens cannot go with response_format, a grammar or tools; leave one out."
         raise RequestRefused(message, "min_tokens")
     _check_logprobs(request, params, vocab_size, context_length)
     _check_range("priority", request.priority, -_INT32_MAX, _INT32_MAX)
@@ -186,10 +189,10 @@ def _check_logprobs(
     longest = params.get("max_new_tokens")
     tokens = context_length if longest is None or prompt_too else min(longest, context_length)
     tokens *= params.get("n") or 1
-    if alternatives * tokens > MAX_ALTERNATIVES:
+    if alternatives > USUAL_TOP_LOGPROBS and alternatives * tokens > MAX_ALTERNATIVES:
         message = f"top_logprobs is {alternatives}, for up to {tokens} tokens; at most "
         raise RequestRefused(
-            f"{message}{MAX_ALTERNATIVES // tokens} can be kept. Ask for fewer, or lower "
+            f"{message}{max(MAX_ALTERNATIVES // tokens, USUAL_TOP_LOGPROBS)} can be kept. Ask for fewer, or lower "
             "max_tokens.",
             "top_logprobs",
         )
