@@ -40,6 +40,7 @@ def engine_that(script: Any = None) -> ScriptedEngine:
 @pytest.fixture
 def quick_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "DOUBT_SECONDS", 0.05)
+    monkeypatch.setattr(loop, "PAUSE_SECONDS", 0.02)
 
 
 async def test_every_line_has_its_result(way: Way) -> None:
@@ -79,6 +80,7 @@ async def test_an_answer_that_cannot_be_written_is_an_error_of_its_line(way: Way
     assert await way.outcomes() == OUTCOMES | {key: 500 for key in OUTCOMES if key[0] == BAD}
 
 
+@pytest.mark.usefixtures("quick_doubt")
 async def test_an_aborted_request_is_tried_three_times(way: Way) -> None:
     engine = engine_that()
 
@@ -90,6 +92,22 @@ async def test_an_aborted_request_is_tried_three_times(way: Way) -> None:
     await way.answer(engine)
     assert await way.outcomes() == OUTCOMES
     assert engine.executed[BAD] == 3
+
+
+async def test_a_job_that_stops_does_not_try_again(way: Way) -> None:
+    """It stops while a request waits for its next try, which the next start answers."""
+
+    async def aborts(line: BatchLine) -> None:
+        if line.custom_id == BAD:
+            raise asyncio.CancelledError
+
+    engine = engine_that(aborts)
+    await way.answer(engine, until=lambda: engine.executed[BAD] == 1)
+    assert engine.executed[BAD] == 1
+    again = engine_that()
+    await way.answer(again)
+    assert await way.outcomes() == OUTCOMES
+    assert again.executed[BAD] == 1
 
 
 @pytest.mark.usefixtures("quick_doubt")

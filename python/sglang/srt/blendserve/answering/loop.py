@@ -35,6 +35,10 @@ DOUBT_SECONDS = 2.0
 """An error of the engine's own (5xx) is written down after this time, and not at all if the job
 stops meanwhile: it takes SGLang a second to notice that one of its processes has died."""
 
+PAUSE_SECONDS = 1.0
+"""Time before the second try of a request that was aborted or not taken; twice it before the third:
+a queue that was full has room again."""
+
 _TRIES = 3
 
 
@@ -199,6 +203,8 @@ class AnsweringLoop:
                 "%s: line %d was aborted (%s), try %d of %d",
                 self._job.label, line.line, aborted, attempt, _TRIES,
             )  # fmt: skip
+            if attempt < _TRIES and await self._stop.requested_within(attempt * PAUSE_SECONDS):
+                break
         return found
 
     def _keep(self, result: LineResult, seen: Observation | None = None) -> None:

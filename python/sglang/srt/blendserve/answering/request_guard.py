@@ -190,12 +190,10 @@ def _check_logprobs(
     tokens = context_length if longest is None or prompt_too else min(longest, context_length)
     tokens *= params.get("n") or 1
     if alternatives > USUAL_TOP_LOGPROBS and alternatives * tokens > MAX_ALTERNATIVES:
-        message = f"top_logprobs is {alternatives}, for up to {tokens} tokens; at most "
-        raise RequestRefused(
-            f"{message}{max(MAX_ALTERNATIVES // tokens, USUAL_TOP_LOGPROBS)} can be kept. Ask for fewer, or lower "
-            "max_tokens.",
-            "top_logprobs",
-        )
+        most = max(MAX_ALTERNATIVES // tokens, USUAL_TOP_LOGPROBS)
+        message = f"top_logprobs is {alternatives}, for up to {tokens} tokens; at most {most} can "
+        message += "be kept. Ask for fewer, or lower max_tokens."
+        raise RequestRefused(message, "top_logprobs")
 
 
 def _prompt_count(request: GenerateReqInput | EmbeddingReqInput) -> int | None:
