@@ -20,6 +20,7 @@ from both_ways import GOOD, OUTCOMES, ByRun, Way
 from scripted import ScriptedEngine
 
 from sglang.srt.blendserve.answering import loop
+from sglang.srt.blendserve.answering.engine import Answer
 from sglang.srt.blendserve.batch_file import validation
 from sglang.srt.blendserve.batch_file.types import BatchLine
 from sglang.srt.blendserve.store.line_result import LineResult
@@ -39,6 +40,7 @@ def engine_that(script: Any = None) -> ScriptedEngine:
 @pytest.fixture
 def quick_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "DOUBT_SECONDS", 0.05)
+    monkeypatch.setattr(loop, "PAUSE_SECONDS", 0.02)
 
 
 async def test_every_line_has_its_result(way: Way) -> None:
@@ -63,6 +65,22 @@ async def test_an_exception_is_the_result_of_its_line(way: Way) -> None:
     assert error["line"] == 11
 
 
+@pytest.mark.usefixtures("quick_doubt")
+async def test_an_answer_that_cannot_be_written_is_an_error_of_its_line(way: Way) -> None:
+    """Half a surrogate pair, which a model may write in the arguments of a tool call."""
+
+    class Half(ScriptedEngine):
+        async def execute(self, line: BatchLine, rid: str) -> Answer:
+            found = await super().execute(line, rid)
+            if line.custom_id == BAD:
+                found.response.body["text"] = "\ud800"
+            return found
+
+    await way.answer(Half(refused=frozenset({"refused"})))
+    assert await way.outcomes() == OUTCOMES | {key: 500 for key in OUTCOMES if key[0] == BAD}
+
+
+@pytest.mark.usefixtures("quick_doubt")
 async def test_an_aborted_request_is_tried_three_times(way: Way) -> None:
     engine = engine_that()
 
@@ -74,6 +92,22 @@ async def test_an_aborted_request_is_tried_three_times(way: Way) -> None:
     await way.answer(engine)
     assert await way.outcomes() == OUTCOMES
     assert engine.executed[BAD] == 3
+
+
+async def test_a_job_that_stops_does_not_try_again(way: Way) -> None:
+    """It stops while a request waits for its next try, which the next start answers."""
+
+    async def aborts(line: BatchLine) -> None:
+        if line.custom_id == BAD:
+            raise asyncio.CancelledError
+
+    engine = engine_that(aborts)
+    await way.answer(engine, until=lambda: engine.executed[BAD] == 1)
+    assert engine.executed[BAD] == 1
+    again = engine_that()
+    await way.answer(again)
+    assert await way.outcomes() == OUTCOMES
+    assert again.executed[BAD] == 1
 
 
 @pytest.mark.usefixtures("quick_doubt")

@@ -63,3 +63,13 @@ def test_ids_are_repeatable_and_distinct() -> None:
     assert len(ids) == 200
     assert output_id("a", 1) == output_id("a", 1)
     assert all(i.startswith("batch_req_") for i in ids)
+
+
+def test_characters_at_which_clients_split_lines_are_escaped() -> None:
+    text = "a\u2028b\u2029c\x85d\\\u2028"
+    body = {"text": text, text: text}
+    written = answer("job", 3, text, Response(status_code=200, request_id="r", body=body)).to_json()
+    assert written.decode().splitlines() == [written.decode().removesuffix("\n")]
+    found = json.loads(written)
+    assert found["custom_id"] == text
+    assert found["response"]["body"] == body

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sglang.srt.blendserve.batch_file import validation
 from sglang.srt.blendserve.batch_file.types import (
     BatchFileError,
     BatchLine,
@@ -155,6 +156,45 @@ def test_models_of_the_server() -> None:
     for model in ("served", "alias", "served:adapter"):
         [outcome] = parse(request(body={**CHAT, "model": model}), rules=rules)
         assert isinstance(outcome, BatchLine)
+
+
+def test_the_name_for_any_model_is_taken_everywhere() -> None:
+    models = ["default", "m", "default", "default:sql", "m"]
+    outcomes = parse(*(request(str(i), body={**CHAT, "model": m}) for i, m in enumerate(models)))
+    assert all(isinstance(o, BatchLine) for o in outcomes)
+    rules = Rules(models=frozenset({"served"}))
+    [outcome] = parse(request(body={**CHAT, "model": "default"}), rules=rules)
+    assert isinstance(outcome, BatchLine)
+
+
+@pytest.mark.parametrize(
+    ("models", "shown"),
+    [
+        ({"/srv/models/m", "default", "org/m"}, "this server has default, org/m."),
+        ({"./m", "~/m", "/m"}, "this server has another model; default or no model at all"),
+    ],
+)
+def test_a_client_does_not_learn_the_server_s_paths(models: set[str], shown: str) -> None:
+    error = only_error(request(body={**CHAT, "model": "x"}), Rules(models=frozenset(models)))
+    assert error.code is ErrorCode.MODEL_MISMATCH
+    assert error.message.startswith(f"Line 1: model is 'x', but {shown}")
+    assert "/m" not in error.message.replace("org/m", "")
+
+
+def test_whatever_a_check_raises_is_an_error_of_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    check = validation._check_body
+
+    def fails(url: Endpoint, body: dict[str, Any]) -> None:
+        if "odd" in body:
+            raise RecursionError("too deep")
+        check(url, body)
+
+    monkeypatch.setattr(validation, "_check_body", fails)
+    first, bad, last = parse(request("a"), request("b", body={**CHAT, "odd": 1}), request("c"))
+    assert isinstance(first, BatchLine)
+    assert isinstance(last, BatchLine)
+    assert isinstance(bad, LineError)
+    assert bad.message == "Line 2: this line cannot be checked: too deep."
 
 
 @pytest.mark.parametrize("data", [b"", b"\n", b"\xef\xbb\xbf \r\n\t"])

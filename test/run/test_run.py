@@ -73,6 +73,22 @@ FORMS = [
     ),
     line("long answer", {"prompt": "x", "max_tokens": 5000, "stop": [" "]}),  # more than the pool
     line("own rid", chat("Say hi", max_tokens=2, rid="mine", stream=False)),
+    line("nulls", chat("Say hi", max_tokens=2, n=None, logprobs=None, stop=None, tools=None)),
+    line("any model", chat("Say hi", max_tokens=2, model="default")),
+    line("regex", chat("Yes or no?", max_tokens=4, regex="yes|no")),
+    line("ebnf", chat("Yes or no?", max_tokens=4, ebnf='start: "yes" | "no"')),
+    line("json object", chat("JSON", max_tokens=4, response_format={"type": "json_object"})),
+    line("bias", chat("Say hi", max_tokens=3, logit_bias={"5": -100, "9": 100})),
+    line("stop tokens", chat("Say hi", max_tokens=4, min_tokens=2, stop_token_ids=[9, 10])),
+    line("stop_regex", chat("Say hi", max_tokens=4, stop_regex=[r"[.!?]\s*$", "a|b"])),
+    line(
+        "sampling",
+        chat("Say hi", max_tokens=4, seed=7, top_k=5, top_p=0.9, min_p=0.01)
+        | {"temperature": 0.8, "repetition_penalty": 1.1, "presence_penalty": 0.5},
+    ),
+    line("top_logprobs", chat("Say hi", max_tokens=2, logprobs=True, top_logprobs=20)),
+    line("ids", {"prompt": [[1, 2, 3], [4]], "max_tokens": 2}),
+    line("salt", chat("Say hi", max_tokens=2, cache_salt="s", extra_key="k", user="me")),
 ]
 REFUSED: dict[str, dict[str, Any]] = {
     # custom_id -> a body that its endpoint refuses: status 400, and nobody else notices
@@ -89,19 +105,12 @@ REFUSED: dict[str, dict[str, Any]] = {
     "over the context": chat("hi", max_tokens=50_000),
     "unknown adapter": chat("hi", lora_path="nope"),
     "bad schema": chat("hi", regex="("),
-    # each of these would end SGLang's scheduler
-    "token too large": {"prompt": [10**6]},
-    "token negative": {"prompt": [-1]},
-    "token huge": {"prompt": [2**70]},
-    "chat token": chat("hi", input_ids=[1, 10**7]),
-    "top_k": chat("hi", top_k=2**40),
-    "top_logprobs": chat("hi", logprobs=True, top_logprobs=60_000),
-    "top_logprobs negative": chat("hi", logprobs=True, top_logprobs=-1),
-    "stop tokens": chat("hi", max_tokens=4, min_tokens=2, stop_token_ids=[10**6]),
-    "logit_bias": chat("hi", logit_bias={"5": 1e300}),
-    "seed": chat("hi", seed=2**70),
-    "min_tokens": chat("hi", max_tokens=4, min_tokens=2**40),
-    "stop_regex": chat("hi", stop_regex="("),
+    "form of the answer": chat("hi", response_format="json"),
+    "template arguments": chat("hi", chat_template_kwargs={"tools": []}),
+    "content": {"messages": [{"role": "user", "content": None}]},
+    "stop": chat("hi", stop=5),
+    "prompts": {"prompt": ["a", None]},
+    "no parser": chat("hi", tools=[{"type": "function", "function": {"name": "f"}}]),
 }  # fmt: skip
 BAD_LINES: list[tuple[bytes, str, str | None]] = [
     # what stands in the file, code, custom_id

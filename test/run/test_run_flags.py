@@ -50,6 +50,7 @@ def test_errors_stand_beside_the_output() -> None:
         ("-o", "in.jsonl"),
         ("-o", "out.jsonl.gz"),
         ("--resume", "--overwrite"),
+        ("--retry-errors", "--overwrite"),
         ("--max-in-flight", "0"),
     ],
 )

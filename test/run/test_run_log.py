@@ -60,11 +60,9 @@ class Run:
     def __init__(self, folder: Path) -> None:
         self.output, self.errors = folder / "out.jsonl", folder / "errors.jsonl"
 
-    def open(
-        self, identity: Identity = IDENTITY, *, resume: bool = False, overwrite: bool = False
-    ) -> RunLog:
+    def open(self, identity: Identity = IDENTITY, **how: bool) -> RunLog:
         """Open the log as the command does: look at every line of the input, then begin."""
-        log = RunLog(self.output, self.errors, resume=resume, overwrite=overwrite)
+        log = RunLog(self.output, self.errors, **how)
         try:
             for line in lines():
                 log.find(line)
@@ -74,10 +72,10 @@ class Run:
             raise
         return log
 
-    def finish(self, stop_after: int | None = None, *, resume: bool = False) -> int:
+    def finish(self, stop_after: int | None = None, **how: bool) -> int:
         """Answer the lines without a result, ``stop_after`` of them at most; return how many."""
         answered = 0
-        with self.open(resume=resume) as log:
+        with self.open(**how) as log:
             for line in lines():
                 if line.line in log or answered == stop_after:
                     continue
@@ -270,3 +268,25 @@ def test_a_full_disk_leaves_whole_lines(run: Run, monkeypatch: pytest.MonkeyPatc
     assert run.written() < WHOLE
     assert run.finish(resume=True) == 8 - len(written)
     assert run.written() == WHOLE
+
+
+def test_failed_lines_alone_are_answered_again(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.finish()
+    whole, answers = run.written(), run.output.read_bytes()
+    failed = len(run.errors.read_bytes().splitlines())
+    assert failed == 4  # refused by the endpoint, a name used twice, and two bad lines
+    assert run.finish(resume=True) == 0
+    assert run.finish(2, resume=True, retry_errors=True) == 2  # broken off
+    assert run.output.read_bytes() == answers
+    assert run.finish(resume=True) == failed - 2
+    assert run.written() == whole
+
+
+def test_errors_are_kept_until_the_input_is_known_to_be_the_same(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.finish()
+    whole = run.written()
+    with pytest.raises(RunFailure, match="another input"):
+        run.open(Identity("job", "other", "model"), resume=True, retry_errors=True)
+    assert run.written() == whole

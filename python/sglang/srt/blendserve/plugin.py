@@ -164,12 +164,15 @@ def _resolve_policy(original: Callable[[Any], None], server_args: Any) -> None:
 
 def _policy_defaults(fields: Any, settings: Settings) -> dict[str, Any]:
     """Return the fields of ``ServerArgs`` that the policy sets where they were not given."""
+    from sglang.srt.blendserve.runtime.cpu import defaults as cpu_defaults
     from sglang.srt.blendserve.runtime.overlap import pdmux
 
     values = pdmux.flags(fields, settings)
     apart = fields.attention_backend == "torch_native" or settings.overlap != "off"
     if settings.mixed_chunk == "on" or (settings.mixed_chunk == "auto" and not apart):
         values["enable_mixed_chunk"] = True
+    if fields.grammar_backend is None and (grammar := cpu_defaults.grammar_backend(fields.device)):
+        values["grammar_backend"] = grammar
     # Checkpoints of that kind take SGLang's own cache only.
     if not fields.enable_int8_mamba_checkpoint and not fields.radix_cache_backend:
         values["radix_cache_backend"] = POLICY

@@ -37,6 +37,10 @@ DOUBT_SECONDS = 2.0
 """An error of the engine's own (5xx) is written down after this time, and not at all if the job
 stops meanwhile: it takes SGLang a second to notice that one of its processes has died."""
 
+PAUSE_SECONDS = 1.0
+"""Time before the second try of a request that was aborted or not taken; twice it before the third:
+a queue that was full has room again."""
+
 _TRIES = 3
 
 
@@ -226,10 +230,20 @@ class AnsweringLoop:
         doubtful = response.status_code >= 500 or (seen is not None and seen.aborted is not None)
         if doubtful and await self._stop.requested_within(DOUBT_SECONDS):
             return  # an error that may come from being given up is no answer
+        response, data = self._write(line, rid, response)
         tally = tally_of(response, seen)
         self._slots.meter.add(tally)
-        data = answer(self._job.name, line.line, line.custom_id, response).to_json()
         self._keep(LineResult(line.line, tally, data), seen)
+
+    def _write(self, line: BatchLine, rid: str, response: Response) -> tuple[Response, bytes]:
+        """Return a line's result as it is written, and the response that it holds."""
+        name = self._job.name
+        try:
+            return response, answer(name, line.line, line.custom_id, response).to_json()
+        except Exception as error:  # half a surrogate pair in what the model wrote, for one
+            logger.exception("%s: line %d cannot be written", self._job.label, line.line)
+            response = _failed(line, rid, error)
+            return response, answer(name, line.line, line.custom_id, response).to_json()
 
     async def _execute(self, line: BatchLine, rid: str) -> tuple[Response, Observation | None]:
         """Return the engine's answer to a line, after at most three tries."""
@@ -246,6 +260,8 @@ class AnsweringLoop:
                 "%s: line %d was aborted (%s), try %d of %d",
                 self._job.label, line.line, aborted, attempt, _TRIES,
             )  # fmt: skip
+            if attempt < _TRIES and await self._stop.requested_within(attempt * PAUSE_SECONDS):
+                break
         return found
 
     def _keep(self, result: LineResult, seen: Observation | None = None) -> None:
@@ -308,8 +324,9 @@ def _engine_died(line: BatchLine) -> LineError:
 
 
 def _failed(line: BatchLine, rid: str, error: Exception) -> Response:
+    reason = ascii(str(error))[1:-1]  # a text that is certain to be written
     body = {
-        "message": f"Line {line.line}: an error while it was executed: {error}",
+        "message": f"Line {line.line}: an error while it was executed: {reason}",
         "type": "server_error",
         "param": None,
         "code": None,

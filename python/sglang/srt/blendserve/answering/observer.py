@@ -7,20 +7,28 @@ and SGLang's tokenizer manager and notes them for the line that is being execute
 
 from __future__ import annotations
 
+import asyncio
 from array import array
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sglang.srt.blendserve.answering.request_guard import check_request, check_token_ids
+from sglang.srt.blendserve.answering.request_guard import check_token_ids
 
 if TYPE_CHECKING:
     from sglang.srt.managers.io_struct import EmbeddingReqInput, GenerateReqInput
     from sglang.srt.managers.tokenizer_manager import TokenizerManager
+
+
+T = TypeVar("T")
+
+_LONG_TEXT = 1 << 16
+"""Texts of so many characters are tokenized in a thread: that takes tens of milliseconds."""
 
 
 @dataclass(slots=True)
@@ -92,8 +100,8 @@ class ObservedTokenizerManager:
 
         Raises:
             ValueError: the request is not valid, or would end the scheduler.
-            HTTPException: status 503, the engine gave the request up. An answer to one that still
-                waited lacks what SGLang's handlers read of every answer.
+            HTTPException: status 503, the engine gave the request up or did not take it. An answer
+                to one that still waited lacks what SGLang's handlers read of every answer.
         """
         from fastapi import HTTPException
         from sglang.srt.managers.io_struct import GenerateReqInput
@@ -101,7 +109,6 @@ class ObservedTokenizerManager:
         observation = _current.get()
         choices = 1
         if isinstance(request, GenerateReqInput):
-            check_request(request, self._inner.model_config.vocab_size)
             params = request.sampling_params
             choices = params.get("n") or 1
             observation.max_tokens = params.get("max_new_tokens")
@@ -113,8 +120,14 @@ class ObservedTokenizerManager:
             await self._compact_prompts(request, observation)
         else:
             _number_texts(request)
-        # A request that does not stream has one answer; running to the end closes the generator.
-        [answer] = [out async for out in self._inner.generate_request(request, raw_request)]
+        answers = self._inner.generate_request(request, raw_request)
+        try:
+            # A request that does not stream has one; running to the end closes the generator.
+            [answer] = [out async for out in answers]
+        except HTTPException as refused:
+            if refused.status_code == HTTPStatus.SERVICE_UNAVAILABLE:  # a full queue, for one
+                observation.aborted = str(refused.detail)
+            raise
         _note(observation, answer if isinstance(answer, list) else [answer], choices)
         if observation.aborted is not None:
             raise HTTPException(503, observation.aborted)
@@ -131,7 +144,7 @@ class ObservedTokenizerManager:
         if request.input_ids is None:
             if self._inner.tokenizer is None or not request.text:
                 return
-            request.input_ids, _ = await self._inner._tokenize_texts(request.text)
+            request.input_ids = await self._tokenize(request.text)
             request.text = None
         single = not request.input_ids or isinstance(request.input_ids[0], int)
         vocab_size = self._inner.model_config.vocab_size
@@ -144,6 +157,25 @@ class ObservedTokenizerManager:
         if single and (request.sampling_params.get("n") or 1) == 1:
             # Several prompts and n > 1 stay lists, because SGLang tells them apart by that.
             request.input_ids = array("i", prompts[0].tobytes())
+
+    async def _tokenize(self, text: str | list[str]) -> Any:
+        """Return the token ids of one or several texts; a long one does not hold up the loop."""
+        tokenizing = self._inner._tokenize_texts(text)
+        size = len(text) if isinstance(text, str) else sum(map(len, text))
+        batches = getattr(self._inner, "async_dynamic_batch_tokenizer", None) is not None
+        if size < _LONG_TEXT or batches:
+            return (await tokenizing)[0]
+        return (await asyncio.to_thread(_finish, tokenizing))[0]
+
+
+def _finish(work: Coroutine[Any, Any, T]) -> T:
+    """Return the result of a coroutine that awaits nothing."""
+    try:
+        work.send(None)
+    except StopIteration as end:
+        return cast(T, end.value)
+    work.close()
+    raise RuntimeError("the tokenizer awaits something")
 
 
 def _note(observation: Observation, answers: list[dict[str, Any]], choices: int) -> None:

@@ -69,7 +69,20 @@ class OutputLine(BaseModel):
             "response": None if response is None else dict(response),
             "error": None if error is None else dict(error),
         }
-        return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
+        return _escape_line_ends(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+
+
+_LINE_ENDS = ("\u2028", "\u2029", "\x85")
+"""Characters that end a line for `str.splitlines` and many clients, but not in JSON Lines."""
+
+_ESCAPED = [(end.encode(), b"\\u%04x" % ord(end)) for end in _LINE_ENDS]
+
+
+def _escape_line_ends(data: bytes) -> bytes:
+    """Return a JSON text, in UTF-8, with every line end inside its strings escaped."""
+    for end, escaped in _ESCAPED:
+        data = data.replace(end, escaped)
+    return data
 
 
 def output_id(job: str, line: int) -> str:

@@ -31,6 +31,9 @@ MAX_BYTES = 200 * 1000 * 1000
 MAX_LINE_BYTES = 32 << 20
 """Default limit of one line (bytes): what one request may hold in memory."""
 
+ANY_MODEL = "default"
+"""The model name that stands for whichever model is loaded, in SGLang's own API too."""
+
 MAX_CHOICES = 128
 """Most answers (``n``) to one request, as OpenAI has it. Each is a sequence of its own in the
 engine, so a huge number in one line would starve all others."""
@@ -44,7 +47,8 @@ class Rules:
         endpoint: the url that every line must name; None: each line may name any `Endpoint`.
         models: model names that a line may ask for; None: whichever the first valid line that
             names a model asks for, so that one file is for one model. ``base:adapter`` (a LoRA
-            adapter) counts as ``base``. A line without ``model`` is answered by the loaded model.
+            adapter) counts as ``base``. A line without ``model``, or with `ANY_MODEL`, is
+            answered by the loaded model.
         max_lines: most requests in the file, None: no limit.
         max_bytes: most bytes in the file after decompression, None: no limit.
         max_line_bytes: most bytes in one line.
@@ -89,6 +93,9 @@ def parse_lines(stream: ByteStream, rules: Rules | None = None) -> Iterator[Batc
             yield validator.parse(number, data)
         except _Refused as refused:
             yield refused.at(number)
+        except Exception as error:  # whatever a line holds, the next one is read
+            reason = f"this line cannot be checked: {error or type(error).__name__}."
+            yield _Refused(ErrorCode.INVALID_VALUE, reason).at(number)
     if not count:
         raise BatchFileError(
             LineError(
@@ -148,7 +155,7 @@ class _Validator:
             if method != "POST":
                 raise _Refused(
                     ErrorCode.UNSUPPORTED_METHOD,
-                    f"method is {_show(method)}; only POST is supported.",
+                    f"method is {show(method)}; only POST is supported.",
                     "method",
                 )
             url = self._check_url(_require(request, "url", str, "a string"))
@@ -165,7 +172,7 @@ class _Validator:
         if digest in self.seen:
             raise _Refused(
                 ErrorCode.DUPLICATE_CUSTOM_ID,
-                f"custom_id {_show(custom_id)} is used by an earlier line; it must be unique.",
+                f"custom_id {show(custom_id)} is used by an earlier line; it must be unique.",
                 "custom_id",
             )
         self.seen.add(digest)
@@ -174,7 +181,7 @@ class _Validator:
         if url not in tuple(Endpoint):
             raise _Refused(
                 ErrorCode.UNSUPPORTED_URL,
-                f"url is {_show(url)}; supported are {', '.join(Endpoint)}.",
+                f"url is {show(url)}; supported are {', '.join(Endpoint)}.",
                 "url",
             )
         if self.rules.endpoint is not None and url != self.rules.endpoint:
@@ -192,18 +199,19 @@ class _Validator:
         if not isinstance(model, str):
             raise _wrong_type("body.model", "a string", model)
         base = model.partition(":")[0].strip()
+        if base == ANY_MODEL:
+            return
         if self.rules.models is not None:
             if model in self.rules.models or base in self.rules.models:
                 return
-            served = ", ".join(sorted(self.rules.models))
-            reason = f"this server has {served}."
+            reason = f"this server has {_names_toshow(self.rules.models)}."
         else:
             self.first_model = self.first_model or base
             if base == self.first_model:
                 return
-            reason = f"earlier lines ask for {_show(self.first_model)}; one file is for one model."
+            reason = f"earlier lines ask for {show(self.first_model)}; one file is for one model."
         raise _Refused(
-            ErrorCode.MODEL_MISMATCH, f"model is {_show(model)}, but {reason}", "body.model"
+            ErrorCode.MODEL_MISMATCH, f"model is {show(model)}, but {reason}", "body.model"
         )
 
 
@@ -217,7 +225,7 @@ def _parse_object(data: bytes) -> dict[str, Any]:
     if not isinstance(request, dict):
         raise _Refused(
             ErrorCode.INVALID_JSON_LINE,
-            f"this line is not a JSON object but {_type_name(request)}.",
+            f"this line is not a JSON object but {type_name(request)}.",
         )
     return request
 
@@ -274,8 +282,14 @@ def _require(
 
 def _wrong_type(param: str, expected: str, value: object) -> _Refused:
     return _Refused(
-        ErrorCode.INVALID_TYPE, f"{param} must be {expected}, not {_type_name(value)}.", param
+        ErrorCode.INVALID_TYPE, f"{param} must be {expected}, not {type_name(value)}.", param
     )
+
+
+def _names_toshow(models: frozenset[str]) -> str:
+    """Return the model names that a client may see: a path on the server's disk is none."""
+    shown = sorted(name for name in models if not name.startswith(("/", "~", ".", "\\")))
+    return ", ".join(shown) or f"another model; {ANY_MODEL} or no model at all asks for it"
 
 
 _TYPE_NAMES = {
@@ -289,9 +303,11 @@ _TYPE_NAMES = {
 }
 
 
-def _type_name(value: object) -> str:
+def type_name(value: object) -> str:
+    """Return what JSON calls the type of a value, with its article."""
     return _TYPE_NAMES[type(value)]
 
 
-def _show(text: str, limit: int = 80) -> str:
+def show(text: str, limit: int = 80) -> str:
+    """Return a text in quotes, cut off after ``limit`` characters, for a message."""
     return repr(text if len(text) <= limit else text[:limit] + "...")

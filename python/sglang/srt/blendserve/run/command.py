@@ -10,7 +10,8 @@ where the model does them, /v1/embeddings:
 
 Answers are appended to the output as they finish. Every line that is not blank ends as exactly one
 line of the output or of the error file; a bad line is an error with its line number and stops
-nobody else. Ctrl-C keeps what is done, and the same command with --resume answers the rest.
+nobody else. Ctrl-C keeps what is done, and the same command with --resume answers the rest;
+with --retry-errors it answers the lines of the error file again.
 
 All flags of SGLang's server (--tp-size, --mem-fraction-static, ...) work here too; --help-sglang
 lists them. On a machine without a GPU the flags that SGLang needs there are set by themselves.
@@ -79,7 +80,13 @@ def main(args: argparse.Namespace) -> int:
 def _main(args: argparse.Namespace) -> int:
     with (
         BatchSource(args.input, Rules(max_lines=job_ids.MAX_REQUESTS)) as source,
-        RunLog(args.output, args.errors, resume=args.resume, overwrite=args.overwrite) as log,
+        RunLog(
+            args.output,
+            args.errors,
+            resume=args.resume or args.retry_errors,
+            overwrite=args.overwrite,
+            retry_errors=args.retry_errors,
+        ) as log,
     ):
         found = source.scan(log.find)
         log.begin(Identity(job_ids.new_job(), source.digest, args.model_path))
@@ -241,7 +248,8 @@ class _Run:
         return plan_figures(prompts or [], self._cost)
 
     def _how_to_go_on(self) -> str:
-        given = [flag for flag in sys.argv if flag not in ("--resume", "--overwrite")]
+        again = ("--resume", "--overwrite", "--retry-errors")
+        given = [flag for flag in sys.argv if flag not in again]
         command = shlex.join(["sglang-blendserve", *given[1:], "--resume"])
         done, total = self._log.done, self._found.total
         return f"{done} of {total} lines have their result. To go on:\n  {command}"

@@ -64,6 +64,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="go on with the run that wrote OUTPUT: answer only the lines it left out",
     )
+    again.add_argument(
+        "--retry-errors",
+        action="store_true",
+        help="go on as with --resume, and answer the lines of the error file again",
+    )
     again.add_argument("--overwrite", action="store_true", help="discard what OUTPUT holds")
     parser.add_argument(
         "--max-in-flight",

@@ -56,9 +56,21 @@ class RunLog:
     identity: Identity
 
     def __init__(
-        self, output: Path, errors: Path, *, resume: bool = False, overwrite: bool = False
+        self,
+        output: Path,
+        errors: Path,
+        *,
+        resume: bool = False,
+        overwrite: bool = False,
+        retry_errors: bool = False,
     ) -> None:
         """Open the files, and with ``resume`` read what they hold.
+
+        Args:
+            output, errors: the two files.
+            resume: go on with the run that wrote them.
+            overwrite: discard what they hold.
+            retry_errors: discard what ``errors`` holds; its lines have no result then.
 
         Raises:
             RunFailure: there are results already and neither ``resume`` nor ``overwrite`` is
@@ -83,7 +95,7 @@ class RunLog:
         self._whole = [0, 0]
         try:
             if not overwrite and any(file.size for file in self._files):
-                self._read_earlier(resume)
+                self._read_earlier(resume, retry_errors)
         except BaseException:
             self.close()
             raise
@@ -180,16 +192,20 @@ class RunLog:
         self._done.extend(bytes(max(0, line + 1 - len(self._done))))
         self._done[line] = 1
 
-    def _read_earlier(self, resume: bool) -> None:
+    def _read_earlier(self, resume: bool, retry_errors: bool) -> None:
         """Read the results of an earlier run."""
         if not resume:
             raise RunFailure(
                 f"{next(file.path for file in self._files if file.size)} has results already. "
-                "--resume goes on with that run, --overwrite starts again."
+                "--resume goes on with that run, --retry-errors answers its failed lines again as "
+                "well, --overwrite starts again."
             )
         self._earlier = self._read_sidecar()
         for index, file in enumerate(self._files):
             results, self._whole[index] = file.read()
+            if retry_errors and file is self._errors:
+                self._whole[index] = 0
+                continue
             for custom_id, line in results:
                 if line is not None:
                     self._earlier_lines.add(line)

@@ -10,7 +10,8 @@ The ``run`` command applies this by itself. For ``launch_server`` or `sglang.Eng
         --max-total-tokens 65536 --dtype float32
 
 (`--dtype float32` only where the processor has no bf16 products, see `has_bf16_products`.)
-The attention backend is chosen by the plugin (`runtime.cpu.attention`).
+The attention backend is chosen by the plugin (`runtime.cpu.attention`), and with the policy the
+grammar backend as well.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ ENVIRONMENT = {
     "SGLANG_NCCL_SO_PATH": "none",
 }
 
+GRAMMAR_BACKEND = "llguidance"
+"""SGLang's default, xgrammar, ends the scheduler on a CPU: it pins memory, which needs CUDA."""
+
 MAX_TOTAL_TOKENS = 65_536
 """Most tokens in the KV cache. SGLang would take nearly all of the machine's memory for it."""
 
@@ -47,6 +51,16 @@ def has_accelerator() -> bool:
     import torch
 
     return torch.cuda.is_available() or torch.accelerator.is_available()
+
+
+def grammar_backend(device: str | None) -> str | None:
+    """Return the grammar backend for a device of SGLang's; None: SGLang's own choice works.
+
+    Args:
+        device: ``--device``; None where it is not given, and the machine's is taken.
+    """
+    on_cpu = not has_accelerator() if device is None else device == "cpu"
+    return GRAMMAR_BACKEND if on_cpu else None
 
 
 def has_bf16_products() -> bool:
@@ -88,8 +102,7 @@ def server_flags(model_path: str, given: Iterable[str] = ()) -> list[str]:
     defaults = {
         "--device": "cpu",
         "--sampling-backend": "pytorch",
-        # SGLang's default, xgrammar, ends the scheduler here: it pins memory, which needs CUDA.
-        "--grammar-backend": "llguidance",
+        "--grammar-backend": GRAMMAR_BACKEND,
         "--cuda-graph-backend-decode": "disabled",
         "--cuda-graph-backend-prefill": "disabled",
     }
