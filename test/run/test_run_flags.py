@@ -105,7 +105,11 @@ def test_the_file_behind_standard_input_is_the_input_too(
 
 @pytest.mark.parametrize(
     "argv",
-    [("-i", "folder/out.jsonl.run.json"), ("--summary", "folder/out.jsonl"), ("--errors", "./in.jsonl")],
+    [
+        ("-i", "folder/out.jsonl.run.json"),
+        ("--summary", "folder/out.jsonl"),
+        ("--errors", "./in.jsonl"),
+    ],
 )
 def test_files_that_are_not_there_yet_are_compared_too(argv: tuple[str, ...]) -> None:
     with pytest.raises(SystemExit) as ended:

@@ -57,6 +57,11 @@ COMMANDS = (
         "measure what this machine's GPU or CPU reaches, for the simulator",
     ),
     Command(
+        "recover",
+        "server.recover",
+        "bring back batches whose database was lost (with their results)",
+    ),
+    Command(
         "fetch-model", "fetch_model.command", "get the small real model the demo and tests use"
     ),
 )

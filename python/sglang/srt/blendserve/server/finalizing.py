@@ -121,12 +121,11 @@ def write_results(
     Raises:
         OSError: the disk is full, or the journal is damaged.
     """
-    if outcome == "failed" and not total:
+    if outcome == "failed" and not total and not len(journal):
         return FinalCounts(0, Tally())  # nobody knows what requests there were
     if not total or len(journal) < total:
         _refuse(journal, job, outcome, unanswered)
-    for line in journal.lines():
-        result = journal.read(line)
+    for result in journal.results():
         (output if result.succeeded else errors).write(result.data)
     missing = max(total - len(journal), 0)  # the input was cut short from outside
     return FinalCounts(len(journal) + missing, journal.tally.plus(Tally(failed=missing)))
