@@ -120,7 +120,7 @@ class BatchService:
                 param="batch_id",
                 code="batch_not_cancellable",
             )
-        self._runner.cancel(batch_id)
+        self._runner.cancel(record)
         return self._show(record)
 
     async def _check_input(self, file_id: str) -> str:

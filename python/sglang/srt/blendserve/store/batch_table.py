@@ -146,7 +146,7 @@ async def list_batches(
         f"SELECT * FROM batches WHERE {before} ORDER BY seq DESC LIMIT ?", (*values, limit + 1)
     )
     found = [BatchRecord(**row) for row in rows]
-    return found[:limit], len(found) > limit
+    return found[:limit], 0 < limit < len(found)
 
 
 async def open_batches(db: aiosqlite.Connection) -> list[BatchRecord]:

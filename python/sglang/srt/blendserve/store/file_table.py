@@ -73,7 +73,7 @@ async def list_files(
         (*values, limit + 1),
     )
     found = [FileObject(**row) for row in rows]
-    return found[:limit], len(found) > limit
+    return found[:limit], 0 < limit < len(found)
 
 
 async def delete(db: aiosqlite.Connection, file_id: str) -> None:
