@@ -1,4 +1,4 @@
-"""An input that is changed or cut under an open batch: it stops, and nothing adds up to too much."""
+"""An input that is changed or cut under an open batch: it stops, and the counts add up."""
 
 from __future__ import annotations
 

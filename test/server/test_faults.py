@@ -114,8 +114,7 @@ async def test_crash_and_restart(
 def results_in(path: Path) -> set[str | None]:
     """Return the custom_ids of the lines that have a result in a journal."""
     results = ResultJournal(path)
-    found = {orjson.loads(results.read(number).data)["custom_id"] for number in results.lines()}
-    return found
+    return {orjson.loads(result.data)["custom_id"] for result in results.results()}
 
 
 async def test_a_batch_that_ends_early_has_its_input_parsed_twice(

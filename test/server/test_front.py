@@ -34,9 +34,7 @@ def as_sglang_has_it(app: Any) -> None:
 @pytest.mark.parametrize("method", ["GET", "PUT", "HEAD", "OPTIONS"])
 async def test_every_answer_has_an_id_of_its_own(directory: Path, path: str, method: str) -> None:
     async with serve(directory) as service:
-        ids = {
-            (await service.http.request(method, path)).headers["x-request-id"] for _ in range(3)
-        }
+        ids = {(await service.http.request(method, path)).headers["x-request-id"] for _ in range(3)}
     assert len(ids) == 3
     assert all(re.fullmatch("req_[0-9a-f]{32}", one) for one in ids)
 
@@ -72,9 +70,7 @@ async def test_the_server_s_own_page_and_programs_are_answered(directory: Path) 
 
 @pytest.mark.parametrize("allowed", ["https://elsewhere.example, https://b.example:1", "*"])
 async def test_an_allowed_origin_is_answered(directory: Path, allowed: str) -> None:
-    async with serve(
-        directory, prepare=as_sglang_has_it, allow_origins=allowed
-    ) as service:
+    async with serve(directory, prepare=as_sglang_has_it, allow_origins=allowed) as service:
         answer = await service.http.get("/v1/batches", headers=ELSEWHERE)
         assert answer.status_code == 200
         assert answer.headers["access-control-allow-origin"] in ("*", ELSEWHERE["origin"])

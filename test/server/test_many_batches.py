@@ -1,4 +1,4 @@
-"""Thousands of open batches and few file descriptors: bounded use, and waiting when there are none."""
+"""Many open batches and few file descriptors: bounded use, and waiting when there are none."""
 
 from __future__ import annotations
 
@@ -121,7 +121,8 @@ async def test_no_batch_stays_in_cancelling(
         assert ended.status == "cancelled"
         counts = ended.request_counts
         assert counts.completed + counts.failed == counts.total
-        assert "lost+found" in {error.code: error.message for error in ended.errors.data}[
-            "server_error"
-        ]
+        assert (
+            "lost+found"
+            in {error.code: error.message for error in ended.errors.data}["server_error"]
+        )
         assert (directory / "lost+found" / batch.id / "results.journal").stat().st_size

@@ -55,12 +55,6 @@ def test_whatever_a_client_asks_for_the_batch_is_answered(server: ServerProcess)
             bodies = {
                 "/generate": {"text": "x", "rid": rid, "sampling_params": sampling},
                 "/v1/completions": {"model": "default", "prompt": "x", "rid": rid, "max_tokens": 1},
-                "/v1/chat/completions": {
-                    "model": "default",
-                    "messages": [{"role": "user", "content": "x"}],
-                    "rid": rid,
-                    "max_tokens": 1,
-                },
             }
             for path, body in bodies.items():
                 answer = online.post(path, json=body)

@@ -1,4 +1,4 @@
-"""Online clients and the ids of batches' requests, at the place where all of SGLang's routes meet."""
+"""Online clients and the ids of batches' requests, where all of SGLang's routes meet."""
 
 from __future__ import annotations
 
@@ -18,7 +18,16 @@ from sglang.srt.blendserve.server.front import stand_in_front
 
 OURS = job_ids.make_rid("job", 3, 1)
 FORGED = OURS.replace(OURS.split("-")[2], "0123456789abcdef")
-REACHING = ["b", "blend", "blendserve", "blendserve-", "", "blendserve-x", "blendserve-job-", FORGED]
+REACHING = [
+    "b",
+    "blend",
+    "blendserve",
+    "blendserve-",
+    "",
+    "blendserve-x",
+    "blendserve-job-",
+    FORGED,
+]
 ONLINE = ["a", "c", "Blendserve-", "xblendserve-job-", "blendservice", "9f"]
 
 HTTP = Request({"type": "http", "headers": []})

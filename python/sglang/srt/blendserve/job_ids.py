@@ -26,9 +26,7 @@ from functools import lru_cache
 from hashlib import blake2b
 
 _MARK = "blendserve-"
-_RID = re.compile(
-    _MARK + r"([0-9A-Za-z_]{1,64})-([0-9a-f]{16})-([0-9]{1,9})-([0-9]{8})(?![0-9])"
-)
+_RID = re.compile(_MARK + r"([0-9A-Za-z_]{1,64})-([0-9a-f]{16})-([0-9]{1,9})-([0-9]{8})(?![0-9])")
 _KEY = secrets.token_bytes(32)
 _JOB = re.compile(r"[0-9A-Za-z_]{1,64}")
 

@@ -24,9 +24,7 @@ class Patience:
     """Counts starts, and knows who has been overtaken too often. It depends on calls only, so the
     ranks of a group, which see the same ones, agree."""
 
-    def __init__(
-        self, waits: Callable[[PoolRequest], bool], *, turns: float, least: int
-    ) -> None:
+    def __init__(self, waits: Callable[[PoolRequest], bool], *, turns: float, least: int) -> None:
         """
         Args:
             waits: whether a request waits that was never handed out.

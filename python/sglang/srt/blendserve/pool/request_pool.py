@@ -138,6 +138,4 @@ class RequestPool:
 
     def _new_patience(self) -> Patience:
         rules = self._rules
-        return Patience(
-            self._never_started, turns=rules.turns, least=rules.least_explained
-        )
+        return Patience(self._never_started, turns=rules.turns, least=rules.least_explained)

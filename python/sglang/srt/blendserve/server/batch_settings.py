@@ -18,7 +18,6 @@ from pathlib import Path
 from sglang.srt.blendserve.batch_file.validation import MAX_BYTES, MAX_LINES
 from sglang.srt.blendserve.flag_fields import Flags, flag
 
-
 _ORIGIN = re.compile(r"https?://[^/\s,]+")
 
 

@@ -21,7 +21,6 @@ from sglang.srt.blendserve.store.objects import (
     new_file_id,
 )
 
-
 _REFUSED_BYTES = 1 << 22
 """Bytes read of an upload that is refused: a client that is still sending then gets the answer."""
 
@@ -56,7 +55,11 @@ class FileService:
         writer = await store.io(lambda: store.files.new(file_id))
         try:
             upload = await receive(
-                body, content_type, writer, max_file_bytes=self._settings.max_file_bytes, io=store.io
+                body,
+                content_type,
+                writer,
+                max_file_bytes=self._settings.max_file_bytes,
+                io=store.io,
             )
             wanted = _checked(upload.fields)
             keep, created_at = wanted.expires_after, now()

@@ -1,4 +1,4 @@
-"""``DIR/lost+found``: folders of batches that the database does not know, put aside and not deleted.
+"""``DIR/lost+found``: folders of batches that the database does not know, put aside, not deleted.
 
 A batch gets there when the database was lost or an old copy of it was put in place.
 """
