@@ -8,13 +8,15 @@ import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fault_places import AFTER, GOOD, INPUT, Place, engine_for
 from scripted import ScriptedEngine, line, serve
 
+from sglang.srt.blendserve.answering import line_source
 from sglang.srt.blendserve.batch_file.types import BatchLine
-from sglang.srt.blendserve.server import finalizing
+from sglang.srt.blendserve.server import batch_run, finalizing
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("quick_retries")]
 
@@ -126,3 +128,25 @@ async def test_no_batch_stays_in_cancelling(
             in {error.code: error.message for error in ended.errors.data}["server_error"]
         )
         assert (directory / "lost+found" / batch.id / "results.journal").stat().st_size
+
+
+async def test_a_small_batch_is_not_validated_behind_a_large_one(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Place("validating")
+    place.install(monkeypatch)
+    held = batch_run.scan
+
+    def only_large(lines: Any, **options: Any) -> Any:
+        seen = list(lines)
+        return (held if len(seen) > 1 else line_source.scan)(iter(seen), **options)
+
+    monkeypatch.setattr(batch_run, "scan", only_large)
+    async with serve(directory) as service:
+        large = await service.submit([line(f"l{n}", "x" * 10_000) for n in range(200)])
+        await place.wait(service, large)
+        small = await service.submit([line("small")])
+        assert (await service.finish(small.id)).status == "completed"
+        assert (await service.client.batches.retrieve(large.id)).status == "validating"
+        place.let_go.set()
+        assert (await service.finish(large.id)).status == "completed"

@@ -146,8 +146,9 @@ class BatchRun:
 
     async def _read(self, work: Callable[[], T]) -> T:
         """Return what ``work`` finds in the input, in turn with other batches."""
+        size = await self._store.io(self._workspace.input_bytes)
         found = await self._retry.persist(
-            lambda: self._store.in_turn(work), again=is_short_of_files
+            lambda: self._store.in_turn(work, size), again=is_short_of_files
         )
         await self._retry.persist(lambda: self._store.io(self._input.note))
         return found

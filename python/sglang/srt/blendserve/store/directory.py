@@ -34,6 +34,10 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
+_SMALL_BYTES = 1 << 20
+"""Below that a file is read through in milliseconds."""
+
+
 class StoreUnusable(RuntimeError):
     """The batch directory cannot be used; the message says why and what to do."""
 
@@ -81,6 +85,7 @@ class Store:
             raise
         self._io = ThreadPoolExecutor(max_workers=4, thread_name_prefix="batch-io")
         self._validation = ThreadPoolExecutor(1, thread_name_prefix="batch-validation")
+        self._small = ThreadPoolExecutor(1, thread_name_prefix="batch-validation-small")
 
     def workspace(self, batch_id: str) -> Workspace:
         """Return the folder of a batch, whether it exists or not."""
@@ -90,10 +95,12 @@ class Store:
         """Run ``work``, which may block on the disk, off the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self._io, work)
 
-    async def in_turn(self, work: Callable[[], T]) -> T:
-        """Run ``work`` that validates a whole file, one such after another: a hundred new batches
-        must not take all threads from those that run."""
-        return await asyncio.get_running_loop().run_in_executor(self._validation, work)
+    async def in_turn(self, work: Callable[[], T], size: int) -> T:
+        """Run ``work`` that reads a whole file of ``size`` bytes, one such after another: a hundred
+        new batches must not take all threads from those that run. Small files have a turn of their
+        own, so that they do not wait behind large ones."""
+        turn = self._small if size < _SMALL_BYTES else self._validation
+        return await asyncio.get_running_loop().run_in_executor(turn, work)
 
     async def start(self) -> None:
         """Connect to the database and finish what a crash cut short: deletions, uploads, ended
@@ -162,6 +169,7 @@ class Store:
     async def close(self) -> None:
         """Close the database and give the lock back. Calling it twice does nothing."""
         self._validation.shutdown()
+        self._small.shutdown()
         self._io.shutdown()
         await self.db.close()
         self._lock.release()

@@ -30,6 +30,13 @@ class Workspace:
         """The batch's input lines."""
         return self.folder / "input.jsonl"
 
+    def input_bytes(self) -> int:
+        """Return the size of the input in bytes, 0 where it is gone."""
+        try:
+            return self.input.stat().st_size
+        except OSError:
+            return 0
+
     @property
     def journal(self) -> Path:
         """The batch's results so far; see `journal.ResultJournal`."""
