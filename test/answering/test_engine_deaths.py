@@ -173,7 +173,6 @@ async def test_a_server_that_stops_in_order_leaves_no_suspects(tmp_path: Path) -
         record = service.store.workspace(batch.id)
     opened = record.open_engine_record()
     assert (opened.inside(), opened.suspects()) == ([], [])
-    opened.close()
 
 
 @pytest.mark.parametrize(

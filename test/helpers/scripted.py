@@ -24,6 +24,7 @@ from sglang.srt.blendserve.answering.engine import Answer
 from sglang.srt.blendserve.answering.observer import Observation
 from sglang.srt.blendserve.batch_file.results import Response
 from sglang.srt.blendserve.batch_file.types import BatchLine, Endpoint
+from sglang.srt.blendserve.job_ids import job_prefix
 from sglang.srt.blendserve.server.batch_settings import BatchSettings
 from sglang.srt.blendserve.server.mount import mount
 from sglang.srt.blendserve.server.plan_view import PlanView
@@ -84,7 +85,7 @@ class ScriptedEngine:
 
     def abort(self, job: str) -> None:
         for rid, work in self._running.items():
-            if rid.startswith(f"blendserve-{job}-"):
+            if rid.startswith(job_prefix(job)):
                 work.cancel()
 
     async def plan(self) -> PlanView | None:
@@ -138,12 +139,20 @@ class Service:
 
 @asynccontextmanager
 async def serve(
-    directory: Path, engine: ScriptedEngine | None = None, **limits: Any
+    directory: Path,
+    engine: ScriptedEngine | None = None,
+    *,
+    prepare: Callable[[FastAPI], None] = lambda _: None,
+    **limits: Any,
 ) -> AsyncIterator[Service]:
-    """Run the service on ``directory``; stop it as a server that shuts down does."""
+    """Run the service on ``directory``; stop it as a server that shuts down does.
+
+    ``prepare`` gets the application before the service is added to it.
+    """
     engine = engine or ScriptedEngine()
     store = Store(directory)
     app = FastAPI()
+    prepare(app)
     settings = BatchSettings(directory, **limits)
     runner = mount(app, store, engine, settings)
     http = httpx.AsyncClient(

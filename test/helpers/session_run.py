@@ -30,7 +30,11 @@ def prompt(rng: random.Random, tokens: int) -> list[int]:
 
 
 def rid(job: str, total: int, index: int) -> str:
-    """As `job_ids.make_rid`, without the package, which must not be there in stock runs."""
+    """As `job_ids.make_rid`, without the package where it must not be there, in stock runs."""
+    if os.environ.get("SGLANG_PLUGINS") != "none":
+        from sglang.srt.blendserve.job_ids import make_rid
+
+        return make_rid(job, total, index)
     return f"blendserve-{job}-{total}-{index:08d}"
 
 

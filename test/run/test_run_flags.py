@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from sglang.srt.blendserve import cli
 from sglang.srt.blendserve.run import flags
 from sglang.srt.blendserve.run.failure import RunFailure
 from sglang.srt.blendserve.run.offline_engine import kv_element_bytes
@@ -55,6 +56,63 @@ def test_errors_stand_beside_the_output() -> None:
     ],
 )
 def test_mistakes_end_with_status_2(argv: tuple[str, ...]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse(*argv)
+    assert ended.value.code == 2
+
+
+SPELLINGS = {
+    "symbolic link": lambda place: (place / "link").symlink_to(place / "in.jsonl") or "link",
+    "hard link": lambda place: (place / "link").hardlink_to(place / "in.jsonl") or "link",
+    "through a folder": lambda place: f"../{place.name}/in.jsonl",
+    "a link to the folder": lambda place: (
+        (place / "here").symlink_to(place, target_is_directory=True) or "here/in.jsonl"
+    ),
+}
+
+
+@pytest.mark.parametrize("flag", ["--output", "--errors", "--summary"])
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_no_other_name_of_the_input_is_written_to(
+    spelling: str,
+    flag: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in.jsonl").write_text("the only copy")
+    name = SPELLINGS[spelling](tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(
+            ["run", "-i", "in.jsonl", "-o", "o", "--model-path", "m", "--overwrite", flag, name]
+        )
+    assert ended.value.code == 2
+    assert f"--input (in.jsonl) and {flag} ({name}) are one file" in capsys.readouterr().err
+    assert (tmp_path / "in.jsonl").read_text() == "the only copy"
+
+
+def test_the_file_behind_standard_input_is_the_input_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = tmp_path / "in.jsonl"
+    given.write_text("the only copy")
+    with given.open() as stream:
+        monkeypatch.setattr("sys.stdin", stream)
+        with pytest.raises(SystemExit):
+            parse("-i", "-", "-o", str(given))
+        assert parse("-i", "-", "-o", str(tmp_path / "out")).output == tmp_path / "out"
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("-i", "folder/out.jsonl.run.json"),
+        ("--summary", "folder/out.jsonl"),
+        ("--errors", "./in.jsonl"),
+    ],
+)
+def test_files_that_are_not_there_yet_are_compared_too(argv: tuple[str, ...]) -> None:
     with pytest.raises(SystemExit) as ended:
         parse(*argv)
     assert ended.value.code == 2

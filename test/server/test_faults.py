@@ -114,9 +114,7 @@ async def test_crash_and_restart(
 def results_in(path: Path) -> set[str | None]:
     """Return the custom_ids of the lines that have a result in a journal."""
     results = ResultJournal(path)
-    found = {orjson.loads(results.read(number).data)["custom_id"] for number in results.lines()}
-    results.close()
-    return found
+    return {orjson.loads(result.data)["custom_id"] for result in results.results()}
 
 
 async def test_a_batch_that_ends_early_has_its_input_parsed_twice(
@@ -189,7 +187,7 @@ async def test_a_start_that_fails_leaves_no_thread_and_no_lock(
 
     before = set(threading.enumerate())
     with monkeypatch.context() as broken:
-        broken.setattr(file_table, "deleted_ids", fail)
+        broken.setattr(file_table, "states", fail)
         with pytest.raises(sqlite3.OperationalError):
             await serve(directory).__aenter__()
     for thread in set(threading.enumerate()) - before:

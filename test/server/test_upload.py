@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import tracemalloc
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -192,6 +193,45 @@ async def test_any_content_ends_with_every_line_in_exactly_one_file(
         output, errors = await service.result_lines(batch)
         assert (len(output), len(errors)) == (counts.completed, counts.failed)
         assert len({one["id"] for one in output + errors}) == counts.total
+
+
+async def test_uploads_at_once_are_bounded_and_the_next_one_gets_in_later(
+    directory: Path,
+) -> None:
+    go = asyncio.Event()
+
+    async def body() -> AsyncIterator[bytes]:
+        whole = form(PURPOSE, FILE)
+        yield whole[:100]
+        await go.wait()
+        yield whole[100:]
+
+    async with serve(directory, max_uploads=2) as service:
+        post = service.http.post
+        slow = [
+            asyncio.ensure_future(post("/v1/files", content=body(), headers=FORM)) for _ in range(2)
+        ]
+        while len(list((directory / "files").iterdir())) < 2:
+            await asyncio.sleep(0.01)
+        with pytest.raises(openai.RateLimitError) as caught:
+            await service.client.files.create(file=("x", b"x" * 100_000), purpose="batch")
+        assert caught.value.code == "too_many_uploads"
+        go.set()
+        assert [answer.status_code for answer in await asyncio.gather(*slow)] == [200, 200]
+        await service.client.files.create(file=("x", b"x"), purpose="batch")
+
+
+async def test_an_upload_that_goes_silent_is_given_up(directory: Path) -> None:
+    async def body() -> AsyncIterator[bytes]:
+        yield form(PURPOSE, FILE)[:100]
+        await asyncio.Event().wait()
+
+    async with serve(directory, upload_timeout=1, max_uploads=1) as service:
+        answer = await service.http.post("/v1/files", content=body(), headers=FORM)
+        assert answer.status_code == 408
+        assert answer.json()["error"]["code"] == "upload_timeout"
+        assert list((directory / "files").iterdir()) == []
+        await service.client.files.create(file=("x", b"x"), purpose="batch")
 
 
 async def test_json_bodies_are_bounded(directory: Path) -> None:

@@ -31,7 +31,6 @@ def test_reopened_journal_has_every_result_and_their_sum(path: Path) -> None:
     journal.sync()
     journal.append([result(3)])
     journal.sync()
-    journal.close()
 
     again = ResultJournal(path)
 
@@ -71,7 +70,6 @@ def test_any_unfinished_tail_is_cut(
     results = [result(line, text=text) for line, text in enumerate(synced, start=1)]
     journal.append(results)
     journal.sync()
-    journal.close()
     size = path.stat().st_size
     with path.open("ab") as stream:
         stream.write(tail)
@@ -95,6 +93,34 @@ def test_every_cut_of_a_crashed_write_leaves_whole_results_only(path: Path) -> N
         path.write_bytes(whole[:size])
         lines = list(ResultJournal(path).lines())
         assert lines == [1] + [2] * (size >= second) + [3] * (size == len(whole))
+
+
+def test_a_damaged_record_costs_one_result_and_not_those_behind_it(path: Path) -> None:
+    journal = ResultJournal(path)
+    journal.append([result(line) for line in range(1, 6)])
+    journal.sync()
+    data = bytearray(path.read_bytes())
+    data[data.index(b"\n", data.index(b'"line":2')) - 3] ^= 1
+    path.write_bytes(data)
+
+    again = ResultJournal(path)
+
+    assert list(again.lines()) == [1, 3, 4, 5]
+    again.append([result(2, text="again")])
+    again.sync()
+    assert [found.line for found in ResultJournal(path).results()] == [1, 2, 3, 4, 5]
+    assert ResultJournal(path).read(2) == result(2, text="again")
+    assert ResultJournal(path).read(5) == result(5)
+
+
+def test_journals_hold_no_file_open(tmp_path: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    journals = [ResultJournal(tmp_path / str(n)) for n in range(20)]
+    for journal in journals:
+        journal.append([result(1)])
+        journal.sync()
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert journals[7].read(1) == result(1)
 
 
 def test_zeros_where_a_power_cut_left_a_hole_are_cut(path: Path) -> None:

@@ -68,7 +68,7 @@ async def put(store: Store, content: bytes, expires_at: int | None = None) -> Fi
 
 async def create_batch(store: Store, file: FileObject) -> str:
     batch_id = new_batch_id()
-    store.workspace(batch_id).create(store.files.path(file.id))
+    store.workspace(batch_id).create(store.files.path(file.id), "{}")
     batch = BatchRecord(
         id=batch_id,
         endpoint="/v1/completions",
@@ -224,14 +224,18 @@ async def test_recovery_clears_what_a_crash_cut_short_and_nothing_else(directory
         await store.db.write(lambda db: file_table.delete(db, deleted.id))  # no unlink: a crash
         pending = new_file(3)
         await store.db.write(lambda db: file_table.insert_file(db, pending, state="pending"))
-        store.files.new(pending.id).commit()  # crash before the row is ready
+        writer = store.files.new(pending.id)
+        writer.write(b"whole")
+        writer.commit()  # crash before the row is ready
         store.files.new(new_file_id()).write(b"torn")  # crash in the middle of an upload
         orphan = store.workspace(new_batch_id())
-        orphan.create(store.files.path(kept.id))  # crash before the batch's row
+        orphan.create(store.files.path(kept.id), "{}")  # crash before the batch's row
 
     async with started(directory) as again:
-        assert again.files.ids() == {kept.id}
+        assert again.files.ids() == {kept.id, pending.id}
         assert again.files.path(kept.id).read_bytes() == b"kept"
+        completed = await again.db.read(lambda db: file_table.get_file(db, pending.id, 1))
+        assert completed == pending.model_copy(update={"bytes": 5})
         assert again.workspace(batch_id).input.read_bytes() == b"kept"
         assert not orphan.folder.exists()
 
@@ -262,7 +266,37 @@ def test_ids_cannot_name_a_path() -> None:
     assert len({new_file_id() for _ in range(1000)}) == 1000
 
 
-async def test_content_is_private(store: Store, directory: Path) -> None:
-    await put(store, b"secret")
-    for path in (directory, directory / "files", directory / "batches"):
-        assert os.stat(path).st_mode & 0o077 == 0
+@pytest.mark.parametrize("earlier", [False, True])
+async def test_content_is_private_in_any_directory(directory: Path, earlier: bool) -> None:
+    directory.mkdir(mode=0o755)
+    if earlier:  # made by a version that left it to the umask
+        for folder in ("files", "batches"):
+            (directory / folder).mkdir(mode=0o755)
+        (directory / "blendserve.db").touch(0o644)
+    async with started(directory) as store:
+        await create_batch(store, await put(store, b"secret"))
+        entries = list(directory.rglob("*"))
+        assert {path.name for path in entries} >= {"blendserve.db-wal", "input.jsonl"}
+        assert [path for path in entries if os.stat(path).st_mode & 0o077] == []
+
+
+async def test_a_database_with_a_broken_page_is_refused_with_what_to_do(directory: Path) -> None:
+    async with started(directory) as store:
+        for _ in range(200):
+            await put(store, b"x")
+    database = directory / "blendserve.db"
+    content = bytearray(database.read_bytes())
+    content[4096 * 3 : 4096 * 4] = os.urandom(4096)
+    database.write_bytes(content)
+    with pytest.raises(StoreUnusable, match=r"is damaged.*mv .*recover"):
+        Store(directory)
+    assert database.read_bytes() == content
+
+
+async def test_a_clock_that_steps_back_does_not_show(store: Store) -> None:
+    batch_id = await create_batch(store, await put(store, b"x"))
+    seconds = {"in_progress": 100, "finalizing": 50, "completed": 7}
+    for status, at in seconds.items():
+        await store.db.write(lambda db, s=status, a=at: batch_table.enter(db, batch_id, s, a))
+    batch = await store.db.read(lambda db: batch_table.get_batch(db, batch_id))
+    assert (batch.in_progress_at, batch.finalizing_at, batch.completed_at) == (100, 100, 100)

@@ -62,8 +62,11 @@ def install() -> None:
 
 def main() -> int:
     """Run the console script ``sglang-blendserve``; return its exit status."""
-    from sglang.srt.blendserve.cli import main as run_command
-
+    try:
+        from sglang.srt.blendserve.cli import main as run_command
+    except KeyboardInterrupt:  # before the command can say so itself
+        print("Stopped.", file=sys.stderr)
+        return 130
     return run_command()
 
 

@@ -19,6 +19,9 @@ from sglang.srt.blendserve import __version__, refusals, releases
 
 _PACKAGE = "sglang.srt.blendserve"
 
+_INTERRUPTED = 130
+"""Exit status after Ctrl-C, as a shell has it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Command:
@@ -54,6 +57,11 @@ COMMANDS = (
         "measure what this machine's GPU or CPU reaches, for the simulator",
     ),
     Command(
+        "recover",
+        "server.recover",
+        "bring back batches whose database was lost (with their results)",
+    ),
+    Command(
         "fetch-model", "fetch_model.command", "get the small real model the demo and tests use"
     ),
 )
@@ -79,8 +87,18 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the subcommand ``argv`` (default: the process arguments) names; return its status."""
-    argv = list(sys.argv[1:] if argv is None else argv)
+    """Run the subcommand ``argv`` (default: the process arguments) names; return its status.
+
+    Ctrl-C at any moment, while modules are imported too, is a line and the status 130.
+    """
+    try:
+        return _main(list(sys.argv[1:] if argv is None else argv))
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        return _INTERRUPTED
+
+
+def _main(argv: list[str]) -> int:
     chosen = next((c for c in COMMANDS if argv and argv[0] == c.name), None)
     if chosen is None:
         _parser().parse_args(argv)

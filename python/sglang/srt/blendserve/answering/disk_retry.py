@@ -18,14 +18,29 @@ T = TypeVar("T")
 RETRY_SECONDS = 5.0
 """Time between two tries to write."""
 
-_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+_SHORT_OF_FILES = {errno.EMFILE, errno.ENFILE}
+_DISK_ERRORS = _SHORT_OF_FILES | {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+}
 
 
 def is_storage_failure(error: Exception) -> bool:
-    """Whether the disk is full, read-only or failing, so that trying again later may help."""
+    """Whether the disk is full, read-only or failing, or there are no file descriptors left, so
+    that trying again later may help."""
     if isinstance(error, OSError):
         return error.errno in _DISK_ERRORS
     return isinstance(error, sqlite3.OperationalError)
+
+
+def is_short_of_files(error: Exception) -> bool:
+    """Whether the process or the machine has too many files open, which says nothing about the
+    file that was to be opened."""
+    return isinstance(error, OSError) and error.errno in _SHORT_OF_FILES
 
 
 def reason_of(error: Exception) -> str:
@@ -47,8 +62,17 @@ class DiskRetry:
         self._fine = asyncio.Event()
         self._fine.set()
 
-    async def persist(self, write: Callable[[], Awaitable[T]]) -> T:
+    async def persist(
+        self,
+        write: Callable[[], Awaitable[T]],
+        *,
+        again: Callable[[Exception], bool] = is_storage_failure,
+    ) -> T:
         """Return what ``write`` returns; while the disk takes nothing, try every few seconds.
+
+        Args:
+            write: what to do; it may be called any number of times.
+            again: whether an `OSError` or `sqlite3.Error` is one to try again after.
 
         Raises:
             Stopped: the job was suspended meanwhile.
@@ -57,7 +81,7 @@ class DiskRetry:
             try:
                 result = await write()
             except (OSError, sqlite3.Error) as error:
-                if not is_storage_failure(error):
+                if not again(error):
                     raise
                 if self.problem is None:
                     logger.error("%s waits, its directory takes no data: %s", self._name, error)

@@ -10,7 +10,10 @@ are kept before it, by what is put in and when:
    requests / seconds left: the next slot goes to the job with the most needed rate for each
    slot it holds. Every job gets on, all kinds of work stay in the pool to be blended, and a
    job's share grows as its end comes near.
-3. No more is in the engine than it finishes in `TURNAROUND` seconds, so a job with an hour to
+3. Every second slot goes to the job that has the fewest requests in the engine, at risk or not. A
+   small job behind a large one so gets its slots at once, and no job, however urgent, keeps
+   another one out: with J jobs waiting each gets a slot in at most 2 J.
+4. No more is in the engine than it finishes in `TURNAROUND` seconds, so a job with an hour to
    go never waits for more than that behind work that was put in before it.
 
 The command `run` is one job that has all the time there is, and no turnaround to keep.
@@ -90,6 +93,11 @@ def next_in_line(demands: Iterable[Demand], in_flight: int, rate: float | None) 
     return min(enumerate(demands), key=order)[0]
 
 
+def fewest_in_flight(demands: Iterable[Demand]) -> int:
+    """Return the index of the job with the fewest requests in the engine; on a tie the first."""
+    return min(enumerate(demands), key=lambda indexed: indexed[1].in_flight)[0]
+
+
 def slot_count(rate: float | None, most: int) -> int:
     """Return how many requests may be in the engine, so that none waits for a turnaround.
 
@@ -136,6 +144,7 @@ class SlotPool:
         self._max_bytes = sys.maxsize if max_bytes is None else max_bytes
         self._turnaround = turnaround
         self._bytes = 0
+        self._turn = 0
         self._waiting: list[_Waiter] = []
 
     @property
@@ -174,11 +183,15 @@ class SlotPool:
         self._waiting = [waiter for waiter in self._waiting if not waiter.granted.cancelled()]
         while self._waiting and self.in_flight < self.slots:
             demands = [waiter.demand() for waiter in self._waiting]
-            chosen = next_in_line(demands, self.in_flight, self.meter.request_rate())
+            if self._turn % 2:
+                chosen = fewest_in_flight(demands)
+            else:
+                chosen = next_in_line(demands, self.in_flight, self.meter.request_rate())
             waiter = self._waiting[chosen]
             if self.in_flight and self._bytes + waiter.size > self._max_bytes:
                 return  # it goes next, when there is room; the others do not overtake it
             del self._waiting[chosen]
+            self._turn += 1
             if not self.in_flight:
                 self.meter.start()
             self.in_flight += 1

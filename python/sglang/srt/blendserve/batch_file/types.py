@@ -49,6 +49,7 @@ class ErrorCode(StrEnum):
     TOO_MANY_TASKS = "too_many_tasks"
     FILE_TOO_LARGE = "file_too_large"
     UNREADABLE_FILE = "unreadable_file"
+    INPUT_CHANGED = "input_changed"
     # a valid line that got no HTTP answer
     BATCH_EXPIRED = "batch_expired"
     BATCH_CANCELLED = "batch_cancelled"

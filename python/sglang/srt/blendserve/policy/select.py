@@ -82,13 +82,23 @@ class StepPolicy:
                     Side.MEMORY: limit - self.split.share * self.pool.kv_slots,
                     Side.COMPUTE: limit,
                 }
-                if take_returned(step, self.pool, limits, budget.memory_side):
-                    take_sample(step, self.pool, limits[Side.MEMORY], budget.memory_side)
-                self._take(step, Side.MEMORY, limits[Side.MEMORY], budget.memory_side)
-                self._take(step, Side.COMPUTE, limits[Side.COMPUTE], budget.compute_side)
+                self._admit(step, limits, budget)
             step.never_idle()
         self.saved.spend(step.spent)
         return step.selection()
+
+    def _admit(self, step: Step, limits: dict[Side, float], budget: PrefillBudget) -> None:
+        """Take what the engine gave back, what has waited for too long, the sample, the plan."""
+        pool = self.pool
+        again = take_returned(step, pool, limits, budget.memory_side)
+        if not again and pool.patience.is_overdue(pool.table.returned[0]):
+            return
+        if not take_overdue(step, pool, limits[Side.COMPUTE], budget.memory_side):
+            return
+        if again:
+            take_sample(step, pool, limits[Side.MEMORY], budget.memory_side)
+        self._take(step, Side.MEMORY, limits[Side.MEMORY], budget.memory_side)
+        self._take(step, Side.COMPUTE, limits[Side.COMPUTE], budget.compute_side)
 
     def _pace(self, step: Step) -> PrefillBudget:
         """The prompt tokens that the step may compute."""
@@ -145,6 +155,23 @@ class StepPolicy:
                         return
             if len(step.requests) == started:
                 return
+
+
+def take_overdue(step: Step, pool: RequestPool, limit: float, budget: int) -> bool:
+    """Take the requests that have been overtaken too often, in the order of their deadlines.
+
+    Nobody waits for ever: `pool.patience` has the bound.
+
+    ``limit``: KV tokens that the predicted peak may reach. Returns False if one of them does not
+    fit: then nothing goes before it, and memory comes free for it.
+    """
+    while step.room(budget):
+        request = pool.patience.overdue()
+        if request is None:
+            return True
+        if not step.admit(request, Side.MEMORY, limit, budget):
+            return False
+    return True
 
 
 def take_returned(step: Step, pool: RequestPool, limits: dict[Side, float], budget: int) -> bool:

@@ -110,7 +110,10 @@ class Step:
         if self.state.running or self.spent or self.state.free_requests < 1:
             return
         current, returned = self._pool.current, self._pool.table.returned
-        request = returned[0] if returned else current.peek(Side.MEMORY)
+        if returned:
+            request: PoolRequest | None = returned[0]
+        else:
+            request = self._pool.patience.overdue() or current.peek(Side.MEMORY)
         if request is not None:
             side = request.side if request.index not in current.scanner else Side.MEMORY
             self.start(self.memory.candidate(request), side, self.max_tokens)

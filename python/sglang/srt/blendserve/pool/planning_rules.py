@@ -31,5 +31,10 @@ class PlanningRules:
     """Order anew when predictions have moved the KV reads of what waits by this share."""
     least_ended: int = 4096
     """Ended requests that are kept, at least, for what their prompts tell about lengths."""
+    turns: float = 2.0
+    """How many times the starts that its job explains a request may be overtaken (`patience`).
+    With less, a steady stream of arrivals is served nearly in the order of arrival."""
+    least_explained: int = 64
+    """Fewest starts that a job explains: what a step or two of the engine takes."""
     arrival_order: bool = False
     """Scan requests as they arrived instead of as planned (an ablation)."""

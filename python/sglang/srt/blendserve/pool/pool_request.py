@@ -42,6 +42,10 @@ class PoolRequest:
     did not find cached."""
     expected_tokens: float = 0.0
     """Output tokens that the request was expected to have when it started."""
+    arrived_at: int = 0
+    """Starts that the pool had made when the request arrived (`patience`)."""
+    explained: int = 0
+    """Most starts that its job has explained since then; 0 before it is in a plan."""
 
 
 def shared_tokens(one: Tokens, other: Tokens) -> int:

@@ -15,6 +15,7 @@ from sglang.srt.blendserve.cost.cost_model import CostModel
 from sglang.srt.blendserve.lengths.prior import LengthPrior
 from sglang.srt.blendserve.pool.background import Background
 from sglang.srt.blendserve.pool.current_plan import CurrentPlan
+from sglang.srt.blendserve.pool.patience import Patience
 from sglang.srt.blendserve.pool.planner import Planned, Planner
 from sglang.srt.blendserve.pool.planning_rules import PlanningRules
 from sglang.srt.blendserve.pool.pool_request import PoolRequest
@@ -42,7 +43,8 @@ class RequestPool:
         ``background``: where plans are made; None: at once, while the caller waits."""
         self.cost = cost
         self.kv_slots = kv_slots
-        self._planner = Planner(cost, kv_slots, rules or PlanningRules())
+        self._rules = rules or PlanningRules()
+        self._planner = Planner(cost, kv_slots, self._rules)
         self._background = background
         self.table = RequestTable()
         """Who is in the pool, and in which state."""
@@ -50,6 +52,8 @@ class RequestPool:
         """The plan in use, and what of it still waits."""
         self.prefixes = SharedPrefixes(self.table.held_otherwise)
         """Which shared prefixes are in use."""
+        self.patience = self._new_patience()
+        """Who has been overtaken for so long that it goes before the plan."""
 
     def __len__(self) -> int:
         """Requests that wait: arrived, planned or returned, not running."""
@@ -65,6 +69,8 @@ class RequestPool:
         renewed = self.current.renew_if_due(quiet=quiet, idle_seconds=idle_seconds)
         if self.current.made is not None:
             self.prefixes.follow(self.current.made.ancestors, self.table.running.values())
+        if renewed:
+            self.patience.planned(self.table.everyone_waiting())
         return renewed
 
     # --- a request's life -------------------------------------------------------------------
@@ -72,11 +78,13 @@ class RequestPool:
     def add(self, request: PoolRequest) -> None:
         """Let ``request`` wait. Raises ValueError if its rid is already in the pool."""
         self.table.add(request)
+        self.patience.arrived(request)
 
     def start(self, request: PoolRequest) -> None:
         """``request``, which waits, is handed to the engine."""
         self._leave(request)
         self.table.start(request)
+        self.patience.started()
         if not request.generated:
             self.current.started(request.index)
         self.prefixes.enter(request)
@@ -87,6 +95,7 @@ class RequestPool:
         if not request.generated:
             self.current.not_started(request.index)
         self.table.put_back(request)
+        self.patience.put_back()
         self.current.note_returns()
 
     def finish(self, request: PoolRequest, output_tokens: int) -> None:
@@ -127,3 +136,11 @@ class RequestPool:
         self.table = RequestTable()
         self.prefixes = SharedPrefixes(self.table.held_otherwise)
         self.current = CurrentPlan(self.table, self._planner, self._background, prior, orders)
+        self.patience = self._new_patience()
+
+    def _never_started(self, request: PoolRequest) -> bool:
+        return request.rid in self.table.by_rid and self.table.waits(request.index)
+
+    def _new_patience(self) -> Patience:
+        rules = self._rules
+        return Patience(self._never_started, turns=rules.turns, least=rules.least_explained)

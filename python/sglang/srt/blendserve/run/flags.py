@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sglang.srt.blendserve.run.failure import RunFailure
+from sglang.srt.blendserve.run.same_file import first_clash, sidecar_of
 from sglang.srt.blendserve.runtime.cpu import defaults as cpu_defaults
 from sglang.srt.blendserve.settings import POLICY
 
@@ -99,11 +100,21 @@ def parse_args(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse
     args.server_flags = rest
     if args.errors is None:
         args.errors = args.output.with_name(f"{args.output.stem}.errors{args.output.suffix}")
-    for flag, path in (("--errors", args.errors), ("--input", args.input)):
-        if args.output.absolute() == Path(path).absolute():
-            parser.error(f"--output and {flag} are both {path}")
-    if args.errors.absolute() == Path(args.input).absolute():
-        parser.error(f"--errors and --input are both {args.input}")
+    files = {
+        "--input": args.input,
+        "--output": args.output,
+        "--errors": args.errors,
+        "OUTPUT.run.json, which --resume needs": sidecar_of(args.output),
+    }
+    if args.summary is not None:
+        files["--summary"] = args.summary
+    clash = first_clash(files)
+    if clash is not None:
+        one, other = clash
+        parser.error(
+            f"{one} ({files[one]}) and {other} ({files[other]}) are one file. What is written "
+            f"there would destroy what {one} is for: give {other} another name."
+        )
     if args.output.suffix == ".gz":
         parser.error("--output is appended to and cannot be compressed; give a name without .gz")
     return args

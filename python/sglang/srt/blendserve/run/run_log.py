@@ -18,6 +18,7 @@ from pathlib import Path
 from sglang.srt.blendserve.batch_file.types import BatchLine, LineError
 from sglang.srt.blendserve.run.failure import RunFailure
 from sglang.srt.blendserve.run.result_file import ResultFile
+from sglang.srt.blendserve.run.same_file import sidecar_of
 from sglang.srt.blendserve.store.line_result import LineResult
 
 _FORMAT = 1
@@ -83,7 +84,7 @@ class RunLog:
         self._earlier_names: set[str] = set()
         self._earlier_lines: set[int] = set()
         self._done = bytearray()  # a line's number -> whether it has a result
-        self._sidecar = output.with_name(output.name + ".run.json")
+        self._sidecar = sidecar_of(output)
         self.engine_record = output.with_name(output.name + ".engine")
         self._output = ResultFile(output)
         try:

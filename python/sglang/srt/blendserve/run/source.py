@@ -13,10 +13,10 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from hashlib import blake2b
 from pathlib import Path
 from typing import IO, cast
 
+from sglang.srt.blendserve.answering.digest_reader import DigestReader
 from sglang.srt.blendserve.answering.line_source import InputScan, LineSource, scan
 from sglang.srt.blendserve.batch_file.lines import ByteStream
 from sglang.srt.blendserve.batch_file.types import BatchFileError, BatchLine, LineError
@@ -76,7 +76,7 @@ class BatchSource:
         with self._reader() as reader:
             yield LineSource(self._checked(reader), reader.tell, has_result)
 
-    def _checked(self, reader: _Reader) -> Iterator[BatchLine | LineError]:
+    def _checked(self, reader: DigestReader) -> Iterator[BatchLine | LineError]:
         yield from self._parse(reader)
         if self.digest != reader.digest:
             raise RunFailure(
@@ -84,42 +84,20 @@ class BatchSource:
                 "old and new lines mixed; run again with --overwrite."
             )
 
-    def _parse(self, reader: _Reader) -> Iterator[BatchLine | LineError]:
+    def _parse(self, reader: DigestReader) -> Iterator[BatchLine | LineError]:
         try:
             yield from parse_lines(reader, self._rules)
         except BatchFileError as failure:
             raise RunFailure(f"{self.name}: {failure}") from failure
 
     @contextmanager
-    def _reader(self) -> Iterator[_Reader]:
+    def _reader(self) -> Iterator[DigestReader]:
         self._file.seek(0)
         if not self._compressed:
-            yield _Reader(self._file)
+            yield DigestReader(self._file)
             return
         with gzip.GzipFile(fileobj=self._file) as unpacked:
-            yield _Reader(cast(ByteStream, unpacked))
-
-
-class _Reader:
-    """Counts the bytes that are read through it, and computes their digest."""
-
-    def __init__(self, stream: ByteStream) -> None:
-        self._stream = stream
-        self._hash = blake2b(digest_size=32)
-        self._position = 0
-
-    def tell(self) -> int:
-        return self._position
-
-    def readline(self, size: int, /) -> bytes:
-        data = self._stream.readline(size)
-        self._hash.update(data)
-        self._position += len(data)
-        return data
-
-    @property
-    def digest(self) -> str:
-        return self._hash.hexdigest()
+            yield DigestReader(cast(ByteStream, unpacked))
 
 
 def open_input(path: str) -> IO[bytes]:

@@ -43,9 +43,8 @@ class Suspects:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close the record; it stays only if a later run needs it."""
+        """Leave the record behind only if a later run needs it."""
         noted = {*self.record.suspects(), *self.record.inside()}
-        self.record.close()
         if all(line in self._results for line in noted):
             self._path.unlink(missing_ok=True)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, BinaryIO, cast
+from typing import Any, TypeVar, cast
 
 import aiosqlite
 
-from sglang.srt.blendserve.answering.disk_retry import DiskRetry, reason_of
-from sglang.srt.blendserve.answering.line_source import InputScan, LineSource, read_input, scan
+from sglang.srt.blendserve.answering.disk_retry import DiskRetry, is_short_of_files, reason_of
+from sglang.srt.blendserve.answering.line_source import InputScan, LineSource, scan
 from sglang.srt.blendserve.answering.loop import AnsweringLoop, Job
 from sglang.srt.blendserve.answering.slots import SlotPool
 from sglang.srt.blendserve.answering.stop import Stop, Stopped, StopReason
@@ -21,18 +22,20 @@ from sglang.srt.blendserve.batch_file.types import (
     ErrorCode,
     LineError,
 )
-from sglang.srt.blendserve.batch_file.validation import Rules, parse_lines
+from sglang.srt.blendserve.batch_file.validation import Rules
 from sglang.srt.blendserve.job_ids import make_rid
+from sglang.srt.blendserve.server.batch_input import BatchInput
 from sglang.srt.blendserve.server.finalizing import Lines, finalize
 from sglang.srt.blendserve.server.served_engine import ServedEngine
 from sglang.srt.blendserve.store import batch_table
 from sglang.srt.blendserve.store.batch_table import BatchRecord
 from sglang.srt.blendserve.store.directory import Store, now
-from sglang.srt.blendserve.store.engine_record import EngineRecord
 from sglang.srt.blendserve.store.journal import ResultJournal
 from sglang.srt.blendserve.store.objects import Outcome, job_of
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +63,13 @@ class BatchRun:
         self._stop = Stop()
         self._retry = DiskRetry(record.id, self._stop)
         self._source: LineSource | None = None
-        self._stream: BinaryIO | None = None
-        self._engine_record: EngineRecord | None = None
         self.broken = False
-        self._rules = Rules(
+        rules = Rules(
             endpoint=Endpoint(record.endpoint),
             models=context.engine.models,
             max_lines=context.max_requests,
         )
+        self._input = BatchInput(self._workspace, rules)
 
     @property
     def expires_at(self) -> int:
@@ -97,7 +99,6 @@ class BatchRun:
 
     async def run(self) -> None:
         """Go on from the state the batch is in until it is in a terminal one or suspended."""
-        journal = None
         self._context.turns.join(job_of(self._record.id))
         try:
             journal = await self._retry.persist(
@@ -109,9 +110,6 @@ class BatchRun:
             logger.info("%s is suspended; it goes on when the server is back", self._record.id)
         finally:
             self._context.turns.ordinary_done(job_of(self._record.id))
-            for opened in (journal, self._stream, self._engine_record):
-                if opened is not None:
-                    opened.close()
 
     async def _work(self, journal: ResultJournal) -> Outcome:
         """Validate and answer; return the state to end in.
@@ -125,8 +123,11 @@ class BatchRun:
         if record.status == "cancelling":
             return "cancelled"
         try:
-            if record.status == "validating" and not await self._validate():
-                return "failed"
+            if record.status == "validating":
+                if not await self._validate():
+                    return "failed"
+            else:
+                await self._read(lambda: self._input.check(record.total))
             await self._answer(journal)
         except Stopped:
             pass
@@ -144,10 +145,21 @@ class BatchRun:
             BatchFileError, OSError: the input as a whole cannot be taken.
             Stopped: `stop` was called.
         """
-        path, rules = self._workspace.input, self._rules
-        found = await self._store.in_turn(lambda: scan(read_input(path, rules), stop=self._stop))
+        found = await self._read(lambda: scan(self._input.read(), stop=self._stop))
         await self._begin(found)
         return found.bad < found.total
+
+    async def _read(self, work: Callable[[], T]) -> T:
+        """Return what ``work`` finds in the input, in turn with other batches."""
+        size = await self._store.io(self._workspace.input_bytes)
+        found = await self._retry.persist(
+            lambda: self._store.in_turn(work, size), again=is_short_of_files
+        )
+        await self._retry.persist(lambda: self._store.io(self._input.note))
+        return found
+
+    async def _off_loop(self, work: Callable[[], T]) -> T:
+        return await self._retry.persist(lambda: self._store.io(work), again=is_short_of_files)
 
     async def _begin(self, found: InputScan) -> None:
         async def change(db: aiosqlite.Connection) -> BatchRecord:
@@ -183,18 +195,15 @@ class BatchRun:
             )
             counted = tally
 
-        self._engine_record = await self._retry.persist(
+        engine_record = await self._retry.persist(
             lambda: self._store.io(self._workspace.open_engine_record)
         )
-        self._stream = stream = open(self._workspace.input, "rb")  # noqa: SIM115 - run() closes it
-        self._source = LineSource(
-            parse_lines(stream, self._rules), stream.tell, journal.__contains__
-        )
+        self._source = self._input.source(journal.__contains__)
         loop = AnsweringLoop(
             Job(
                 job,
                 record.id,
-                left=record.total - len(journal),
+                left=max(record.total - len(journal), 0),
                 rid=lambda line: make_rid(job, 0, line.line - 1),
                 seconds_left=lambda: record.expires_at - time.time(),
             ),
@@ -203,10 +212,10 @@ class BatchRun:
             engine=context.engine,
             slots=context.slots,
             turns=context.turns,
-            record=self._engine_record,
+            record=engine_record,
             stop=self._stop,
             retry=self._retry,
-            off_loop=self._store.io,
+            off_loop=self._off_loop,
             after_sync=count,
         )
         await loop.run()
@@ -241,11 +250,10 @@ class BatchRun:
             unanswered=self._unanswered,
         )
         logger.info("%s is %s: %s", record.id, self._record.status, self._record.tally)
-        await self._store.io(self._workspace.remove)
+        await self._store.forget(self._workspace)
 
     def _unanswered(self) -> Lines:
-        """Return the lines that may have no result: where they were answered in this run, those
-        left of it; otherwise all."""
-        if self._source is not None:
-            return self._source.unanswered()
-        return read_input(self._workspace.input, self._rules)
+        """Yield the lines that may have no result: where they were answered in this run, those
+        left of it; otherwise all. None of an input that has changed: nobody knows them."""
+        self._input.check(self._record.total)
+        yield from self._input.read() if self._source is None else self._source.unanswered()

@@ -46,10 +46,6 @@ class BatchService:
         store, batch_id, created_at = self._store, new_batch_id(), now()
         input_id = await self._check_input(wanted.input_file_id)
         workspace = store.workspace(batch_id)
-        try:
-            await store.io(lambda: workspace.create(store.files.path(input_id)))
-        except FileNotFoundError as error:  # deleted just now
-            raise _no_input(input_id) from error
         keep = wanted.output_expires_after
         record = BatchRecord(
             id=batch_id,
@@ -62,6 +58,11 @@ class BatchService:
             created_at=created_at,
             expires_at=created_at + window_seconds(wanted.completion_window),
         )
+        about = record.model_dump_json()
+        try:
+            await store.io(lambda: workspace.create(store.files.path(input_id), about))
+        except FileNotFoundError as error:  # deleted just now
+            raise _no_input(input_id) from error
         try:
             await store.db.write(lambda db: batch_table.insert_batch(db, record))
         except BaseException:
@@ -119,7 +120,7 @@ class BatchService:
                 param="batch_id",
                 code="batch_not_cancellable",
             )
-        self._runner.cancel(batch_id)
+        self._runner.cancel(record)
         return self._show(record)
 
     async def _check_input(self, file_id: str) -> str:

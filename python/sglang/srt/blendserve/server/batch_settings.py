@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from sglang.srt.blendserve.batch_file.validation import MAX_BYTES, MAX_LINES
 from sglang.srt.blendserve.flag_fields import Flags, flag
+
+_ORIGIN = re.compile(r"https?://[^/\s,]+")
 
 
 def _default_directory() -> Path:
@@ -49,8 +52,32 @@ class BatchSettings:
         least=1,
     )
 
+    max_uploads: int = flag(
+        16, "Most uploads that are received at once; one more is refused with status 429.", least=1
+    )
+    upload_timeout: int = flag(
+        60,
+        "Seconds after which an upload that sends nothing is given up.",
+        least=1,
+    )
+    allow_origins: str = flag(
+        "",
+        "Origins whose pages may use the batch API from a browser, such as https://host:port, "
+        "separated by commas; * allows any. The server's own origin always may.",
+    )
+
     def __post_init__(self) -> None:
         FLAGS.check(self)
+        for origin in self.origins:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise FLAGS.refusal(
+                    self, "allow_origins", f"{origin!r} is no origin such as https://host:port"
+                )
+
+    @property
+    def origins(self) -> list[str]:
+        """The entries of ``allow_origins``."""
+        return [origin.strip() for origin in self.allow_origins.split(",") if origin.strip()]
 
 
 FLAGS = Flags(

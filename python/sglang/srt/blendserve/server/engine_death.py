@@ -63,10 +63,7 @@ def settle(store: Store, batch_ids: Iterable[str]) -> Death:
     condemned = 0
     for batch_id, lines in inside.items():
         record = store.workspace(batch_id).open_engine_record()
-        try:
-            condemned += len(record.died(lines, together, end))
-        finally:
-            record.close()
+        condemned += len(record.died(lines, together, end))
     if together:
         logger.warning(
             "The server ended with %d lines in the engine (%s). They are run again behind all "
@@ -94,18 +91,11 @@ def _unfinished(store: Store, batch_id: str) -> list[int]:
     workspace = store.workspace(batch_id)
     if not workspace.engine_record.exists():
         return []
-    record = workspace.open_engine_record()
-    try:
-        inside = record.inside()
-        if not inside:
-            return []
-        journal = workspace.open_journal()
-        try:
-            return [line for line in inside if line not in journal]
-        finally:
-            journal.close()
-    finally:
-        record.close()
+    inside = workspace.open_engine_record().inside()
+    if not inside:
+        return []
+    journal = workspace.open_journal()
+    return [line for line in inside if line not in journal]
 
 
 def end_with_the_engine(manager: Any, directory: Path) -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from sglang.srt.blendserve.server.batch_settings import BatchSettings
 from sglang.srt.blendserve.server.openai_errors import ApiError, invalid, not_valid, shortened
 from sglang.srt.blendserve.server.parameters import CreateFile, ListFiles
-from sglang.srt.blendserve.server.upload import receive
+from sglang.srt.blendserve.server.upload import drain, receive, without_pause
 from sglang.srt.blendserve.store import file_table
 from sglang.srt.blendserve.store.directory import Store, now
 from sglang.srt.blendserve.store.objects import (
@@ -20,26 +21,45 @@ from sglang.srt.blendserve.store.objects import (
     new_file_id,
 )
 
+_REFUSED_BYTES = 1 << 22
+"""Bytes read of an upload that is refused: a client that is still sending then gets the answer."""
+
 
 class FileService:
     """Uploads, lists, reads and deletes files of the store."""
 
-    def __init__(self, store: Store, max_file_bytes: int) -> None:
-        self._store = store
-        self._max_file_bytes = max_file_bytes
+    def __init__(self, store: Store, settings: BatchSettings) -> None:
+        self._store, self._settings = store, settings
+        self._uploads = 0
 
     async def upload(self, body: AsyncIterator[bytes], content_type: str) -> FileObject:
         """Store the file of a multipart form; when this returns it survives any crash.
 
         Raises:
-            ApiError: the form is not right, or the file too large.
+            ApiError: the form is not right, or the file too large; 408, nothing came for too long;
+                429, too many others are being received.
             OSError, sqlite3.Error: the disk is full; nothing is stored.
         """
+        lively = without_pause(body, self._settings.upload_timeout)
+        if self._uploads >= self._settings.max_uploads:
+            await drain(lively, _REFUSED_BYTES)
+            raise _too_many(self._settings.max_uploads)
+        self._uploads += 1
+        try:
+            return await self._receive(lively, content_type)
+        finally:
+            self._uploads -= 1
+
+    async def _receive(self, body: AsyncIterator[bytes], content_type: str) -> FileObject:
         store, file_id = self._store, new_file_id()
         writer = await store.io(lambda: store.files.new(file_id))
         try:
             upload = await receive(
-                body, content_type, writer, max_file_bytes=self._max_file_bytes, io=store.io
+                body,
+                content_type,
+                writer,
+                max_file_bytes=self._settings.max_file_bytes,
+                io=store.io,
             )
             wanted = _checked(upload.fields)
             keep, created_at = wanted.expires_after, now()
@@ -112,6 +132,15 @@ class FileService:
         await self._store.db.write(lambda db: file_table.delete(db, file.id))
         await self._store.io(lambda: self._store.files.delete(file.id))
         return DeletedFile(id=file.id)
+
+
+def _too_many(limit: int) -> ApiError:
+    return ApiError(
+        429,
+        f"This server receives {limit} uploads already, its limit (--batch-max-uploads). Try again "
+        "in a while.",
+        code="too_many_uploads",
+    )
 
 
 def _checked(fields: dict[str, str]) -> CreateFile:

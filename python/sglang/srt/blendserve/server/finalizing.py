@@ -33,6 +33,14 @@ _UNANSWERED: dict[Outcome, tuple[ErrorCode, str]] = {
     ),
 }
 
+_ABANDONED = {
+    "code": "server_error",
+    "message": "The result files could not be written; the server's log says why. Results the "
+    "batch had are kept in lost+found of the batch directory.",
+    "param": None,
+    "line": None,
+}
+
 _GROUP = 1000
 """Lines without an answer that are written to the journal together."""
 
@@ -99,6 +107,31 @@ async def finalize(
     )
 
 
+async def abandon(store: Store, batch_id: str) -> None:
+    """End a batch that is being cancelled without result files, because they cannot be written.
+
+    Its folder, with the results it has, is put aside in ``lost+found``.
+
+    Raises:
+        OSError, sqlite3.Error: the disk is full; nothing is changed.
+    """
+
+    async def change(db: aiosqlite.Connection) -> None:
+        record = await batch_table.get_batch(db, batch_id)
+        for file_id in (record.output_file_id, record.error_file_id):
+            if file_id is not None:
+                await file_table.delete(db, file_id)
+        await batch_table.set_results(db, batch_id, "cancelled", None, None)
+        await batch_table.set_errors(db, batch_id, [*record.errors, _ABANDONED])
+        await batch_table.set_counts(db, batch_id, record.total, Tally(failed=record.total))
+        await batch_table.enter(db, batch_id, "cancelled", now())
+
+    workspace = store.workspace(batch_id)
+    if workspace.folder.exists():
+        await store.io(lambda: store.lost.take(workspace))
+    await store.db.write(change)
+
+
 def write_results(
     journal: ResultJournal,
     job: str,
@@ -121,12 +154,11 @@ def write_results(
     Raises:
         OSError: the disk is full, or the journal is damaged.
     """
-    if outcome == "failed" and not total:
+    if outcome == "failed" and not total and not len(journal):
         return FinalCounts(0, Tally())  # nobody knows what requests there were
     if not total or len(journal) < total:
         _refuse(journal, job, outcome, unanswered)
-    for line in journal.lines():
-        result = journal.read(line)
+    for result in journal.results():
         (output if result.succeeded else errors).write(result.data)
     missing = max(total - len(journal), 0)  # the input was cut short from outside
     return FinalCounts(len(journal) + missing, journal.tally.plus(Tally(failed=missing)))

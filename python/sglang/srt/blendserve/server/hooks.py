@@ -32,9 +32,15 @@ def register() -> None:
     global _registered
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
-    if _registered or multiprocessing.parent_process() is not None:
-        return  # the latter: a scheduler or a detokenizer
+    from sglang.srt.blendserve.server import online_ids
+
+    if not _registered:
+        online_ids.register()
+    if _registered:
+        return
     _registered = True
+    if multiprocessing.parent_process() is not None:
+        return  # a scheduler or a detokenizer
     HookRegistry.register(f"{_ARGS}.add_cli_args", _add_flags, HookType.AFTER)
     HookRegistry.register(f"{_ARGS}.from_cli_args", _read_flags, HookType.AFTER)
     HookRegistry.register(f"{_SERVER}.launch_server", _before_launch, HookType.BEFORE)

@@ -12,6 +12,7 @@ from sglang.srt.blendserve.server.activity import Gauges
 from sglang.srt.blendserve.server.batch_service import BatchService
 from sglang.srt.blendserve.server.batch_settings import BatchSettings
 from sglang.srt.blendserve.server.file_service import FileService
+from sglang.srt.blendserve.server.front import stand_in_front
 from sglang.srt.blendserve.server.routes import batch_router, file_router
 from sglang.srt.blendserve.server.runner import Runner
 from sglang.srt.blendserve.server.served_engine import ServedEngine
@@ -35,11 +36,12 @@ def mount(
         metrics: also keep Prometheus gauges, in SGLang's registry.
     """
     runner = Runner(store, engine, settings)
-    files = FileService(store, settings.max_file_bytes)
+    files = FileService(store, settings)
     batches = BatchService(store, files, engine, runner)
     app.include_router(file_router(files))
     app.include_router(batch_router(batches))
     app.include_router(page_router(batches, runner, engine))
+    stand_in_front(app, settings.origins)
     if metrics:
         runner.on_activity(Gauges().show)
     lifespan = app.router.lifespan_context

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -26,8 +26,26 @@ logger = logging.getLogger(__name__)
 MAX_JSON_BYTES = 1 << 20
 """Largest JSON body taken; metadata, the largest thing in one, has at most 16 x 576 characters."""
 
+REQUEST_ID = "blendserve_request_id"
+"""Name of a request's id in the ASGI scope."""
+
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 _NO_OBJECT = {"dict_type", "model_type", "model_attributes_type"}
+
+
+class _Bound(NamedTuple):
+    """How OpenAI says that a number is out of bounds; ``bound`` is pydantic's name of it."""
+
+    bound: str
+    side: str
+    sign: str
+    code: str
+
+
+_BOUNDS = {
+    "greater_than_equal": _Bound("ge", "below minimum", ">=", "integer_below_min_value"),
+    "less_than_equal": _Bound("le", "above maximum", "<=", "integer_above_max_value"),
+}
 _NOT_JSON = "The body is not valid JSON. Send one JSON object."
 
 _Handler = Callable[[Request], Coroutine[Any, Any, Response]]
@@ -98,6 +116,14 @@ def not_valid(errors: Sequence[Mapping[str, Any]]) -> ApiError:
         )
     if kind == "extra_forbidden":
         return invalid(f"Unknown parameter: '{param}'.", param, "unknown_parameter")
+    if kind in _BOUNDS and isinstance(given := first.get("input"), (int, str)):
+        bound, (side, sign, code) = first["ctx"][_BOUNDS[kind].bound], _BOUNDS[kind][1:]
+        return invalid(
+            f"Invalid '{param}': integer {side} value. Expected a value {sign} {bound}, but got "
+            f"{str(given)[:20]} instead.",
+            param,
+            code,
+        )
     reason = first["msg"].removeprefix("Value error, ")
     if kind in _NO_OBJECT:
         reason = "Input should be an object"
@@ -179,7 +205,13 @@ def _as_api_error(request: Request, error: Exception) -> ApiError:
     if isinstance(error, HTTPException) and error.status_code == 400:
         return invalid(_NOT_JSON, code="invalid_json")  # nested too deeply, or not UTF-8
     if isinstance(error, (OSError, sqlite3.Error)) and is_storage_failure(error):
-        logger.error("%s %s: %s", request.method, request.url.path, error)
+        logger.error("%s %s (%s): %s", request.method, request.url.path, _id(request), error)
         return storage_failed(error)
-    logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return ApiError(500, "The server had an error; its log says more.")
+    where = request.method, request.url.path, _id(request)
+    logger.error("%s %s (%s) failed", *where, exc_info=error)
+    return ApiError(500, f"The server had an error; its log says more, at {_id(request)}.")
+
+
+def _id(request: Request) -> str:
+    """Return the request's id, which the answer shows as ``x-request-id`` (`front`)."""
+    return str(request.scope.get(REQUEST_ID, "no id"))

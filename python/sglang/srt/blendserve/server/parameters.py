@@ -95,17 +95,22 @@ class CreateFile(BaseModel):
         return nested
 
 
-class ListBatches(BaseModel):
-    """The query of ``GET /v1/batches``; what it does not know it ignores."""
+_After = Annotated[str | None, AfterValidator(lambda text: text or None)]
+"""Behind which entry a list begins; an empty one is none, as clients write it."""
 
-    after: str | None = None
-    limit: Annotated[int, Field(ge=1, le=100)] = 20
+
+class ListBatches(BaseModel):
+    """The query of ``GET /v1/batches``; what it does not know it ignores. A limit of 0 is an empty
+    page, as OpenAI has it."""
+
+    after: _After = None
+    limit: Annotated[int, Field(ge=0, le=100)] = 20
 
 
 class ListFiles(BaseModel):
     """The query of ``GET /v1/files``; what it does not know it ignores."""
 
-    after: str | None = None
-    limit: Annotated[int, Field(ge=1, le=10_000)] = 10_000
+    after: _After = None
+    limit: Annotated[int, Field(ge=0, le=10_000)] = 10_000
     order: Literal["asc", "desc"] = "desc"
     purpose: str | None = None

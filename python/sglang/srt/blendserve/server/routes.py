@@ -71,6 +71,7 @@ def file_router(files: FileService) -> APIRouter:
     async def delete_file(file_id: str) -> DeletedFile:
         return await files.delete(file_id)
 
+    @router.head("/{file_id}/content", response_class=FileResponse, include_in_schema=False)
     @router.get("/{file_id}/content", response_class=FileResponse)
     async def retrieve_file_content(file_id: str) -> FileResponse:
         file, path = await files.content(file_id)

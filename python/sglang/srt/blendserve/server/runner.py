@@ -17,6 +17,7 @@ from sglang.srt.blendserve.server import engine_death
 from sglang.srt.blendserve.server.activity import STATUSES, Activity
 from sglang.srt.blendserve.server.batch_run import BatchContext, BatchRun
 from sglang.srt.blendserve.server.batch_settings import BatchSettings
+from sglang.srt.blendserve.server.finalizing import abandon
 from sglang.srt.blendserve.server.served_engine import ServedEngine
 from sglang.srt.blendserve.store import batch_table
 from sglang.srt.blendserve.store.batch_table import BatchRecord
@@ -105,9 +106,12 @@ class Runner:
         task = self._tasks[record.id] = asyncio.create_task(self._carry(record.id, run))
         task.add_done_callback(lambda _: self._tasks.pop(record.id, None))
 
-    def cancel(self, batch_id: str) -> None:
+    def cancel(self, record: BatchRecord) -> None:
         """Stop a batch whose state in the database is ``cancelling``."""
-        if run := self._runs.get(batch_id):
+        run = self._runs.get(record.id)
+        if run is not None and run.broken:
+            self.add(record)
+        elif run is not None:
             run.stop("cancelled")
 
     async def stop(self) -> None:
@@ -126,9 +130,21 @@ class Runner:
         except Exception:
             # Its state is as it was; the next start of the server tries again.
             logger.exception("%s stopped by an error", batch_id)
-            run.broken = True
-        else:
+            run.broken = not await self._abandoned(batch_id)
+        if not run.broken:
             del self._runs[batch_id]
+
+    async def _abandoned(self, batch_id: str) -> bool:
+        """End a batch that is being cancelled and cannot even end; return whether it was one."""
+        try:
+            record = await self._store.db.read(lambda db: batch_table.get_batch(db, batch_id))
+            if record.status != "cancelling":
+                return False
+            await abandon(self._store, batch_id)
+        except Exception:
+            logger.exception("%s cannot be ended", batch_id)
+            return False
+        return True
 
     async def _tick_forever(self) -> None:
         ticks = 0

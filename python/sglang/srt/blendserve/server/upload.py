@@ -6,6 +6,8 @@ a temporary file that would have to be copied, and takes a form that is cut shor
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -22,6 +24,7 @@ _MAX_FIELD_BYTES = 1 << 14
 _MAX_PARTS = 16
 _ENVELOPE_BYTES = 1 << 20
 _MAX_FILENAME = 255
+_DRAIN_SECONDS = 30.0
 
 
 class Io(Protocol):
@@ -138,12 +141,43 @@ async def receive(
     try:
         return await _receive(body, content_type, writer, max_file_bytes, io)
     except ApiError:
-        unread = max_file_bytes + _ENVELOPE_BYTES
-        async for chunk in body:
-            unread -= len(chunk)
-            if unread < 0:
-                break
+        await drain(body, max_file_bytes + _ENVELOPE_BYTES)
         raise
+
+
+async def drain(body: AsyncIterator[bytes], most: int) -> None:
+    """Read a body that nobody wants: at most about ``most`` bytes, and for half a minute.
+
+    Without that a client that is still sending gets a broken connection and not the answer.
+    """
+    with contextlib.suppress(TimeoutError, ApiError):
+        async with asyncio.timeout(_DRAIN_SECONDS):
+            async for chunk in body:
+                most -= len(chunk)
+                if most < 0:
+                    break
+
+
+async def without_pause(body: AsyncIterator[bytes], seconds: float) -> AsyncIterator[bytes]:
+    """Yield the pieces of a body as they come.
+
+    Raises:
+        ApiError: 408, none came for that many seconds.
+    """
+    pieces = aiter(body)
+    while True:
+        try:
+            piece = await asyncio.wait_for(anext(pieces), seconds)
+        except StopAsyncIteration:
+            return
+        except TimeoutError:
+            raise ApiError(
+                408,
+                f"Nothing of the upload came for {seconds:g} seconds (--batch-upload-timeout). "
+                "Send it again.",
+                code="upload_timeout",
+            ) from None
+        yield piece
 
 
 async def _receive(

@@ -100,6 +100,12 @@ class BatchRecord(BaseModel):
         return BatchObject(**shown)
 
 
+_STAMPS = tuple(
+    name for name in BatchRecord.model_fields if name.endswith("_at") and name != "expires_at"
+)
+"""Columns with the time at which a state began."""
+
+
 async def insert_batch(db: aiosqlite.Connection, batch: BatchRecord) -> None:
     """Add a batch."""
     values = {name: _stored(value) for name, value in batch.model_dump().items()}
@@ -140,7 +146,7 @@ async def list_batches(
         f"SELECT * FROM batches WHERE {before} ORDER BY seq DESC LIMIT ?", (*values, limit + 1)
     )
     found = [BatchRecord(**row) for row in rows]
-    return found[:limit], len(found) > limit
+    return found[:limit], 0 < limit < len(found)
 
 
 async def open_batches(db: aiosqlite.Connection) -> list[BatchRecord]:
@@ -160,13 +166,24 @@ async def count_by_status(db: aiosqlite.Connection) -> dict[str, int]:
     return {row["status"]: row["number"] for row in rows}
 
 
+async def statuses(db: aiosqlite.Connection) -> dict[str, str]:
+    """Return the status of every batch by its id."""
+    rows = await db.execute_fetchall("SELECT id, status FROM batches")
+    return {row["id"]: row["status"] for row in rows}
+
+
 async def enter(db: aiosqlite.Connection, batch_id: str, status: BatchStatus, now: int) -> None:
-    """Set the state, and its time unless it has one from before a restart."""
+    """Set the state, and its time unless it has one from before a restart.
+
+    A clock that was set back does not show: no state begins before the one that it comes after.
+    """
     await _update(db, batch_id, status=status)
     stamp = f"{status}_at"
     if stamp in BatchRecord.model_fields:
+        earlier = ", ".join(f"coalesce({name}, 0)" for name in _STAMPS)
         await db.execute(
-            f"UPDATE batches SET {stamp} = coalesce({stamp}, ?) WHERE id = ?", (now, batch_id)
+            f"UPDATE batches SET {stamp} = coalesce({stamp}, max(?, {earlier})) WHERE id = ?",
+            (now, batch_id),
         )
 
 

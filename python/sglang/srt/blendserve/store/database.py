@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 from collections.abc import Awaitable, Callable
 from contextlib import closing
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import aiosqlite
+
+from sglang.srt.blendserve.store.disk import open_private
 
 T = TypeVar("T")
 
@@ -72,6 +75,10 @@ Statements = Callable[[aiosqlite.Connection], Awaitable[T]]
 """A coroutine function that reads or changes by the connection it is given, and only by that."""
 
 
+class Damaged(sqlite3.DatabaseError):
+    """The database file is there, and what it holds is not a whole database of ours."""
+
+
 class NewerSchema(RuntimeError):
     """The database was written by a newer version of this package."""
 
@@ -88,11 +95,22 @@ class Database:
         with it shows before the model is loaded.
 
         Raises:
-            sqlite3.Error: it cannot be opened or written, or is not a database.
+            Damaged: it is not a database, or not a whole one.
+            sqlite3.Error: it cannot be opened or written.
             NewerSchema: a newer version of this package wrote it.
+            OSError: the file cannot be made.
         """
-        with closing(sqlite3.connect(path, **_OPTIONS)) as connection:
-            _migrate(connection)
+        for there in (path, *_beside(path)):
+            if there == path or there.exists():
+                os.close(open_private(there, os.O_RDWR))
+        try:
+            with closing(sqlite3.connect(path, **_OPTIONS)) as connection:
+                _migrate(connection)
+                _check(connection)
+        except sqlite3.OperationalError:
+            raise
+        except sqlite3.DatabaseError as error:
+            raise Damaged(str(error)) from error
         self._connection = aiosqlite.connect(path, **_OPTIONS)
         # Reads wait for it too: on the one connection they would see half of a write.
         self._turn = asyncio.Lock()
@@ -127,6 +145,20 @@ class Database:
                 raise
             return result
 
+    async def checkpoint(self) -> None:
+        """Put all that was written so far into the database's own file, synced: the write-ahead
+        log is not needed for it any more, whatever happens to that.
+
+        Raises:
+            sqlite3.OperationalError: the disk is full, or another program reads the database.
+        """
+        async with self._turn:
+            statement = "PRAGMA wal_checkpoint(TRUNCATE)"
+            async with self._connection.execute(statement) as cursor:
+                row = await cursor.fetchone()
+        if row is None or row[0]:
+            raise sqlite3.OperationalError("database is locked: another program reads it")
+
     async def close(self) -> None:
         """Finish what is queued and close the connection. Calling it twice does nothing."""
         async with self._turn:
@@ -150,6 +182,25 @@ class _Connection(sqlite3.Connection):
 
 _OPTIONS: dict[str, Any] = {"factory": _Connection, "isolation_level": None}
 """How to connect; ``None``: `write` begins its transactions itself."""
+
+
+def _beside(path: Path) -> tuple[Path, Path]:
+    """Return the write-ahead log and its index, which SQLite makes with the database's mode."""
+    return path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")
+
+
+def _check(connection: sqlite3.Connection) -> None:
+    """Read the whole database through; it has about a kilobyte for each file and batch.
+
+    Raises:
+        sqlite3.DatabaseError: something is wrong with it.
+    """
+    (found,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
+    if found != "ok":
+        raise sqlite3.DatabaseError(" ".join(found.split()))
+    there = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema")}
+    if missing := {"files", "batches"} - there:
+        raise sqlite3.DatabaseError(f"it has no table {min(missing)}")
 
 
 def _migrate(connection: sqlite3.Connection) -> None:

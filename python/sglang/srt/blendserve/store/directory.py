@@ -3,7 +3,8 @@
     DIR/lock             held by the one server that uses it
     DIR/blendserve.db    files and batches (SQLite; with -wal and -shm beside it)
     DIR/files/<id>       contents of files
-    DIR/batches/<id>/    input, result journal and record of lines in the engine of each open batch
+    DIR/batches/<id>/    input, journal and lines in the engine of each open batch (`workspace`)
+    DIR/lost+found/<id>/ the same of batches that the database does not know (`lost_found`)
 
 Nothing names a path outside DIR, so the directory can be moved or copied as a whole.
 """
@@ -11,25 +12,30 @@ Nothing names a path outside DIR, so the directory can be moved or copied as a w
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
+import logging
 import sqlite3
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import aiosqlite
 
 from sglang.srt.blendserve.store import batch_table, file_table
-from sglang.srt.blendserve.store.database import Database
-from sglang.srt.blendserve.store.disk import ContentFolder, DirectoryLock, sync_directory
-from sglang.srt.blendserve.store.engine_record import EngineRecord
-from sglang.srt.blendserve.store.journal import ResultJournal
-from sglang.srt.blendserve.store.objects import is_batch_id
+from sglang.srt.blendserve.store.database import Damaged, Database
+from sglang.srt.blendserve.store.disk import ContentFolder, DirectoryLock, private_folder
+from sglang.srt.blendserve.store.lost_found import LostFound
+from sglang.srt.blendserve.store.objects import TERMINAL, is_batch_id, is_file_id
+from sglang.srt.blendserve.store.workspace import Workspace
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+
+_SMALL_BYTES = 1 << 20
+"""Below that a file is read through in milliseconds."""
 
 
 class StoreUnusable(RuntimeError):
@@ -41,74 +47,6 @@ def now() -> int:
     return int(time.time())
 
 
-class Workspace:
-    """The folder ``batches/<id>`` of one open batch.
-
-    The input is a hard link to the uploaded file's content: deleting the file, through the API
-    or when it expires, leaves the batch what it needs.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    @property
-    def input(self) -> Path:
-        """The batch's input lines."""
-        return self.folder / "input.jsonl"
-
-    @property
-    def journal(self) -> Path:
-        """The batch's results so far; see `journal.ResultJournal`."""
-        return self.folder / "results.journal"
-
-    @property
-    def engine_record(self) -> Path:
-        """Which lines are in the engine; see `engine_record.EngineRecord`."""
-        return self.folder / "engine.record"
-
-    def create(self, content: Path) -> None:
-        """Make the folder, with ``content`` as its input.
-
-        Raises:
-            OSError: the content is not there, or the disk is full; no folder is left.
-        """
-        self.folder.mkdir(mode=0o700)
-        try:
-            try:
-                os.link(content, self.input)
-            except PermissionError:  # a file system without hard links
-                shutil.copyfile(content, self.input)
-                with open(self.input, "rb+") as copied:
-                    os.fsync(copied.fileno())
-            sync_directory(self.folder)
-            sync_directory(self.folder.parent)
-        except BaseException:
-            self.remove()
-            raise
-
-    def open_journal(self) -> ResultJournal:
-        """Return the journal of results.
-
-        Raises:
-            OSError: it cannot be read or written.
-        """
-        self.folder.mkdir(mode=0o700, exist_ok=True)  # if someone removed it, the input is missing
-        return ResultJournal(self.journal)
-
-    def open_engine_record(self) -> EngineRecord:
-        """Return the record of lines in the engine.
-
-        Raises:
-            OSError: it cannot be read or written.
-        """
-        self.folder.mkdir(mode=0o700, exist_ok=True)
-        return EngineRecord(self.engine_record)
-
-    def remove(self) -> None:
-        """Remove the folder, if it is there."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-
 class Store:
     """The open batch directory.
 
@@ -116,6 +54,7 @@ class Store:
         directory: where it is.
         db: its database.
         files: contents of files.
+        lost: what belongs to batches that the database does not know.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -135,8 +74,11 @@ class Store:
         try:
             self.db = Database(directory / "blendserve.db")
             self.files = ContentFolder(directory / "files")
-            self._batches = directory / "batches"
-            self._batches.mkdir(mode=0o700, exist_ok=True)
+            self._batches = private_folder(directory / "batches")
+            self.lost = LostFound(directory / "lost+found")
+        except Damaged as error:
+            self._lock.release()
+            raise _damaged(directory, error) from error
         except (OSError, sqlite3.Error) as error:
             self._lock.release()
             raise _unusable(directory, error) from error
@@ -145,6 +87,7 @@ class Store:
             raise
         self._io = ThreadPoolExecutor(max_workers=4, thread_name_prefix="batch-io")
         self._validation = ThreadPoolExecutor(1, thread_name_prefix="batch-validation")
+        self._small = ThreadPoolExecutor(1, thread_name_prefix="batch-validation-small")
 
     def workspace(self, batch_id: str) -> Workspace:
         """Return the folder of a batch, whether it exists or not."""
@@ -154,24 +97,67 @@ class Store:
         """Run ``work``, which may block on the disk, off the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self._io, work)
 
-    async def in_turn(self, work: Callable[[], T]) -> T:
-        """Run ``work`` that validates a whole file, one such after another: a hundred new batches
-        must not take all threads from those that run."""
-        return await asyncio.get_running_loop().run_in_executor(self._validation, work)
+    async def in_turn(self, work: Callable[[], T], size: int) -> T:
+        """Run ``work`` that reads a whole file of ``size`` bytes, one such after another: a hundred
+        new batches must not take all threads from those that run. Small files have a turn of their
+        own, so that they do not wait behind large ones."""
+        turn = self._small if size < _SMALL_BYTES else self._validation
+        return await asyncio.get_running_loop().run_in_executor(turn, work)
 
     async def start(self) -> None:
-        """Connect to the database, finish deletions, and drop uploads and workspaces that a crash
-        cut short. Call it once, before `db` is used, and `close` at the end."""
+        """Connect to the database and finish what a crash cut short: deletions, uploads, ended
+        batches. What the database does not know is kept. Call it once, before `db` is used, and
+        `close` at the end."""
         await self.db.connect()
-        open_ids, gone = await self.db.write(_settle)
+        there = await self.io(self.files.ids)
+        known = await self.db.write(lambda db: self._settle(db, there))
+        await self.io(lambda: self._clear(there, known))
 
-        def clear() -> None:
-            self._delete(self.files.ids() & gone)
-            for folder in self._batches.iterdir():
-                if is_batch_id(folder.name) and folder.name not in open_ids:
-                    Workspace(folder).remove()
+    async def forget(self, workspace: Workspace) -> None:
+        """Remove the folder of a batch that has ended, once the database's own file says so: a
+        write-ahead log that is lost afterwards must not bring back a batch without its results.
 
-        await self.io(clear)
+        If that cannot be done now, the next start does it.
+        """
+        try:
+            await self.db.checkpoint()
+        except sqlite3.Error as error:
+            logger.warning("%s stays until the next start: %s", workspace.folder, error)
+        else:
+            await self.io(workspace.remove)
+
+    async def _settle(self, db: aiosqlite.Connection, there: set[str]) -> _Known:
+        """Complete or drop the uploads that a crash cut short; return what the database knows.
+
+        Args:
+            there: ids whose content is in place.
+        """
+        for file_id in await file_table.pending_uploads(db):
+            if file_id in there:
+                size = self.files.path(file_id).stat().st_size
+                await file_table.mark_complete(db, file_id, size)
+            else:
+                await file_table.delete(db, file_id)
+        return _Known(await batch_table.statuses(db), await file_table.states(db))
+
+    def _clear(self, there: set[str], known: _Known) -> None:
+        self._delete(file_id for file_id in there if known.files.get(file_id) == "deleted")
+        strange = [
+            file_id for file_id in there if is_file_id(file_id) and file_id not in known.files
+        ]
+        if strange:
+            logger.warning(
+                "The database does not know %d of the files in %s, such as %s; they stay.",
+                len(strange), self.files.path(""), min(strange),
+            )  # fmt: skip
+        for folder in sorted(self._batches.iterdir()):
+            if not is_batch_id(folder.name):
+                continue
+            workspace, status = Workspace(folder), known.batches.get(folder.name)
+            if status in TERMINAL or (status is None and workspace.is_bare()):
+                workspace.remove()
+            elif status is None:
+                self.lost.take(workspace)
 
     async def delete_expired_files(self) -> None:
         """Delete the files whose ``expires_at`` has come."""
@@ -185,20 +171,28 @@ class Store:
     async def close(self) -> None:
         """Close the database and give the lock back. Calling it twice does nothing."""
         self._validation.shutdown()
+        self._small.shutdown()
         self._io.shutdown()
         await self.db.close()
         self._lock.release()
 
 
-async def _settle(db: aiosqlite.Connection) -> tuple[set[str], set[str]]:
-    """Return ids of the open batches, and of files whose content must go."""
-    await db.execute(
-        "UPDATE files SET state = 'deleted' WHERE state = 'pending' AND id NOT IN "
-        "(SELECT output_file_id FROM batches WHERE output_file_id IS NOT NULL UNION "
-        "SELECT error_file_id FROM batches WHERE error_file_id IS NOT NULL)"
+class _Known(NamedTuple):
+    """What the database knows: the status of each batch and the state of each file, by id."""
+
+    batches: dict[str, str]
+    files: dict[str, str]
+
+
+def _damaged(directory: Path, error: Damaged) -> StoreUnusable:
+    database = directory / "blendserve.db"
+    return StoreUnusable(
+        f"the database {database} is damaged ({error}). Put a copy of before in its place, or move "
+        f"it and the files beside it away (mkdir {directory}/damaged && mv {database}* "
+        f"{directory}/damaged/) and start again. Results of open batches are kept then: they come "
+        f"into {directory}/lost+found, and `sglang-blendserve recover` brings them back. Uploads "
+        f"and result files stay in {directory}/files."
     )
-    open_ids = {batch.id for batch in await batch_table.open_batches(db)}
-    return open_ids, set(await file_table.deleted_ids(db))
 
 
 def _unusable(directory: Path, error: Exception) -> StoreUnusable:

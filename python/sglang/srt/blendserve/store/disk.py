@@ -22,6 +22,54 @@ def sync_directory(path: Path) -> None:
         os.close(fd)
 
 
+def open_private(path: Path, flags: int) -> int:
+    """Open or create a file that only its owner may read; a file that is there becomes so.
+
+    Args:
+        flags: those of `os.open`, besides ``O_CREAT`` and ``O_CLOEXEC``.
+
+    Returns:
+        A file descriptor.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    fd = os.open(path, flags | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        if os.fstat(fd).st_mode & 0o077:
+            os.fchmod(fd, 0o600)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def private_folder(path: Path) -> Path:
+    """Make a folder that only its owner may enter, if need be; one that is there becomes so.
+
+    Raises:
+        OSError: it cannot be made, or belongs to somebody else.
+    """
+    path.mkdir(mode=0o700, exist_ok=True)
+    if os.stat(path).st_mode & 0o077:
+        os.chmod(path, 0o700)
+    return path
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Make a file that has all of ``content`` after any crash, or is as it was.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    writer = ContentWriter(path)
+    try:
+        writer.write(content)
+        writer.commit()
+    finally:
+        writer.discard()
+
+
 class ContentWriter:
     """Content on its way in, under a temporary name until `commit`.
 
@@ -32,7 +80,8 @@ class ContentWriter:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._part = path.with_name(path.name + _PART)
-        self._stream: BinaryIO = open(self._part, "wb")  # noqa: SIM115 - closed by commit/discard
+        fd = open_private(self._part, os.O_WRONLY | os.O_TRUNC)
+        self._stream: BinaryIO = open(fd, "wb")  # noqa: SIM115 - closed by commit/discard
         self.size = 0
 
     def write(self, data: bytes) -> None:
@@ -64,7 +113,7 @@ class ContentFolder:
     def __init__(self, directory: Path) -> None:
         """Use ``directory``; what a crash left half written is removed."""
         self._directory = directory
-        directory.mkdir(mode=0o700, exist_ok=True)
+        private_folder(directory)
         for part in directory.glob(f"*{_PART}"):
             part.unlink()
 

@@ -24,6 +24,8 @@ from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
 
+from sglang.srt.blendserve.store.disk import open_private
+
 logger = logging.getLogger(__name__)
 
 _MAGIC = 0x31474E45  # "ENG1"
@@ -51,35 +53,36 @@ class End(StrEnum):
 class EngineRecord:
     """The lines of one input that are in the engine, and those under suspicion.
 
-    Memory: 4 bytes for each line up to the last that was sent. One thread at a time.
+    Memory: 4 bytes for each line up to the last that was sent. One thread at a time. The file is
+    open only while it is read or written, as the journal is.
     """
 
     def __init__(self, path: Path) -> None:
-        """Open the record, creating it if need be.
+        """Read the record, creating it if need be.
 
         Raises:
             OSError: it cannot be read or written.
         """
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._path = path
+        fd = open_private(path, os.O_RDWR)
         try:
-            self._words = self._read(path)
-        except BaseException:
-            os.close(self._fd)
-            raise
+            self._words = self._read(fd)
+        finally:
+            os.close(fd)
 
-    def _read(self, path: Path) -> array[int]:
+    def _read(self, fd: int) -> array[int]:
         data = b""
-        while piece := os.pread(self._fd, 1 << 20, len(data)):
+        while piece := os.pread(fd, 1 << 20, len(data)):
             data += piece
         words = array("I", data[: len(data) // _WORD * _WORD])
         if sys.byteorder == "big":
             words.byteswap()
         if not words or words[0] != _MAGIC:
             if words:
-                logger.warning("%s is not a record of the engine's lines; begun anew", path)
-            os.ftruncate(self._fd, 0)
-            words = array("I", (0,))
-            self._write(words, 0, _MAGIC)
+                logger.warning("%s is not a record of the engine's lines; begun anew", self._path)
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, _MAGIC.to_bytes(_WORD, "little"), 0)
+            words = array("I", (_MAGIC,))
         return words
 
     def enter(self, line: int) -> None:
@@ -88,13 +91,12 @@ class EngineRecord:
         Raises:
             OSError: the disk is full; nothing has changed.
         """
-        self._write(self._words, line, self._word(line) | _IN)
+        self._write({line: self._word(line) | _IN})
 
     def leave(self, lines: Iterable[int]) -> None:
         """Lines have left the engine: their results are synced, or they were given up in order."""
-        for line in lines:
-            if self._word(line) & _IN:
-                self._write(self._words, line, self._word(line) & ~_IN)
+        words = {line: self._word(line) for line in lines}
+        self._write({line: word & ~_IN for line, word in words.items() if word & _IN})
 
     def inside(self) -> list[int]:
         """Return the lines that are in the engine, ascending."""
@@ -121,6 +123,7 @@ class EngineRecord:
             end: how it ended.
         """
         condemned = []
+        words = {line: self._word(line) & ~_IN for line in self.inside()}
         for line in lines:
             word = self._word(line)
             times = word >> _ALONE & _TIMES
@@ -130,21 +133,22 @@ class EngineRecord:
                     word |= _CONDEMNED
                     condemned.append(line)
             kept = word & _CONDEMNED
-            self._write(self._words, line, kept | times << _ALONE | min(group, _GROUP))
-        self.leave(self.inside())
+            words[line] = kept | times << _ALONE | min(group, _GROUP)
+        self._write(words)
         return condemned
-
-    def close(self) -> None:
-        """Close the file. Calling it twice does nothing."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
 
     def _word(self, line: int) -> int:
         return self._words[line] if line < len(self._words) else 0
 
-    def _write(self, words: array[int], line: int, word: int) -> None:
-        os.pwrite(self._fd, word.to_bytes(_WORD, "little"), _WORD * line)
-        if line >= len(words):
-            words.frombytes(bytes(_WORD * (line + 1 - len(words))))
-        words[line] = word
+    def _write(self, words: dict[int, int]) -> None:
+        if not words:
+            return
+        fd = open_private(self._path, os.O_RDWR)
+        try:
+            for line, word in words.items():
+                os.pwrite(fd, word.to_bytes(_WORD, "little"), _WORD * line)
+                missing = line + 1 - len(self._words)
+                self._words.frombytes(bytes(_WORD * max(missing, 0)))
+                self._words[line] = word
+        finally:
+            os.close(fd)

@@ -73,7 +73,7 @@ async def list_files(
         (*values, limit + 1),
     )
     found = [FileObject(**row) for row in rows]
-    return found[:limit], len(found) > limit
+    return found[:limit], 0 < limit < len(found)
 
 
 async def delete(db: aiosqlite.Connection, file_id: str) -> None:
@@ -90,10 +90,26 @@ async def expire(db: aiosqlite.Connection, now: int) -> list[str]:
     return [row["id"] for row in rows]
 
 
-async def deleted_ids(db: aiosqlite.Connection) -> list[str]:
-    """Return the ids of deleted files, whose content may still be there after a crash."""
-    rows = await db.execute_fetchall("SELECT id FROM files WHERE state = 'deleted'")
+async def pending_uploads(db: aiosqlite.Connection) -> list[str]:
+    """Return the ids of files that were about to be in place and are no batch's results."""
+    rows = await db.execute_fetchall(
+        "SELECT id FROM files WHERE state = 'pending' AND id NOT IN "
+        "(SELECT output_file_id FROM batches WHERE output_file_id IS NOT NULL UNION "
+        "SELECT error_file_id FROM batches WHERE error_file_id IS NOT NULL)"
+    )
     return [row["id"] for row in rows]
+
+
+async def mark_complete(db: aiosqlite.Connection, file_id: str, size: int) -> None:
+    """Make a pending file visible whose content of ``size`` bytes was in place at a crash."""
+    await db.execute("UPDATE files SET state = 'ready', bytes = ? WHERE id = ?", (size, file_id))
+
+
+async def states(db: aiosqlite.Connection) -> dict[str, str]:
+    """Return the state of every file by its id; the content of a deleted one may still be there
+    after a crash."""
+    rows = await db.execute_fetchall("SELECT id, state FROM files")
+    return {row["id"]: row["state"] for row in rows}
 
 
 async def _sequence(db: aiosqlite.Connection, file_id: str) -> int:

@@ -6,8 +6,12 @@ line itself as it will stand in the output (``o``) or error (``e``) file::
     12 o 35 0 17 0 9f3ac1d2 {"id":"batch_req_...","custom_id":...}
 
 Results are taken one by one and written as a group that is synced as a whole; only then are they
-counted. After a crash the records up to the first broken one are good, because every synced group
-ended before it; what follows was never counted, and its requests run again.
+counted. After a crash every record that is whole counts, and what stands behind the last of them is
+cut: it was never counted, and its requests run again. A record that was damaged later loses one
+result, not those behind it.
+
+The file is open only while it is read or written, so that thousands of open batches need no more
+file descriptors than a few.
 """
 
 from __future__ import annotations
@@ -17,8 +21,10 @@ import os
 import zlib
 from array import array
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+from sglang.srt.blendserve.store.disk import open_private
 from sglang.srt.blendserve.store.line_result import LineResult
 from sglang.srt.blendserve.store.tally import Tally
 
@@ -38,20 +44,24 @@ class ResultJournal:
     """
 
     def __init__(self, path: Path) -> None:
-        """Open the journal, creating it if need be, and cut off what a crash left unfinished."""
+        """Read the journal, creating it if need be, and cut off what a crash left unfinished.
+
+        Raises:
+            OSError: it cannot be read or written.
+        """
         self.tally = Tally()
+        self._path = path
         self._offsets = array("q")
         self._unsynced: dict[int, LineResult] = {}
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = open_private(path, os.O_RDWR)
         try:
-            self._end = self._recover()
-            size = os.fstat(self._fd).st_size
+            self._end = self._recover(fd)
+            size = os.fstat(fd).st_size
             if size > self._end:
                 logger.warning("%s: cut %d bytes of an unfinished write", path, size - self._end)
-                os.ftruncate(self._fd, self._end)
-        except BaseException:
-            os.close(self._fd)
-            raise
+                os.ftruncate(fd, self._end)
+        finally:
+            os.close(fd)
 
     def __contains__(self, line: int) -> bool:
         return self._is_synced(line) or line in self._unsynced
@@ -87,16 +97,27 @@ class ResultJournal:
         if not group:
             return
         records = [_encode(result) for result in group]
-        try:
-            _write_at(self._fd, b"".join(records), self._end)
-            os.fdatasync(self._fd)
-        except OSError:
-            os.ftruncate(self._fd, self._end)
-            raise
+        with self._open(os.O_RDWR) as fd:
+            try:
+                _write_at(fd, b"".join(records), self._end)
+                os.fdatasync(fd)
+            except OSError:
+                os.ftruncate(fd, self._end)
+                raise
         for result, record in zip(group, records, strict=True):
             self._remember(result.line, self._end, result.tally)
             self._end += len(record)
             del self._unsynced[result.line]
+
+    def results(self) -> Iterator[LineResult]:
+        """Yield the results on the disk in the order of the input's lines.
+
+        Raises:
+            OSError: as `read`.
+        """
+        with self._open(os.O_RDONLY) as fd:
+            for line in self.lines():
+                yield self._read(fd, line)
 
     def read(self, line: int) -> LineResult:
         """Return the result of an input line.
@@ -107,30 +128,42 @@ class ResultJournal:
         """
         if not self._is_synced(line):
             raise KeyError(line)
-        result = _decode(_read_record(self._fd, self._offsets[line]))
+        with self._open(os.O_RDONLY) as fd:
+            return self._read(fd, line)
+
+    @contextmanager
+    def _open(self, flags: int) -> Iterator[int]:
+        fd = os.open(self._path, flags | os.O_CLOEXEC)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    def _read(self, fd: int, line: int) -> LineResult:
+        result = _decode(_read_record(fd, self._offsets[line]))
         if result is None or result.line != line:
             raise OSError(f"the result of line {line} in the journal is damaged")
         return result
 
-    def close(self) -> None:
-        """Close the file. Calling it twice does nothing."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
     def _is_synced(self, line: int) -> bool:
         return line < len(self._offsets) and self._offsets[line] != _ABSENT
 
-    def _recover(self) -> int:
-        """Read all good records from the start; return where they end (bytes)."""
-        end = 0
-        with open(os.dup(self._fd), "rb") as stream:
+    def _recover(self, fd: int) -> int:
+        """Read all good records; return where the last of them ends (bytes)."""
+        position = end = damaged = broken = 0
+        with open(os.dup(fd), "rb") as stream:
             for record in stream:
                 result = _decode(record)
                 if result is None or result.line in self:
-                    break
-                self._remember(result.line, end, result.tally)
-                end += len(record)
+                    broken += 1
+                else:
+                    self._remember(result.line, position, result.tally)
+                    end, damaged = position + len(record), broken
+                position += len(record)
+        if damaged:
+            logger.error(
+                "%s: %d records are damaged; their requests run again", self._path, damaged
+            )
         return end
 
     def _remember(self, line: int, offset: int, tally: Tally) -> None:
