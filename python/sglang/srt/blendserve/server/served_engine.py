@@ -55,7 +55,7 @@ class ServedEngine(Engine, Protocol):
         ...
 
     async def watch(self, busy: Callable[[], bool]) -> None:
-        """See that the engine answers while it is ``busy``; end the server if it does not."""
+        """Watch the engine while it is ``busy``; end the server if it does not answer."""
         ...
 
 
@@ -129,7 +129,7 @@ class LaunchedEngine:
         return next(filter(None, map(PlanView.from_state, self._question.result())), None)
 
     async def watch(self, busy: Callable[[], bool]) -> None:
-        """See that the engine answers while it is ``busy``; end the server if it does not.
+        """Watch the engine while it is ``busy``; end the server if it does not answer.
 
         SGLang's ``--watchdog-timeout`` is the least time that an answer may take.
         """
