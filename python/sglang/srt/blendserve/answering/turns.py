@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from dataclasses import dataclass
+from collections.abc import Iterable
+from typing import NamedTuple
 
 
-@dataclass(eq=False, slots=True)
-class _Suspect:
+class _Suspect(NamedTuple):
     group: int
     since: int
-    granted: asyncio.Future[None]
 
 
 class EngineTurns:
@@ -32,8 +31,8 @@ class EngineTurns:
     def __init__(self) -> None:
         self._clock = itertools.count()
         self._jobs: dict[str, int] = {}  # with ordinary lines left -> when it came
-        self._suspects: list[_Suspect] = []
-        self._ordinary: list[asyncio.Future[None]] = []
+        self._suspects: dict[asyncio.Future[None], _Suspect] = {}  # the oldest first
+        self._ordinary: dict[asyncio.Future[None], None] = {}
         self._inside = 0
         self._round = False
 
@@ -52,18 +51,17 @@ class EngineTurns:
         Args:
             group: how many lines were in the engine with it at a death, 0: it was not in it.
         """
-        granted = asyncio.get_running_loop().create_future()
+        granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if group:
-            self._suspects.append(_Suspect(group, next(self._clock), granted))
+            self._suspects[granted] = _Suspect(group, next(self._clock))
         else:
-            self._ordinary.append(granted)
+            self._ordinary[granted] = None
         self._grant()
         try:
             await granted
         except asyncio.CancelledError:
-            self._suspects = [one for one in self._suspects if one.granted is not granted]
-            if granted in self._ordinary:
-                self._ordinary.remove(granted)
+            self._suspects.pop(granted, None)
+            self._ordinary.pop(granted, None)
             if granted.done() and not granted.cancelled():  # let in and cancelled at once
                 self.leave()
             else:
@@ -79,8 +77,8 @@ class EngineTurns:
         """Whether suspects go next: all jobs that were there before them have sent the others."""
         if not self._suspects:
             return False
-        first = min(one.since for one in self._suspects)
-        return all(came > first for came in self._jobs.values())
+        oldest = next(iter(self._suspects.values()))
+        return all(came > oldest.since for came in self._jobs.values())
 
     def _grant(self) -> None:
         if not self._inside:
@@ -88,19 +86,21 @@ class EngineTurns:
         if self._round:
             return
         if not self._due():
-            waiting, self._ordinary = self._ordinary, []
+            waiting, self._ordinary = self._ordinary, {}
             self._let_in(waiting)
         elif not self._inside:
             self._begin_round()
 
     def _begin_round(self) -> None:
         self._round = True
-        self._suspects.sort(key=lambda one: one.group)  # stable: by arrival among equals
-        most = max(1, (self._suspects[0].group + 1) // 2)
-        chosen, self._suspects = self._suspects[:most], self._suspects[most:]
-        self._let_in([one.granted for one in chosen])
+        # Stable: by arrival among equals.
+        ranked = sorted(self._suspects, key=lambda granted: self._suspects[granted].group)
+        most = max(1, (self._suspects[ranked[0]].group + 1) // 2)
+        for granted in ranked[:most]:
+            del self._suspects[granted]
+        self._let_in(ranked[:most])
 
-    def _let_in(self, waiting: list[asyncio.Future[None]]) -> None:
+    def _let_in(self, waiting: Iterable[asyncio.Future[None]]) -> None:
         for granted in waiting:
             if not granted.cancelled():
                 self._inside += 1
