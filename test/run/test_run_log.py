@@ -21,6 +21,7 @@ from sglang.srt.blendserve.batch_file.types import BatchLine, LineError
 from sglang.srt.blendserve.batch_file.validation import parse_lines
 from sglang.srt.blendserve.run.failure import RunFailure
 from sglang.srt.blendserve.run.run_log import Identity, RunLog
+from sglang.srt.blendserve.store.engine_record import EngineRecord
 from sglang.srt.blendserve.store.line_result import LineResult
 
 INPUT = b"\n".join(
@@ -290,3 +291,26 @@ def test_errors_are_kept_until_the_input_is_known_to_be_the_same(tmp_path: Path)
     with pytest.raises(RunFailure, match="another input"):
         run.open(Identity("job", "other", "model"), resume=True, retry_errors=True)
     assert run.written() == whole
+
+
+@pytest.mark.parametrize(
+    ("options", "digest", "kept"),
+    [
+        ({"resume": True}, "digest", True),  # though nobody has a result yet
+        ({"resume": True}, "another", False),
+        ({"resume": True, "retry_errors": True}, "digest", False),
+        ({"overwrite": True}, "digest", False),
+        ({}, "digest", False),
+    ],
+)
+def test_suspects_are_those_of_the_run_that_is_resumed(
+    tmp_path: Path, options: dict[str, bool], digest: str, kept: bool
+) -> None:
+    files = tmp_path / "out.jsonl", tmp_path / "errors.jsonl"
+    with RunLog(*files) as log:
+        log.begin(Identity("job", "digest", "model"))
+        EngineRecord(log.engine_record).enter(3)
+    with RunLog(*files, **options) as log:
+        log.begin(Identity("later", digest, "model"))
+        assert log.engine_record.exists() == kept
+        assert EngineRecord(log.engine_record).inside() == ([3] if kept else [])

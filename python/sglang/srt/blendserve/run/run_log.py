@@ -80,6 +80,7 @@ class RunLog:
         self.earlier_model: str | None = None
         self.completed = self.failed = 0
         self._begun = self._dirty = False
+        self._resume, self._retry_errors = resume, retry_errors
         self._earlier: Identity | None = None
         self._earlier_names: set[str] = set()
         self._earlier_lines: set[int] = set()
@@ -142,7 +143,7 @@ class RunLog:
                 )
             self.earlier_model = earlier.model
             identity = Identity(earlier.job, earlier.input_digest, identity.model)
-        else:
+        if not self._goes_on(identity):
             self.engine_record.unlink(missing_ok=True)
         self.identity = identity
         self._earlier_names.clear()
@@ -152,6 +153,16 @@ class RunLog:
                 file.cut(size)
         self._write_sidecar()
         self._begun = True
+
+    def _goes_on(self, identity: Identity) -> bool:
+        """Whether what is on record of lines in the engine holds for this run: it resumes one of
+        the same input, though that may have no result yet, and does not try failed lines again."""
+        if not self._resume or self._retry_errors:
+            return False
+        try:
+            return self._read_sidecar().input_digest == identity.input_digest
+        except RunFailure:
+            return False
 
     def __contains__(self, line: int) -> bool:
         return line < len(self._done) and self._done[line] == 1
