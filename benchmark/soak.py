@@ -85,7 +85,8 @@ def job(client: openai.OpenAI, number: int) -> tuple[int, int]:
     requests = [request(endpoint, draw, n) for n in range(draw.randint(2, 5))]
     content = b"".join(json.dumps(one).encode() + b"\n" for one in requests)
     file = client.files.create(file=(f"job-{number}.jsonl", content), purpose="batch")
-    batch = client.batches.create(input_file_id=file.id, endpoint=endpoint, completion_window="24h")  # type: ignore[call-overload]
+    options: dict[str, Any] = {"endpoint": endpoint, "completion_window": "24h"}
+    batch = client.batches.create(input_file_id=file.id, **options)
     while batch.status not in TERMINAL:
         time.sleep(0.2)
         batch = client.batches.retrieve(batch.id)

@@ -24,7 +24,8 @@ with reported("inspect-ai") as report:
     )
     with report.step("upload", "create", "wait"):
         (log,) = eval(task, model=model, log_dir=tempfile.mkdtemp(), display="none")
-        expect((log.status, log.error), ("success", None), "status of the evaluation")
+        expect(log.error.message if log.error else None, None, "error of the evaluation")
+        expect(log.status, "success", "status of the evaluation")
     with report.step("results"):
         outputs = [one.output.completion for one in log.samples or []]
         report.answers = len(outputs)
