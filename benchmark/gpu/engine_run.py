@@ -105,7 +105,9 @@ def warm_up(engine: Any) -> None:
     """A few requests of no workload: compiled kernels, allocator, autotuning."""
     prompts = [[1000 + i + j for j in range(40 * (i + 1))] for i in range(8)]
     parameters = {"temperature": 0, "max_new_tokens": 8, "ignore_eos": True}
-    engine.generate(input_ids=prompts, sampling_params=[parameters] * 8, rid=list("abcdefgh"))
+    engine.generate(
+        input_ids=prompts, sampling_params=[parameters] * 8, rid=[f"warm{n}" for n in range(8)]
+    )
     engine.flush_cache()
 
 

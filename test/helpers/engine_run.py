@@ -19,6 +19,13 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def marked(job: str, total: int, index: int) -> str:
+    """Return the id of an offline request; only the engine's own process can make one."""
+    from sglang.srt.blendserve.job_ids import make_rid
+
+    return make_rid(job, total, index)
+
+
 def main(order: dict[str, Any]) -> dict[str, Any]:
     """Generate, then report answers and the scheduler's state."""
     import sglang
@@ -34,11 +41,14 @@ def main(order: dict[str, Any]) -> dict[str, Any]:
         **order["engine"],
     }
     engine = sglang.Engine(**options)
+    call = dict(order.get("call", {}))
+    if "rid" in call:
+        call["rid"] = [rid if isinstance(rid, str) else marked(*rid) for rid in call["rid"]]
     try:
         answers = engine.generate(
             input_ids=[prompt for prompt, _ in order["requests"]],
             sampling_params=[parameters for _, parameters in order["requests"]],
-            **order.get("call", {}),
+            **call,
         )
         state = engine.get_server_info()["internal_states"]
     finally:

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 from engine_process import run, workload
 
-from sglang.srt.blendserve.job_ids import make_rid
 from sglang.srt.blendserve.runtime.record.row_file import RowFile, trace_file
 from sglang.srt.blendserve.runtime.record.step_record import COLUMNS, StepRecord
 from sglang.srt.blendserve.settings import Settings
@@ -103,7 +102,7 @@ def test_offline_prefill_makes_way_for_online_decodes(
 ) -> None:
     requests = workload()
     online = {2, 5, 8}  # short prompts with long answers
-    marked = iter(make_rid("job", len(requests) - 3, i) for i in range(len(requests) - 3))
+    marked = iter(["job", len(requests) - 3, i] for i in range(len(requests) - 3))
     result = run(
         tmp_path,
         {

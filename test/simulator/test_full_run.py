@@ -46,10 +46,10 @@ def test_the_real_scheduler_agrees_with_the_step_model(
     assert sum(ended) == mixed.size
     model = FastRun(mixed, machine).run(policy, **flags)
     # SGLang 0.5.23 thinks again after a retraction in another way than 0.5.17, which the step model
-    # follows: 1.7 and 2.9 % faster where there are many of them.
-    apart = 0.04 if conservativeness < 1.0 and not OLD else 0.01
-    assert real.seconds == pytest.approx(model.seconds, rel=apart)
-    assert real.prefix_sharing == pytest.approx(model.prefix_sharing, abs=0.003)
+    # follows: 1.7 and 2.9 % faster where there are many of them, sharing 0.004 more.
+    seconds, sharing = (0.04, 0.006) if conservativeness < 1.0 and not OLD else (0.01, 0.003)
+    assert real.seconds == pytest.approx(model.seconds, rel=seconds)
+    assert real.prefix_sharing == pytest.approx(model.prefix_sharing, abs=sharing)
 
 
 @pytest.mark.engine

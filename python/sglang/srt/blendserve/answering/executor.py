@@ -143,6 +143,9 @@ class Executor:
             failure = orjson.loads(result.body)
             return _failure(line, rid, result.status_code, failure["message"], failure["type"])
         content = result.model_dump(mode="json", by_alias=True)
+        # SGLang 0.5.23 puts lists there, which OpenAI's types refuse, and with them its clients.
+        if isinstance(metadata := content.get("metadata"), dict):
+            content["metadata"] = {k: v for k, v in metadata.items() if isinstance(v, str)}
         if route.id_prefix is not None:
             content["id"] = route.id_prefix + blake2b(rid.encode(), digest_size=12).hexdigest()
         return Response(status_code=200, request_id=rid, body=content)
