@@ -16,6 +16,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from openai.types.chat import ChatCompletion
 from run_process import Batch, scheduler_of
 
 from sglang.srt.blendserve.job_ids import parse_rid
@@ -183,6 +184,7 @@ def test_refused_requests_carry_status_and_line(mixed: Batch) -> None:
 def test_answers_have_the_endpoint_s_form(mixed: Batch) -> None:
     bodies = {r["custom_id"]: r["response"]["body"] for r in mixed.results(mixed.output)}
     assert bodies["c1"]["object"] == "chat.completion"
+    ChatCompletion.model_validate(bodies["c1"])  # as OpenAI's clients do
     assert bodies["p0"]["object"] == "text_completion"
     assert bodies["p0"]["usage"]["completion_tokens"] == 6
     assert [c["index"] for c in bodies["several"]["choices"]] == [0, 1, 2, 3]
