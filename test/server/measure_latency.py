@@ -1,6 +1,6 @@
 """Measure what a running batch costs online requests.
 
-    python test/server/measure_latency.py [--lines 2000] [--chats 20] [--limit 120] [FLAG ...]
+    PYTHONPATH=test/helpers python test/server/measure_latency.py --model-path MODEL [FLAG ...]
 
 Sends chat requests of 8 tokens one after another and prints median and 99th percentile of their
 latency (seconds): to an idle server, to the same server while a batch of so many lines runs, and

@@ -1,6 +1,6 @@
 """Measure the service's memory over the largest batch it takes by default.
 
-    python test/server/measure_memory.py [--lines 50000] [--megabytes 200]
+    PYTHONPATH=test/helpers python test/server/measure_memory.py [--lines 50000] [--megabytes 200]
 
 Streams a file of so many lines and megabytes through upload, validation, answering and
 finalizing. The engine is the tests' scripted one, which repeats each prompt at once, so what is

@@ -117,7 +117,7 @@ def end_with_the_engine(manager: Any, directory: Path) -> None:
             self, signum: int | None = None, frame: FrameType | None = None
         ) -> None:
             logger.error("The engine died; its error, if it had one, stands above. Ending.")
-            # It waits for a minute, also where it dumps nothing of use: only if it was asked for.
+            # It sleeps before it looks at processes that are gone: only if it was asked for.
             if manager.crash_dump_folder:
                 manager.dump_requests_before_crash()
             end_now(manager, directory)

@@ -141,7 +141,7 @@ class Runner:
             if record.status != "cancelling":
                 return False
             await abandon(self._store, batch_id)
-        except Exception:
+        except Exception:  # of any kind: logged, and the next start tries again
             logger.exception("%s cannot be ended", batch_id)
             return False
         return True
