@@ -45,6 +45,8 @@ class Cell:
     device: str = "A100-80G"
     tp: int = 1
     engine: str = "overlap"
+    rates: str = "peaks"
+    """``tables``: measured kernel times; ``peaks``: the data sheet's rates."""
     scale: float = 8
     kv_slots: int | None = None
     interference: float = 1.08
@@ -103,7 +105,16 @@ def run(study: str, cells: Iterable[Cell], minutes: float | None = None) -> None
                 return
             row = {"cell": asdict(cell), "result": play(cell)}
         append(study, row)
-        what = [cell.workload, cell.engine, cell.policy, cell.chunk, cell.division, cell.options]
+        what = [
+            cell.workload,
+            cell.seed,
+            cell.device,
+            cell.engine,
+            cell.rates,
+            cell.policy,
+            cell.chunk,
+        ]
+        what += [cell.conservativeness, cell.division, cell.options]
         result = row["result"]
         print(
             f"{study} {number + 1}/{len(left)}: {' '.join(str(part) for part in what if part)}: "
@@ -134,6 +145,7 @@ def play(cell: Cell) -> dict[str, Any]:
         scale=cell.scale,
         calibration=calibration,
         kv_slots=cell.kv_slots,
+        rates=cell.rates,
     )
     ours = cell.policy in OURS
     flags = {} if ours else {"chunks": (cell.chunk,), "conservativeness": (cell.conservativeness,)}

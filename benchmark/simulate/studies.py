@@ -49,6 +49,10 @@ PEER_CHUNKS = {
 
 _ENGINE_CHUNK = 2048
 """Chunk size of the paper's engine, in whose multiples of 128 its batches lie."""
+RELEASED = (8192, 1.0)
+"""SGLang's default chunk on a large GPU and its default conservativeness: what people run."""
+MEASURED_ENGINES = ("nanoflow", "lanes", "sequential")
+"""Engines that there are published costs of overlap for, and the one without overlap."""
 _LOW = 0.1
 """Conservativeness of the peers in the sweeps; the main study tries it beside SGLang's default of 1
 and finds it the better one for fcfs, and no worse for DFS."""
@@ -76,6 +80,25 @@ def traces() -> list[Cell]:
         for engine in ENGINES
         for workload in TRACES
         for policy, chunk, share in (("blendserve", 0, 1.0), *peers)
+    ]
+
+
+def measured() -> list[Cell]:
+    """The four traces at measured kernel times on the paper's GPU, three seeds; peers at the two
+    chunk sizes that are best elsewhere and at SGLang's default flags."""
+    flags = [
+        *(("dfs", chunk, _LOW) for chunk in (512, _ENGINE_CHUNK)),
+        *(("fcfs", chunk, _LOW) for chunk in (512, _ENGINE_CHUNK)),
+        ("random", 512, _LOW),
+        *((policy, *RELEASED) for policy in ("dfs", "fcfs")),
+        ("blendserve", 0, 1.0),
+    ]
+    return [
+        Cell(policy, workload, MAIN, seed, chunk, share, engine=engine, rates="tables")
+        for seed in (0, *SEEDS)
+        for engine in MEASURED_ENGINES
+        for workload in TRACES
+        for policy, chunk, share in flags
     ]
 
 
@@ -304,6 +327,7 @@ def seeds() -> list[Cell]:
 
 
 STUDIES: dict[str, Callable[[], list[Cell]]] = {
+    "measured": measured,
     "traces": traces,
     "full": full,
     "paper": paper,

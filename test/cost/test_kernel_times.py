@@ -149,7 +149,19 @@ def test_unknown_names_are_told() -> None:
 def test_curves_add_up() -> None:
     times = KernelTimes.of("H100")
     one, other = times.product(4096, 4096), times.product(6144, 4096)
-    assert one.plus(other, 2.0)(300) == pytest.approx(one(300) + 2 * other(300))
+    both = one.plus(other.times(2))
+    assert both(300) == pytest.approx(one(300) + 2 * other(300))
+    assert both.least() <= both(2048) / 2048
+
+
+def test_heads_between_two_layouts() -> None:
+    """Qwen2.5-7B has 28 query heads on 4 KV heads; 24 and 32 on 4 were measured."""
+    times = KernelTimes.of("H100")
+    few, many = (times.attention("prefill", HeadLayout(heads, 4, 128)) for heads in (24, 32))
+    between = times.attention("prefill", HeadLayout(28, 4, 128))
+    assert between(4, 1000) == pytest.approx((few(4, 1000) + many(4, 1000)) / 2)
+    with pytest.raises(ValueError, match="no decode attention was measured for 14 heads"):
+        times.attention("decode", HeadLayout(14, 2, 64))
 
 
 if __name__ == "__main__":

@@ -34,7 +34,8 @@ def test_cells_are_told_apart_and_can_be_built(study: str) -> None:
     for cell in made:
         BlendOptions.of(**cell.options)
         Recipe.parse(cell.workload)
-        Machine.build(cell.model, cell.device, cell.engine, ranks=cell.tp, scale=cell.scale)
+        ranks, scale, rates = cell.tp, cell.scale, cell.rates
+        Machine.build(cell.model, cell.device, cell.engine, ranks=ranks, scale=scale, rates=rates)
 
 
 def test_a_cell_runs_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,6 +36,11 @@ class DeviceSpec:
     memory_bytes: float
     source: str
     """Where the numbers come from."""
+    ranks: int = 1
+    """Devices that work as this one (tensor parallel)."""
+    link_bandwidth: float = 0.0
+    """Bytes/s that one device sends to others of its machine while it receives as many; 0 where
+    that is not known."""
 
     def __post_init__(self) -> None:
         for field in ("peak_flops", "bandwidth", "memory_bytes"):
@@ -46,8 +51,8 @@ class DeviceSpec:
     def tensor_parallel(self, ranks: int) -> DeviceSpec:
         """``ranks`` of these as one device: rates and memory add up (paper section 5.5).
 
-        Communication is not counted. Where there are fewer KV heads than ranks, engines keep
-        copies of the KV cache, which this does not count either.
+        Communication is not counted in them. Where there are fewer KV heads than ranks, engines
+        keep copies of the KV cache, which this does not count either.
         """
         if ranks < 1:
             raise ValueError(f"tensor parallel size must be at least 1, got {ranks}")
@@ -59,7 +64,13 @@ class DeviceSpec:
             peak_flops=ranks * self.peak_flops,
             bandwidth=ranks * self.bandwidth,
             memory_bytes=ranks * self.memory_bytes,
+            ranks=ranks * self.ranks,
         )
+
+    @property
+    def base_name(self) -> str:
+        """Name of one of the devices that work as this one."""
+        return self.name.removeprefix(f"{self.ranks}x") if self.ranks > 1 else self.name
 
     @classmethod
     def named(cls, name: str) -> DeviceSpec:
@@ -76,6 +87,7 @@ class DeviceSpec:
                     bandwidth=float(numbers["bandwidth"]),
                     memory_bytes=float(numbers["memory_bytes"]),
                     source=str(numbers["source"]),
+                    link_bandwidth=float(numbers.get("link_bandwidth", 0.0)),
                 )
         raise ValueError(f"unknown device {name!r}; known: {', '.join(devices)}")
 

@@ -10,30 +10,28 @@ from __future__ import annotations
 import csv
 import gzip
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
-from typing import Literal, NamedTuple
+from math import exp, log
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sglang.srt.blendserve.cost.layer_shape import HeadLayout
+
 Floats = NDArray[np.float64]
-Row = Mapping[str, str]
+Row = Mapping[str, str | float]
 Kind = Literal["prefill", "decode"]
+
+TABLES = ("gemm", "prefill-attention", "decode-attention")
+"""Tables of a device, in the order in which `KernelTimes` takes them."""
 
 _FOLDER = "kernel_tables"
 _KERNELS = ("fa3", "flash_attention", "trtllm_mha")
 """Attention kernels that SGLang takes by default on the devices of the tables."""
-
-
-class HeadLayout(NamedTuple):
-    """Attention heads of one rank: query heads, KV heads, and the width of each."""
-
-    heads: int
-    kv_heads: int
-    head_dim: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +54,18 @@ class Curve:
         share = (rows - x[at - 1]) / (x[at] - x[at - 1])
         return y[at - 1] + share * (y[at] - y[at - 1])
 
-    def plus(self, other: Curve, times: float = 1.0) -> Curve:
-        """Return this curve and ``times`` the other one, over the same rows, added up."""
+    def least(self) -> float:
+        """Return the seconds of a row where the product is at its fastest."""
+        return min(y / x for x, y in zip(self.rows, self.seconds, strict=True))
+
+    def plus(self, other: Curve) -> Curve:
+        """Return this curve and the other one, over the same rows, added up."""
         pairs = zip(self.seconds, other.seconds, strict=True)
-        return Curve(self.rows, [mine + times * theirs for mine, theirs in pairs])
+        return Curve(self.rows, [mine + theirs for mine, theirs in pairs])
+
+    def times(self, factor: float) -> Curve:
+        """Return this curve with so many times the seconds."""
+        return Curve(self.rows, [factor * seconds for seconds in self.seconds])
 
 
 class Surface:
@@ -82,12 +88,29 @@ class Surface:
         """
         if batch <= 0 or context <= 0:
             return 0.0
-        row, down = _place(self._batches, float(np.log(max(batch, 1.0))))
-        column, right = _place(self._contexts, float(np.log(max(context, 1.0))))
+        row, down = _place(self._batches, log(max(batch, 1.0)))
+        column, right = _place(self._contexts, log(max(context, 1.0)))
         above, below = self._seconds[row], self._seconds[row + 1]
         first = above[column] + right * (above[column + 1] - above[column])
         second = below[column] + right * (below[column + 1] - below[column])
-        return float(np.exp(first + down * (second - first)))
+        return exp(first + down * (second - first))
+
+
+Attention = Callable[[float, float], float]
+"""Seconds of one layer's attention over batch (sequences) and context (tokens)."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Between:
+    """What lies between two surfaces, ``share`` of the way from the first."""
+
+    first: Surface
+    second: Surface
+    share: float
+
+    def __call__(self, batch: float, context: float) -> float:
+        low, high = self.first(batch, context), self.second(batch, context)
+        return low + self.share * (high - low)
 
 
 class KernelTimes:
@@ -119,19 +142,28 @@ class KernelTimes:
         """Return the seconds of C[m, n] = A[m, k] B[k, n] over m."""
         return self._products.curve(n, k)
 
-    def attention(self, kind: Kind, layout: HeadLayout) -> Surface:
-        """Return the seconds of one layer's attention.
+    def attention(self, kind: Kind, layout: HeadLayout) -> Attention:
+        """Return the seconds of one layer's attention over batch and context.
 
-        Raises:
-            ValueError: the table has no such head layout.
+        A number of query heads that was not measured is interpolated between its neighbours with
+        the same KV heads.
+
+        Raises ValueError: neither the head layout nor two that it lies between were measured.
         """
-        try:
-            return self._attention[kind][layout]
-        except KeyError:
+        known = self._attention[kind]
+        if layout in known:
+            return known[layout]
+        alike = [at for at in known if at[1:] == layout[1:]]
+        fewer = [at for at in alike if at.heads < layout.heads]
+        more = [at for at in alike if at.heads > layout.heads]
+        if not fewer or not more:
             raise ValueError(
                 f"no {kind} attention was measured for {layout.heads} heads, {layout.kv_heads} KV "
                 f"heads of width {layout.head_dim}"
-            ) from None
+            )
+        low, high = max(fewer), min(more)
+        share = (layout.heads - low.heads) / (high.heads - low.heads)
+        return _Between(known[low], known[high], share)
 
     def layouts(self, kind: Kind) -> list[HeadLayout]:
         """Return the head layouts that were measured."""
@@ -146,15 +178,14 @@ def measured_devices() -> tuple[str, ...]:
 
 
 def read_rows(device: str, table: str) -> list[dict[str, str]]:
-    """Return the rows of a table: ``gemm``, ``prefill-attention`` or ``decode-attention``."""
+    """Return the rows of one of the `TABLES`."""
     data = files(__package__).joinpath(_FOLDER, f"{device}-{table}.csv.gz").read_bytes()
     return list(csv.DictReader(gzip.decompress(data).decode().splitlines()))
 
 
 @lru_cache(maxsize=4)
 def _of(device: str) -> KernelTimes:
-    tables = ("gemm", "prefill-attention", "decode-attention")
-    return KernelTimes(*(read_rows(device, table) for table in tables))
+    return KernelTimes(*(read_rows(device, table) for table in TABLES))
 
 
 class _Products:
@@ -182,7 +213,7 @@ class _Products:
 def _surfaces(rows: Iterable[Row], order: list[tuple[int, ...]]) -> dict[HeadLayout, Surface]:
     found: dict[HeadLayout, list[tuple[float, float, float]]] = {}
     for row in rows:
-        if row["kernel"] not in _KERNELS:
+        if row.get("kernel", _KERNELS[0]) not in _KERNELS:
             continue
         layout = HeadLayout(int(row["heads"]), int(row["kv_heads"]), int(row["head_dim"]))
         cell = float(row["batch"]), float(row["context"]), float(row["milliseconds"]) / 1e3

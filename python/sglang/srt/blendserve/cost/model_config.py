@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sglang.srt.blendserve.cost.layer_shape import HeadLayout, LayerShape
+
 _DTYPE_BYTES = {"float64": 8, "float32": 4, "float": 4, "float16": 2, "half": 2, "bfloat16": 2}
 """Bytes of one element by the names that configs use (torch's)."""
 _UNGATED = frozenset({"phi", "starcoder2", "gpt_neox", "nemotron"})
@@ -115,21 +117,42 @@ class Attention:
     """Elements in the KV cache for one token."""
 
 
-def read_attention(config: ConfigReader) -> Attention:
-    """Attention of one layer, from the fields of ``config``."""
+def read_shape(config: ConfigReader) -> LayerShape | None:
+    """Sizes of one layer of a model without experts; None with latent attention."""
+    if config.raw("kv_lora_rank"):
+        return None
+    heads, kv_heads, head_dim = _heads(config)
+    return LayerShape(
+        hidden=config.integer("hidden_size", "n_embd", "d_model"),
+        intermediate=config.integer("intermediate_size", "n_inner"),
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        vocabulary=config.integer("vocab_size"),
+        gated=config.text("model_type") not in _UNGATED,
+    )
+
+
+def _heads(config: ConfigReader) -> HeadLayout:
     hidden = config.integer("hidden_size", "n_embd", "d_model")
     heads = config.integer("num_attention_heads", "n_head")
-    if config.raw("kv_lora_rank"):
-        return _latent_attention(config, hidden, heads)
     if config.raw("head_dim") is None and hidden % heads:
         raise ConfigError(
             f"{config.where}: field 'head_dim' is missing and hidden size {hidden} "
             f"is not a multiple of {heads} attention heads"
         )
-    head_dim = config.integer("head_dim", default=hidden // heads)
     kv_heads = (
         1 if config.flag("multi_query") else config.integer("num_key_value_heads", default=heads)
     )
+    return HeadLayout(heads, kv_heads, config.integer("head_dim", default=hidden // heads))
+
+
+def read_attention(config: ConfigReader) -> Attention:
+    """Attention of one layer, from the fields of ``config``."""
+    hidden = config.integer("hidden_size", "n_embd", "d_model")
+    if config.raw("kv_lora_rank"):
+        return _latent_attention(config, hidden, config.integer("num_attention_heads", "n_head"))
+    heads, kv_heads, head_dim = _heads(config)
     kind = config.text("model_type")
     parameters = 2 * hidden * (heads + kv_heads) * head_dim
     if config.flag("attention_bias"):

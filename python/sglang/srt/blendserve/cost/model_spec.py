@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sglang.srt.blendserve.cost.layer_shape import LayerShape
 from sglang.srt.blendserve.cost.model_config import (
     ConfigError,
     ConfigReader,
     read_attention,
     read_feed_forward,
+    read_shape,
     ties_embeddings,
 )
 
@@ -45,6 +47,8 @@ class ModelSpec:
     weight_bytes: float
     context_length: int
     dtype_bytes: int
+    shape: LayerShape | None = None
+    """One layer's sizes; None where layers differ or have experts or latent attention."""
 
     def __post_init__(self) -> None:
         assert self.layers > 0, f"layers must be positive, got {self.layers}"
@@ -134,6 +138,7 @@ class ModelSpec:
                 "max_position_embeddings", "n_positions", "seq_length", default=0
             ),
             dtype_bytes=dtype_bytes,
+            shape=None if feed_forward.experts else read_shape(reader),
         )
 
     @classmethod

@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from sglang.srt.blendserve.cost.device_spec import DeviceSpec
+from sglang.srt.blendserve.cost.kernel_times import TABLES, KernelTimes
+
+KernelRows = dict[str, list[dict[str, Any]]]
 
 SCOPES = ("step", "overlap")
 """What interference may slow down: `Calibration.interference_scope`."""
@@ -33,6 +36,11 @@ class Calibration:
     step in which both resources are busy."""
     step_overhead: float = 0.0
     """Fixed time of a step (launches, sampling), seconds."""
+    slowness: float = 1.0
+    """Time of kernels in the engine over that of `kernels`."""
+    kernels: KernelRows | None = None
+    """Measured kernel times by table (``gemm``, ``prefill-attention``, ``decode-attention``), rows
+    as those of ``cost/kernel_tables``; with them the four shares above are not used."""
     source: str = (
         "peaks of the data sheet; the paper measured GEMM and attention within 6 % of its "
         "estimates on an A100; interference 1.08 is this project's assumption"
@@ -41,7 +49,7 @@ class Calibration:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name == "source":
+            if field.name in ("source", "kernels"):
                 continue
             if field.name == "interference_scope":
                 if value not in SCOPES:
@@ -67,7 +75,16 @@ class Calibration:
             raise ValueError(f"{path}: not a calibration file: {what}; known: {sorted(known)}")
         return cls(**constants)
 
-    def as_dict(self) -> dict[str, float | str]:
+    def kernel_times(self) -> KernelTimes | None:
+        """The kernel times of the file, if it has them. Raises ValueError naming what is wrong."""
+        if self.kernels is None:
+            return None
+        try:
+            return KernelTimes(*(self.kernels[table] for table in TABLES))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"calibration: its kernel times lack or spoil {error}") from None
+
+    def as_dict(self) -> dict[str, Any]:
         """The constants by name, as a calibration file holds them."""
         return asdict(self)
 

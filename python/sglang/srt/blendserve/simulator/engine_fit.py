@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sglang.srt.blendserve.simulator.step_cost import StepCost, StepWork
+from sglang.srt.blendserve.simulator.step_cost import StepModel, StepWork
 
 Floats = NDArray[np.float64]
 
@@ -43,14 +43,15 @@ class EngineFit:
     """Predicted over measured time of all steps, less 1."""
 
 
-def fit_engine(trace: Path, cost: StepCost) -> EngineFit:
+def fit_engine(trace: Path, cost: StepModel) -> EngineFit:
     """Fit a trace against the kernels' times by ``cost`` (engine `sequential`, no overhead).
 
     Least absolute errors: a step during which the machine did something else counts little.
     Raises ValueError naming the file and what is missing.
     """
     work, measured = read_steps(trace)
-    kernels = np.array([cost.step(one).seconds for one in work]) - cost.overhead
+    nothing = cost.step(StepWork(0, 0.0, 0, 0, 0)).seconds
+    kernels = np.array([cost.step(one).seconds for one in work]) - nothing
     if measured.size < _LEAST_STEPS:
         raise ValueError(
             f"{trace}: {measured.size} steps; {_LEAST_STEPS} are needed, of a run with both "

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from sglang.srt.blendserve.plan.prefix_tree import PrefixTree
 from sglang.srt.blendserve.simulator.prefix_cache import PrefixCacheModel
-from sglang.srt.blendserve.simulator.step_cost import StepCost, StepTime, StepWork
+from sglang.srt.blendserve.simulator.step_cost import StepModel, StepTime, StepWork
 from sglang.srt.blendserve.simulator.workload import Workload
 
 MAX_RUNNING = 4096
@@ -59,7 +59,7 @@ class FastEngine:
         self,
         workload: Workload,
         tree: PrefixTree,
-        cost: StepCost,
+        cost: StepModel,
         kv_slots: int,
         *,
         plan_aware_eviction: bool = False,

@@ -93,7 +93,7 @@ class FastRun:
         machine = self.machine
         pace = "paper" if name == "paper" else options.pace
         if pace == "auto":
-            pace = automatic_pace(overlaps=machine.steps.engine == "overlap")
+            pace = automatic_pace(overlaps=machine.overlaps)
 
         def make() -> FastPolicy:
             pool = RequestPool(machine.cost, machine.kv_slots, rules=options.rules)

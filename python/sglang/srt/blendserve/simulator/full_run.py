@@ -60,6 +60,7 @@ class FullRun:
             "calibration": (calibration or Calibration()).as_dict(),
             "ranks": ranks,
             "engine": machine.steps.engine,
+            "rates": machine.rates,
             "scale": machine.scale,
             "kv_slots": round(machine.kv_slots * machine.scale),
             # SGLang keeps a table of max_running x context slots: no longer than it must be.
@@ -94,7 +95,7 @@ class FullRun:
     ) -> Result:
         pace = "paper" if policy == "paper" else options.pace
         if pace == "auto":
-            pace = automatic_pace(overlaps=self.machine.steps.engine == "overlap")
+            pace = automatic_pace(overlaps=self.machine.overlaps)
         options = replace(options, pace=pace)
         n = self.replica.size
         told = told_lengths(self.replica, options.told)

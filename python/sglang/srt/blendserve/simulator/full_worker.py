@@ -28,7 +28,7 @@ from sglang.srt.blendserve.simulator.fast import Totals
 from sglang.srt.blendserve.simulator.longest_jobs import LongestJobs
 from sglang.srt.blendserve.simulator.machine import Machine
 from sglang.srt.blendserve.simulator.options import BlendOptions
-from sglang.srt.blendserve.simulator.step_cost import StepCost, StepWork
+from sglang.srt.blendserve.simulator.step_cost import StepModel, StepWork
 from sglang.srt.blendserve.simulator.virtual_plan import plan_in_virtual_time
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ _SHORT_QUEUE = 16
 class Device:
     """Keeps time and the true output lengths."""
 
-    def __init__(self, cost: StepCost, lengths: dict[str, int]) -> None:
+    def __init__(self, cost: StepModel, lengths: dict[str, int]) -> None:
         """``lengths``: true output tokens by request id."""
         self.cost = cost
         self._lengths = lengths
@@ -224,6 +224,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         scale=order["scale"],
         calibration=Calibration(**order["calibration"]),
         kv_slots=order["kv_slots"],
+        rates=order["rates"],
     )
     rids: list[str] = data["rids"].tolist()
     lengths = dict(zip(rids, data["output_tokens"].tolist(), strict=True))

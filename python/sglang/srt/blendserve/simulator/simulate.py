@@ -26,13 +26,12 @@ from sglang.srt.blendserve.simulator.calibration import Calibration, calibrated_
 from sglang.srt.blendserve.simulator.fast_run import OURS, POLICIES, FastRun
 from sglang.srt.blendserve.simulator.full_run import FullRun
 from sglang.srt.blendserve.simulator.length_traces import WorkloadError
-from sglang.srt.blendserve.simulator.machine import Machine
+from sglang.srt.blendserve.simulator.machine import ENGINES, RATES, Machine
 from sglang.srt.blendserve.simulator.options import BLEND_CHUNK, BlendOptions
 from sglang.srt.blendserve.simulator.peer_flags import PeerFlags
 from sglang.srt.blendserve.simulator.peers import CHUNKS, CONSERVATIVENESS
 from sglang.srt.blendserve.simulator.recipe import Recipe, from_files, reference_cost
 from sglang.srt.blendserve.simulator.result import Result
-from sglang.srt.blendserve.simulator.step_cost import ENGINES
 from sglang.srt.blendserve.simulator.workload import Workload
 
 CALIBRATED = "calibrated"
@@ -74,7 +73,20 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
         help=f"{', '.join(known_devices())}; or {CALIBRATED}, that of --calibration",
     )
     parser.add_argument("--tp", type=int, default=1, help="tensor parallel ranks (default: 1)")
-    parser.add_argument("--engine", choices=ENGINES, default="overlap")
+    parser.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default="lanes",
+        help="sequential: stock SGLang. lanes: prompts and decodes at once on parts of the GPU, as "
+        "--blendserve-overlap. nanoflow: decode attention beside the rest (A100). ideal: overlap "
+        "for nothing, an upper limit. overlap: data-sheet rates, assumed cost (default: lanes)",
+    )
+    parser.add_argument(
+        "--rates",
+        choices=RATES,
+        help="tables: measured kernel times. peaks: the data sheet's (default: tables where there "
+        "are some of the device for the model)",
+    )
     parser.add_argument("--kv-slots", type=int, help="KV cache, tokens (default: what fits)")
     parser.add_argument("--calibration", type=Path, help="file written by `calibrate`")
     parser.add_argument(
@@ -157,6 +169,7 @@ def _simulate(args: argparse.Namespace) -> int:
         scale=args.scale,
         calibration=calibration,
         kv_slots=args.kv_slots,
+        rates=args.rates,
     )
     workload = _workload(args)
     described = describe(workload)
@@ -164,6 +177,7 @@ def _simulate(args: argparse.Namespace) -> int:
         f"{workload.size} requests, {workload.tokens} tokens; density "
         f"{described['density']:.3f} (Llama-3.1-8B, A100), sharing {described['sharing']:.3f}"
     )
+    print(f"engine {args.engine}, step times {rates_source(args, machine)}")
     options = BlendOptions(pace=args.pace, chunk=args.pace_chunk)
     runner: FastRun | FullRun
     if args.fast:
@@ -243,10 +257,21 @@ def describe_machine(args: argparse.Namespace, machine: Machine) -> dict[str, An
         "device": args.device,
         "tp": args.tp,
         "engine": args.engine,
+        "rates": machine.rates,
+        "rates_source": rates_source(args, machine),
         "scale": args.scale,
         "kv_slots": machine.kv_slots,
         "simulation": "fast step model" if args.fast else "SGLang scheduler",
     }
+
+
+def rates_source(args: argparse.Namespace, machine: Machine) -> str:
+    """Where the step times of a simulation come from, in a few words."""
+    if args.calibration is not None:
+        return f"measured: {args.calibration.name}"
+    if machine.rates == "tables":
+        return f"measured: kernel times of SGLang on {args.device}, cost/kernel_tables"
+    return f"data sheet: {DeviceSpec.named(args.device).source}"
 
 
 def print_table(results: list[Result]) -> None:

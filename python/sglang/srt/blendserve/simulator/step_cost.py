@@ -1,4 +1,6 @@
-"""Time of one engine step, from the cost model and the constants of a calibration.
+"""Time of one engine step, at the peak rates of a data sheet or at shares of them.
+
+`measured_steps` has the times by measured kernels; both are a `StepModel`.
 
     GEMM       2 P per token, not below the time to load the weights once
     prefill    causal attention of the prompt tokens over their context
@@ -13,7 +15,7 @@ side: max(all compute, KV read + weights) * interference + overhead.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -22,8 +24,9 @@ from sglang.srt.blendserve.cost.model_spec import ModelSpec
 from sglang.srt.blendserve.simulator.calibration import Calibration
 from sglang.srt.blendserve.simulator.workload import Workload
 
-ENGINES = ("overlap", "sequential")
-"""Kinds of engine: compute and memory work side by side, or one after the other."""
+ENGINES = ("overlap", "sequential", "ideal")
+"""Kinds of engine at data-sheet rates: compute and memory work side by side at the calibration's
+interference, one after the other, or side by side at no cost (an upper limit)."""
 
 
 class StepWork(NamedTuple):
@@ -45,6 +48,42 @@ class StepTime(NamedTuple):
     compute: float
     memory: float
     seconds: float
+
+
+class LeastTimes(NamedTuple):
+    """Least seconds of a unit of work in any step; what bounds are made of."""
+
+    prefill_token: float
+    prefill_score: float
+    decode_token: float
+    sample_token: float
+    kv_compute: float
+    """Arithmetic of decode attention for one KV token, where it is counted as compute."""
+    kv_read: float
+    """Decode attention over one KV token."""
+    weights: float
+    """Reading the weights once; 0 where products have it in their time."""
+
+
+class StepModel(Protocol):
+    """What an engine's steps take."""
+
+    @property
+    def engine(self) -> str:
+        """Kind of engine."""
+        ...
+
+    def step(self, work: StepWork) -> StepTime:
+        """Return busy and elapsed seconds of a step with this ``work``."""
+        ...
+
+    def least(self) -> LeastTimes:
+        """Return the least seconds of each unit of work."""
+        ...
+
+    def overlapped(self, compute: float, memory: float) -> float:
+        """Return the least seconds that so much work of both kinds takes together."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +111,10 @@ class StepCost:
     ) -> StepCost:
         """Return step costs by the replica's ``cost``; ``scale`` is for the overhead."""
         if engine not in ENGINES:
-            raise ValueError(f"unknown engine {engine!r}; known: {', '.join(ENGINES)}")
+            raise ValueError(
+                f"--engine {engine}: not at data-sheet rates (choose from {', '.join(ENGINES)}); "
+                "it needs measured kernel times"
+            )
         model, device = cost.model, cost.device
         gemm = 2 / (device.peak_flops * calibration.gemm_efficiency)
         prefill = 1 / (device.peak_flops * calibration.attention_efficiency)
@@ -92,7 +134,7 @@ class StepCost:
             dense_weights=dense * byte,
             expert_weights=model.expert_parameters * byte,
             expert_missed=missed,
-            interference=calibration.interference,
+            interference=1.0 if engine == "ideal" else calibration.interference,
             overhead=calibration.step_overhead / scale,
             whole_steps=calibration.interference_scope == "step",
         )
@@ -120,11 +162,23 @@ class StepCost:
             weights = 0.0
         read = self.kv_read * work.kv_tokens
         compute, memory = gemm + prefill + decode, read + weights
-        if self.engine == "overlap":
+        if self.engine != "sequential":
             seconds = self.overlapped(compute, memory)
         else:
             seconds = max(gemm, weights) + prefill + max(decode, read)
         return StepTime(compute, memory, seconds + self.overhead)
+
+    def least(self) -> LeastTimes:
+        """Return the seconds of each unit of work."""
+        return LeastTimes(
+            prefill_token=self.prefill_token,
+            prefill_score=self.prefill_score,
+            decode_token=self.decode_token,
+            sample_token=self.sample_token,
+            kv_compute=self.decode_kv_compute,
+            kv_read=self.kv_read,
+            weights=self.dense_weights + self.expert_weights,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,22 +193,22 @@ class Bound:
     """The larger one, with the interference of two resources that are both in use."""
 
 
-def bound(workload: Workload, cost: StepCost, kv_slots: int) -> Bound:
+def bound(workload: Workload, cost: StepModel, kv_slots: int) -> Bound:
     """The optimum with perfect overlap and sharing, and the KV cache full in every step."""
     p = workload.prompt_tokens.astype(np.float64)
     own = workload.computed_tokens().astype(np.float64)
     steps = workload.output_tokens - 1.0
     kv = float((steps * p + steps * (steps + 1) / 2).sum())
     scores = float((own * (p - own + own / 2)).sum())
+    least = cost.least()
     compute = (
-        cost.prefill_token * float(own.sum())
-        + cost.prefill_score * scores
-        + cost.sample_token * p.size
-        + cost.decode_token * float(steps.sum())
-        + cost.decode_kv_compute * kv
+        least.prefill_token * float(own.sum())
+        + least.prefill_score * scores
+        + least.sample_token * p.size
+        + least.decode_token * float(steps.sum())
+        + least.kv_compute * kv
     )
-    weights = cost.dense_weights + cost.expert_weights
-    memory = cost.kv_read * kv + weights * kv / kv_slots
+    memory = least.kv_read * kv + least.weights * kv / kv_slots
     return Bound(compute, memory, cost.overlapped(compute, memory))
 
 
