@@ -21,9 +21,10 @@ from sglang.srt.blendserve.cost.device_spec import DeviceSpec
 from sglang.srt.blendserve.simulator.calibration import Calibration
 from sglang.srt.blendserve.simulator.fast_run import OURS, FastRun
 from sglang.srt.blendserve.simulator.full_run import FullRun
+from sglang.srt.blendserve.simulator.kinds import make_workload
 from sglang.srt.blendserve.simulator.machine import Machine
 from sglang.srt.blendserve.simulator.options import BlendOptions
-from sglang.srt.blendserve.simulator.recipe import Recipe, reference_cost
+from sglang.srt.blendserve.simulator.recipe import reference_cost
 from sglang.srt.blendserve.simulator.workload import Workload
 
 RESULTS = Path(__file__).parent / "results"
@@ -45,6 +46,8 @@ class Cell:
     device: str = "A100-80G"
     tp: int = 1
     engine: str = "overlap"
+    order: str = "shuffled"
+    """Of the file (`kinds.ORDERS`)."""
     rates: str = "peaks"
     """``tables``: measured kernel times; ``peaks``: the data sheet's rates."""
     scale: float = 8
@@ -133,7 +136,7 @@ def append(study: str, row: dict[str, Any]) -> None:
 
 def play(cell: Cell) -> dict[str, Any]:
     """Run one cell; its figures, rounded to six digits."""
-    workload = _workload(cell.workload, cell.requests, cell.seed)
+    workload = _workload(cell.workload, cell.requests, cell.seed, cell.order)
     calibration = Calibration(
         interference=cell.interference, interference_scope=cell.interference_scope
     )
@@ -173,7 +176,7 @@ def rounded(value: Any) -> Any:
 
 def _fast(cell: Cell, workload: Workload, machine: Machine) -> FastRun:
     """The step model over ``workload``; its tree is kept for the next cell, if that has it too."""
-    key = (cell.workload, cell.requests, cell.seed, cell.scale)
+    key = (cell.workload, cell.order, cell.requests, cell.seed, cell.scale)
     if key not in _RUNNERS:
         _RUNNERS.clear()
         _RUNNERS[key] = FastRun(workload, machine)
@@ -181,9 +184,9 @@ def _fast(cell: Cell, workload: Workload, machine: Machine) -> FastRun:
     return _RUNNERS[key]
 
 
-_RUNNERS: dict[tuple[str, int, int, float], FastRun] = {}
+_RUNNERS: dict[tuple[str, str, int, int, float], FastRun] = {}
 
 
 @lru_cache(maxsize=1)
-def _workload(workload: str, requests: int, seed: int) -> Workload:
-    return Recipe.parse(workload).workload(requests, seed)
+def _workload(workload: str, requests: int, seed: int, order: str) -> Workload:
+    return make_workload(workload, requests, seed, order)

@@ -92,6 +92,9 @@ def test_json_report(run: Callable[..., int], capsys: pytest.CaptureFixture[str]
     assert report["compute_seconds_unshared"] > 2 * report["compute_seconds"]
     assert report["model"]["parameters"] == 134_515_008
     assert report["device"]["name"] == "A100-80G"
+    # No table has the nine heads of this model.
+    assert report["rates"]["source"] == "data sheet"
+    assert report["rates"]["flops"] == report["device"]["peak_flops"]
     assert [error["line"] for error in report["refused"]] == [17]
     tree = report["tree"]
     assert tree["requests"] == sum(child["requests"] for child in tree["children"]) == 16
@@ -106,6 +109,7 @@ def test_text_report(run: Callable[..., int], capsys: pytest.CaptureFixture[str]
     out = capsys.readouterr().out
     assert "requests        16" in out
     assert "guessed: 256 each, at most max_tokens; not measured" in out
+    assert "(data sheet)" in out
     assert "1 line, not planned:" in out
     assert "Line 17: this line is not parseable" in out
     assert "├─" in out

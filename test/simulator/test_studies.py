@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from sglang.srt.blendserve.policy.tuning import Tuning
+from sglang.srt.blendserve.simulator.kinds import make_workload
 from sglang.srt.blendserve.simulator.machine import Machine
 from sglang.srt.blendserve.simulator.options import BlendOptions
-from sglang.srt.blendserve.simulator.recipe import Recipe
 from sglang.srt.blendserve.simulator.workload import Workload
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmark" / "simulate"))
@@ -33,7 +33,7 @@ def test_cells_are_told_apart_and_can_be_built(study: str) -> None:
     assert len({cell.key() for cell in made}) == len(made)
     for cell in made:
         BlendOptions.of(**cell.options)
-        Recipe.parse(cell.workload)
+        make_workload(cell.workload, 1000, 0, cell.order)
         ranks, scale, rates = cell.tp, cell.scale, cell.rates
         Machine.build(cell.model, cell.device, cell.engine, ranks=ranks, scale=scale, rates=rates)
 

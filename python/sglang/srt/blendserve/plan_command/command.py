@@ -29,6 +29,7 @@ import numpy as np
 
 from sglang.srt.blendserve.cost.cost_model import CostModel
 from sglang.srt.blendserve.cost.device_spec import DeviceSpec, known_devices, measure_cpu
+from sglang.srt.blendserve.cost.measured_cost import measured_cost
 from sglang.srt.blendserve.cost.model_config import ConfigError
 from sglang.srt.blendserve.cost.model_spec import ModelSpec
 from sglang.srt.blendserve.plan.scan_order import KEEP_SHARING, Plan, build_plan
@@ -162,7 +163,7 @@ def _plan(args: argparse.Namespace) -> dict[str, Any]:
         _check_picture(args.picture)
     model = _model(args.model_path, args.trust_remote_code)
     device = _device(args.device).tensor_parallel(args.tp_size)
-    cost = CostModel(model, device)
+    cost = measured_cost(model, device)
     kv_slots = args.kv_slots if args.kv_slots is not None else _kv_slots(cost)
     tokenizer = load_tokenizer(args.model_path, trust_remote_code=args.trust_remote_code)
     batch = _tokenize(args.input, tokenizer, model.context_length)
@@ -198,6 +199,11 @@ def _plan(args: argparse.Namespace) -> dict[str, Any]:
             "bandwidth": device.bandwidth,
             "memory_bytes": device.memory_bytes,
             "source": device.source,
+        },
+        "rates": {
+            "flops": cost.device.peak_flops,
+            "bandwidth": cost.device.bandwidth,
+            "source": "data sheet" if cost.device == device else "measured kernel times",
         },
         "compute_seconds_unshared": float(
             np.sum(cost.compute_seconds(plan.prompt_tokens, plan.output_tokens))

@@ -148,7 +148,7 @@ def show_seconds(seconds: float) -> str:
 
 def report_lines(report: dict[str, Any]) -> list[str]:
     """What ``sglang-blendserve plan --json`` prints, as lines of text."""
-    device, density = report["device"], report["root_density"]
+    device, density, rates = report["device"], report["root_density"], report["rates"]
     kind = "compute-bound" if density is None or density > 1 else "memory-bound"
     saved = (
         f"{100 * report['sharing']:.1f} % of prompt tokens "
@@ -164,7 +164,9 @@ def report_lines(report: dict[str, Any]) -> list[str]:
          f"parameters, {report['model']['kv_bytes_per_token']:,.0f} KV bytes a token"),
         ("device", f"{device['name']}: {device['peak_flops'] / 1e12:.3g} TFLOP/s, "
          f"{device['bandwidth'] / 1e9:.4g} GB/s"),
-        ("compute", f"{show_seconds(report['compute_seconds'])} at peak, shared prefixes once "
+        ("rates", f"{rates['flops'] / 1e12:.3g} TFLOP/s, {rates['bandwidth'] / 1e9:.4g} GB/s "
+         f"({rates['source']})"),
+        ("compute", f"{show_seconds(report['compute_seconds'])}, shared prefixes once "
          f"({show_seconds(report['compute_seconds_unshared'])} without sharing)"),
         ("memory", f"{show_seconds(report['memory_seconds'])} reading the KV cache"),
         ("density", f"{show_density(density)} ({kind})"),

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from sglang.srt.blendserve.answering.liveness import Liveness
 from sglang.srt.blendserve.answering.stop import Stop
 from sglang.srt.blendserve.cost.cost_model import CostModel
+from sglang.srt.blendserve.cost.measured_cost import measured_cost
 from sglang.srt.blendserve.cost.model_spec import ModelSpec
 from sglang.srt.blendserve.run.failure import INTERRUPTED, RunFailure
 from sglang.srt.blendserve.runtime.compat.server_args import release
@@ -90,7 +91,7 @@ class OfflineEngine:
             name=fields.model_path,
             kv_dtype_bytes=kv_element_bytes(fields.kv_cache_dtype, loaded.dtype.itemsize),
         )
-        return CostModel(model, device)
+        return measured_cost(model, device)
 
     def run(self, work: Awaitable[None], stop: Stop) -> None:
         """Await ``work`` on the engine's event loop.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sglang.srt.blendserve.cost.cost_model import CostModel
 from sglang.srt.blendserve.cost.device_spec import DeviceSpec
+from sglang.srt.blendserve.cost.measured_cost import measured_cost
 from sglang.srt.blendserve.cost.model_spec import ModelSpec
 from sglang.srt.blendserve.pool.background import Background
 from sglang.srt.blendserve.pool.planning_rules import PlanningRules
@@ -20,13 +21,14 @@ def planning_passes(requests: int) -> int:
 
 
 def engine_cost(model_path: str, device: DeviceSpec, kv_dtype_bytes: float) -> CostModel:
-    """Return what work costs on ``device`` with the model in the folder ``model_path``.
+    """Return what work costs on ``device`` with the model in the folder ``model_path``, at measured
+    rates where there are some of the device.
 
     ``kv_dtype_bytes``: bytes of an element of the KV cache, 1 where it is in fp8.
 
     Raises ConfigError if the model's ``config.json`` cannot be read or lacks a field.
     """
-    return CostModel(ModelSpec.from_folder(model_path, kv_dtype_bytes=kv_dtype_bytes), device)
+    return measured_cost(ModelSpec.from_folder(model_path, kv_dtype_bytes=kv_dtype_bytes), device)
 
 
 def engine_pool(cost: CostModel, kv_slots: int, settings: Settings, ranks: int) -> RequestPool:

@@ -1,7 +1,8 @@
 """Predict the throughput of scheduling policies on a model and a device, without a GPU.
 
 A workload is a mix by recipe (--workload trace1, or --workload
-density=1.4,sharing=0.35,compute=burstgpt,memory=video,prefix=mmlu) or trace files (--trace
+density=1.4,sharing=0.35,compute=burstgpt,memory=video,prefix=mmlu), one of documents, prefixes,
+agents and reasoning (--workload documents,tokens=500-4000,uses=3-20), or trace files (--trace
 lengths.csv.gz:0.7, repeatable; columns input_tokens and output_tokens, optionally prefix_id and
 prefix_tokens), or a batch that has been answered (--batch in.jsonl --answers out.jsonl --tokenizer
 MODEL), with its real prompts. Output lengths are known to the device alone; a policy sees prompts
@@ -25,12 +26,13 @@ from sglang.srt.blendserve.policy.pace import PACES
 from sglang.srt.blendserve.simulator.calibration import Calibration, calibrated_device
 from sglang.srt.blendserve.simulator.fast_run import OURS, POLICIES, FastRun
 from sglang.srt.blendserve.simulator.full_run import FullRun
+from sglang.srt.blendserve.simulator.kinds import KINDS, ORDERS, make_workload, ordered
 from sglang.srt.blendserve.simulator.length_traces import WorkloadError
 from sglang.srt.blendserve.simulator.machine import ENGINES, RATES, Machine
 from sglang.srt.blendserve.simulator.options import BLEND_CHUNK, BlendOptions
 from sglang.srt.blendserve.simulator.peer_flags import PeerFlags
 from sglang.srt.blendserve.simulator.peers import CHUNKS, CONSERVATIVENESS
-from sglang.srt.blendserve.simulator.recipe import Recipe, from_files, reference_cost
+from sglang.srt.blendserve.simulator.recipe import from_files, reference_cost
 from sglang.srt.blendserve.simulator.result import Result
 from sglang.srt.blendserve.simulator.workload import Workload
 
@@ -49,7 +51,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_workload(parser: argparse.ArgumentParser) -> None:
     """What is to be answered."""
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--workload", metavar="W", help="recipe, or trace1 to trace4 of the paper")
+    what.add_argument(
+        "--workload",
+        metavar="W",
+        help=f"recipe, or trace1 to trace4 of the paper, or {', '.join(KINDS)}",
+    )
     what.add_argument(
         "--trace", action="append", metavar="FILE[:WEIGHT]", help="trace of lengths; repeatable"
     )
@@ -62,6 +68,13 @@ def _add_workload(parser: argparse.ArgumentParser) -> None:
         "--requests", type=int, default=20_000, help="of --workload and --trace (default: 20000)"
     )
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--order",
+        choices=ORDERS,
+        default="shuffled",
+        help="of the file: sorted by source and prefix, or interleaved, as question by question "
+        "(default: shuffled; of a --batch: its own)",
+    )
 
 
 def _add_machine(parser: argparse.ArgumentParser) -> None:
@@ -201,9 +214,9 @@ def _simulate(args: argparse.Namespace) -> int:
 
 def _workload(args: argparse.Namespace) -> Workload:
     if args.workload is not None:
-        return Recipe.parse(args.workload).workload(args.requests, args.seed)
+        return make_workload(args.workload, args.requests, args.seed, args.order)
     if args.trace is not None:
-        return from_files(args.trace, args.requests, args.seed)
+        return ordered(from_files(args.trace, args.requests, args.seed), args.order)
     for flag in ("answers", "tokenizer"):
         if getattr(args, flag) is None:
             raise ValueError(f"--batch {args.batch} needs --{flag} too")
