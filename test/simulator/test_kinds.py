@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -31,7 +33,8 @@ def test_documents_with_their_questions() -> None:
     workload = make_workload("documents", 3000, 0, "sorted")
     number, uses = np.unique(workload.prefix, return_counts=True)
     assert np.array_equal(np.unique(workload.prefix, return_index=True)[1], np.cumsum(uses) - uses)
-    assert uses[:-1].min() >= 3 and uses.max() <= 20
+    assert uses[:-1].min() >= 3
+    assert uses.max() <= 20
     assert 500 <= workload.prefix_tokens.min() <= workload.prefix_tokens.max() <= 4000
     assert workload.sharing > 0.8
     prompts = workload.prompts()
@@ -50,7 +53,7 @@ def test_an_agent_s_step_begins_with_the_one_before() -> None:
     assert run.size >= 4
     shared = workload.shared_start
     assert shared[run[0]] == workload.system_tokens == 1500
-    for one, next_one in zip(run[:-1], run[1:], strict=True):
+    for one, next_one in pairwise(run):
         assert shared[next_one] > prompts[one].size
         length = shared[one]
         assert np.array_equal(prompts[next_one][:length], prompts[one][:length])
