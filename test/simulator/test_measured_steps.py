@@ -37,12 +37,22 @@ def test_a_sequential_step_is_its_kernels_one_after_the_other() -> None:
 
 
 def test_nanoflow_exchanges_its_published_rates() -> None:
+    body = measured_times(ModelSpec.named(MODEL), DeviceSpec.named(DEVICE)).body
     compute, memory, seconds = machine("nanoflow").steps.step(MIXED)
-    assert compute > memory
-    assert seconds == pytest.approx(compute + 0.5 * memory + FIXED_STEP_SECONDS)
+    halves = compute + 2 * body(640) - body(1280)
+    assert halves > memory
+    assert seconds == pytest.approx(halves + 0.5 * memory + FIXED_STEP_SECONDS)
     decode = StepWork(0, 0.0, 0, 256, 256 * 1600)
     compute, memory, seconds = machine("nanoflow").steps.step(decode)
-    assert seconds == pytest.approx(memory + 0.33 * compute + FIXED_STEP_SECONDS)
+    halves = compute + 2 * body(128) - body(256)
+    assert seconds == pytest.approx(memory + 0.33 * halves + FIXED_STEP_SECONDS)
+
+
+def test_nanoflow_leaves_alone_what_does_not_pay() -> None:
+    """Few decodes: reading the weights twice would cost more than the overlap gains."""
+    few = StepWork(0, 0.0, 0, 4, 400)
+    one_by_one = machine("sequential").steps.step(few).seconds
+    assert machine("nanoflow").steps.step(few).seconds == pytest.approx(one_by_one)
 
 
 @given(
@@ -54,7 +64,8 @@ def test_nanoflow_exchanges_its_published_rates() -> None:
 def test_no_engine_beats_the_ideal_one_nor_loses_to_none(
     prefill: int, context: int, decodes: int, kv: int
 ) -> None:
-    """Overlap is between doing one after the other, on lanes of their own, and overlap for free."""
+    """Overlap is between doing one after the other and overlap for free; lanes, whose products are
+    others, by more than the tables' roughness."""
     work = StepWork(prefill, prefill * float(context), min(prefill, 1), decodes, decodes * kv)
     ideal, nanoflow, sequential = (
         machine(engine).steps.step(work).seconds for engine in ("ideal", "nanoflow", "sequential")
@@ -62,7 +73,7 @@ def test_no_engine_beats_the_ideal_one_nor_loses_to_none(
     lanes = machine("lanes").steps.step(work).seconds
     assert ideal <= nanoflow * (1 + 1e-9)
     assert nanoflow <= sequential * (1 + 1e-9)
-    assert ideal <= lanes * (1 + 1e-9)
+    assert ideal <= lanes * 1.05
 
 
 def test_lanes_that_are_alone_have_the_whole_device() -> None:

@@ -1,11 +1,10 @@
 """Measure what this machine reaches, for `sglang-blendserve simulate --calibration FILE`.
 
-On a GPU or a CPU: the rate of matrix products over the number of tokens (and the number of tokens
-from which they are no longer bound by loading the weights), the bandwidth of loading weights and of
-decode attention, the rate of prefill attention; on a GPU also how much compute and memory work slow
-each other down on two streams. It measures one layer of the model; what the rest of a step takes
-(norms, sampling, launches, cold caches) comes from the trace of a real run on this machine with
-this model:
+On a GPU or a CPU: the times of a model's matrix products over the number of tokens, of prefill
+attention and of decode attention, in the form of the tables that `simulate` has of A100, H100, H200
+and B200; on a GPU also how much compute and memory work slow each other down on two streams. What
+the rest of a step takes (norms, sampling, launches, cold caches) comes from the trace of a real run
+on this machine with this model:
 
     sglang-blendserve run ... --blendserve-trace steps.csv
     sglang-blendserve calibrate --steps steps.csv --output here.json
@@ -24,31 +23,27 @@ import os
 import platform
 import sys
 from dataclasses import asdict
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from sglang.srt.blendserve.cost.device_spec import DeviceSpec, known_devices, measure_cpu
-from sglang.srt.blendserve.cost.model_spec import known_models
+from sglang.srt.blendserve.cost.kernel_times import TABLES
+from sglang.srt.blendserve.cost.layer_shape import LayerShape
+from sglang.srt.blendserve.cost.model_spec import ModelSpec, known_models
 from sglang.srt.blendserve.simulator.calibration import Calibration
 from sglang.srt.blendserve.simulator.engine_fit import EngineFit, fit_engine
 from sglang.srt.blendserve.simulator.machine import Machine
-from sglang.srt.blendserve.simulator.probes import (
-    Layer,
-    LayerShape,
-    repeated,
-    seconds_of,
-    side_by_side,
+from sglang.srt.blendserve.simulator.measure_kernels import (
+    CPU,
+    GPU,
+    Rows,
+    measure_kernels,
+    probes,
 )
+from sglang.srt.blendserve.simulator.probes import Layer, repeated, seconds_of, side_by_side
 
-TOKENS = (1, 4, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
-"""Batch sizes at which matrix products are measured."""
-
-_GPU = {"weights": 2 << 30, "sequences": 128, "context": 1600, "chunk": 4096}
-_CPU = {"weights": 256 << 20, "sequences": 32, "context": 512, "chunk": 1024}
-"""Sizes of what is measured on a CPU and on a GPU: bytes of weights, and tokens."""
-_CPU_MOST_TOKENS = 1024
-"""Largest batch measured on a CPU, whose matrix products are bound by compute long before."""
+_SEQUENCES, _CONTEXT, _CHUNK = 128, 1600, 4096
+"""Decodes, their context and a prompt, tokens, whose interference is measured on a GPU."""
 _RATES = (
     "gemm_efficiency",
     "attention_efficiency",
@@ -102,6 +97,7 @@ def calibrate(
 ) -> dict[str, Any]:
     """All measurements and the constants that follow from them. Raises ValueError."""
     import torch
+    from tqdm import tqdm
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -111,33 +107,35 @@ def calibrate(
         raise ValueError(f"--step-overhead {step_overhead}: must not be negative")
     name = _device_name(device)
     spec = _peaks(device, peaks, name)
-    shape = LayerShape.from_config(_config(model or _default_model(device)))
-    sizes = _CPU if device == "cpu" else _GPU
-    with torch.inference_mode():
-        measured = _measure(shape, device, sizes)
-    constants: dict[str, float | str] = {
-        "gemm_efficiency": measured["gemm_flops"] / spec.peak_flops,
-        "attention_efficiency": measured["prefill_attention_flops"] / spec.peak_flops,
-        "bandwidth_efficiency": measured["decode_attention_bandwidth"] / spec.bandwidth,
-        "weights_efficiency": measured["weight_bandwidth"] / spec.bandwidth,
-        "step_overhead": step_overhead,
-    }
-    if "interference" in measured:
-        constants["interference"] = max(measured["interference"], 1.0)
-    layer = f"one layer of {model or _default_model(device)} in bfloat16 on {name}"
+    sizes = CPU if device == "cpu" else GPU
+    model = model or _default_model(device)
+    shape = ModelSpec.named(model).shape
+    if shape is None:
+        raise ValueError(f"--model {model}: has experts or latent attention; take a dense model")
+    with (
+        torch.inference_mode(),
+        tqdm(total=probes(shape, sizes), desc="kernels", leave=False, disable=None) as bar,
+    ):
+        kernels = measure_kernels(shape, device, sizes, bar.update)
+        both = None if device == "cpu" else _interference(shape, device)
+    constants: dict[str, Any] = _shares(kernels, shape, spec)
+    constants |= {"step_overhead": step_overhead, "kernels": kernels}
+    if both is not None:
+        constants["interference"] = max(both["together_seconds"] / max(both["alone_seconds"]), 1.0)
+    layer = f"one layer of {model} in bfloat16 on {name}"
     sources = {
-        "gemm_efficiency": f"best rate over {TOKENS[0]} to {TOKENS[-1]} tokens, {layer}",
-        "attention_efficiency": f"causal attention of a chunk of {sizes['chunk']}, {layer}",
-        "bandwidth_efficiency": f"decode attention over {sizes['sequences']} x {sizes['context']} "
-        f"tokens, {layer}",
+        "gemm_efficiency": f"fastest matrix product, {layer}",
+        "attention_efficiency": f"fastest causal attention, {layer}",
+        "bandwidth_efficiency": f"fastest decode attention, {layer}",
         "weights_efficiency": f"matrix products of 1 token, {layer}",
         "step_overhead": "given on the command line, not measured",
+        "slowness": "not measured",
         "interference": f"matrix products and decode attention at once on two streams, {layer}",
     }
     constants["source"] = f"sglang-blendserve calibrate, {layer}; peaks: {spec.source}"
     fit = None
     if steps is not None:
-        fit = _as_in_engine(constants, sources, steps, model or _default_model(device), spec)
+        fit = _as_in_engine(constants, sources, steps, model, spec)
     return {
         "device": {
             "name": name,
@@ -148,70 +146,62 @@ def calibrate(
         },
         "calibration": constants,
         "sources": {key: sources[key] for key in constants if key in sources},
-        "measurements": measured,
+        "together": both,
         "engine": None if fit is None else asdict(fit),
         "machine": {"threads": torch.get_num_threads(), "load": os.getloadavg()[0]},
     }
 
 
 def _as_in_engine(
-    constants: dict[str, float | str],
-    sources: dict[str, str],
-    steps: Path,
-    model: str,
-    spec: DeviceSpec,
+    constants: dict[str, Any], sources: dict[str, str], steps: Path, model: str, spec: DeviceSpec
 ) -> EngineFit:
-    """Slow the kernels' rates in ``constants`` down to what the trace ``steps`` shows."""
-    kernels = Calibration(**constants)  # type: ignore[arg-type]
-    cost = Machine.build(model, spec, "sequential", calibration=kernels, kv_slots=1).steps
-    fit = fit_engine(steps, cost)
+    """Note in ``constants`` how much longer than its kernels the steps of a trace take."""
+    kernels = Calibration(**{**constants, "step_overhead": 0.0})
+    machine = Machine.build(
+        model, spec, "sequential", calibration=kernels, kv_slots=1, rates="tables"
+    )
+    fit = fit_engine(steps, machine.steps)
+    constants |= {"slowness": fit.slowness, "step_overhead": fit.overhead}
     for name in _RATES:
-        constants[name] = float(constants[name]) / fit.slowness
+        constants[name] /= fit.slowness
         sources[name] += f"; {fit.slowness:.2f} times slower in the engine"
-    constants["step_overhead"] = fit.overhead
-    sources["step_overhead"] = f"{fit.steps} steps of {steps.name}"
+    for name in ("slowness", "step_overhead"):
+        sources[name] = f"{fit.steps} steps of {steps.name}"
     return fit
 
 
-def _measure(shape: LayerShape, device: str, sizes: dict[str, int]) -> dict[str, Any]:
-    from tqdm import tqdm
-
-    element = 2
-    one = Layer(shape, device, 1)
-    layer = Layer(shape, device, max(sizes["weights"] // (one.parameters * element), 1))
-    rows = []
-    tokens = [t for t in TOKENS if device != "cpu" or t <= _CPU_MOST_TOKENS]
-    for count in tqdm(tokens, desc="matrix products", leave=False, disable=None):
-        seconds = seconds_of(layer.gemm(count), device)
-        rows.append(
-            {
-                "tokens": count,
-                "seconds": seconds,
-                "flops": 2.0 * layer.parameters * count / seconds,
-                "weight_bandwidth": layer.parameters * element / seconds,
-            }
-        )
-    best = max(row["flops"] for row in rows)
-    decode, read, _ = one.attention(sizes["sequences"], sizes["context"], 1)
-    decode_seconds = seconds_of(decode, device)
-    prefill, _, flops = one.attention(1, sizes["chunk"], sizes["chunk"])
-    result: dict[str, Any] = {
-        "gemm": rows,
-        "gemm_flops": best,
-        "gemm_knee_tokens": next(row["tokens"] for row in rows if row["flops"] >= 0.9 * best),
-        "weight_bandwidth": max(row["weight_bandwidth"] for row in rows),
-        "decode_attention_bandwidth": read / decode_seconds,
-        "prefill_attention_flops": flops / seconds_of(prefill, device),
+def _shares(kernels: dict[str, Rows], shape: LayerShape, spec: DeviceSpec) -> dict[str, float]:
+    """The best rates of ``kernels`` over the peaks of ``spec``."""
+    gemm, prefill, decode = (kernels[table] for table in TABLES)
+    width, kept = shape.heads * shape.head_dim, 4 * shape.kv_heads * shape.head_dim
+    flops = max(2.0 * row["m"] * row["n"] * row["k"] / row["milliseconds"] for row in gemm)
+    attention = max(
+        2.0 * width * row["batch"] * row["context"] ** 2 / row["milliseconds"] for row in prefill
+    )
+    read = max(kept * row["batch"] * row["context"] / row["milliseconds"] for row in decode)
+    single = [row for row in gemm if row["m"] == 1]
+    loaded = sum(2.0 * row["n"] * row["k"] for row in single)
+    return {
+        "gemm_efficiency": 1e3 * flops / spec.peak_flops,
+        "attention_efficiency": 1e3 * attention / spec.peak_flops,
+        "bandwidth_efficiency": 1e3 * read / spec.bandwidth,
+        "weights_efficiency": 1e3
+        * loaded
+        / sum(r["milliseconds"] for r in single)
+        / spec.bandwidth,
     }
-    if device != "cpu":
-        compute = one.gemm(sizes["chunk"])
-        times = max(round(seconds_of(compute, device) / decode_seconds), 1)
-        memory = repeated(decode, times)
-        alone = [seconds_of(work, device) for work in (compute, memory)]
-        both = seconds_of(side_by_side(compute, memory), device)
-        result |= {"alone_seconds": alone, "together_seconds": both}
-        result["interference"] = both / max(alone)
-    return result
+
+
+def _interference(shape: LayerShape, device: str) -> dict[str, Any]:
+    """Seconds of a layer's products and of decode attention, alone and at once."""
+    one = Layer(shape, device)
+    decode, _, _ = one.attention(_SEQUENCES, _CONTEXT, 1)
+    compute = one.layer(_CHUNK)
+    times = max(round(seconds_of(compute, device) / seconds_of(decode, device)), 1)
+    memory = repeated(decode, times)
+    alone = [seconds_of(work, device) for work in (compute, memory)]
+    together = seconds_of(side_by_side(compute, memory), device)
+    return {"alone_seconds": alone, "together_seconds": together}
 
 
 def _peaks(device: str, peaks: str | None, name: str) -> DeviceSpec:
@@ -238,11 +228,3 @@ def _device_name(device: str) -> str:
 
 def _default_model(device: str) -> str:
     return "SmolLM2-135M" if device == "cpu" else "Llama-3.1-8B"
-
-
-def _config(model: str) -> dict[str, Any]:
-    if model not in known_models():
-        raise ValueError(f"--model {model!r}: choose from {', '.join(known_models())}")
-    path = files("sglang.srt.blendserve.cost").joinpath("models", f"{model}.json")
-    config: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    return config

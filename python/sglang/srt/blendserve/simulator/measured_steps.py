@@ -1,7 +1,9 @@
 """Time of one engine step by measured kernel times, of four kinds of engine.
 
     sequential   stock SGLang: products of all tokens, prefill attention, decode attention in turn
-    nanoflow     decode attention beside all the rest, at NanoFlow's exchange of rates
+    nanoflow     decode attention of one half of the batch beside all the rest of the other half, at
+                 NanoFlow's exchange of rates; the weights are read for each half, and a step for
+                 which that does not pay runs as `sequential`
     lanes        two lanes on parts of the SMs: prompts on one, decodes on the other
     ideal        decode attention beside all the rest at no cost: an upper limit, no engine
 
@@ -81,6 +83,10 @@ class MeasuredSteps:
         compute += times.token * tokens + prefill
         if self.lanes is None:
             seconds = self.exchange.together(compute, decode)
+            if self.engine == "nanoflow":
+                # Half of the tokens are multiplied while the other half attends: in two pieces.
+                halves = compute + max(2 * times.body(tokens / 2) - times.body(tokens), 0.0)
+                seconds = min(self.exchange.together(halves, decode), compute + decode)
         elif work.prefill_tokens and work.decodes:
             seconds = self._in_lanes(self.lanes, work, sampled, prefill, decode)
         else:

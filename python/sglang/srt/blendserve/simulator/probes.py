@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
+
+    from sglang.srt.blendserve.cost.layer_shape import LayerShape
 
 Work = Callable[[], object]
 
@@ -22,68 +23,40 @@ _LEAST_REPEATS = 3
 """Fewest repeats of a measurement, however long it takes."""
 
 
-@dataclass(frozen=True, slots=True)
-class LayerShape:
-    """Sizes of one transformer layer: widths in elements, heads as numbers."""
-
-    hidden: int
-    intermediate: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> LayerShape:
-        """From the mapping of a Hugging Face ``config.json``. Raises ValueError for a field that
-        is missing (experts and latent attention are not measured)."""
-        try:
-            heads = int(config["num_attention_heads"])
-            return cls(
-                hidden=int(config["hidden_size"]),
-                intermediate=int(config["intermediate_size"]),
-                heads=heads,
-                kv_heads=int(config.get("num_key_value_heads") or heads),
-                head_dim=int(config.get("head_dim") or config["hidden_size"] // heads),
-            )
-        except KeyError as error:
-            raise ValueError(
-                f"--model: its config has no {error}; choose a dense model, whose layer is measured"
-            ) from None
-
-
 class Layer:
-    """A layer with random numbers on a device; several copies of its weights, so that a step
-    finds none of them in a processor cache."""
+    """Matrix products and attention of a model's layer on a device, with random numbers."""
 
-    def __init__(self, shape: LayerShape, device: str, copies: int) -> None:
+    def __init__(self, shape: LayerShape, device: str) -> None:
         import torch
 
         self.shape, self.device = shape, device
         self.dtype = torch.bfloat16
-        width = shape.heads * shape.head_dim
-        sizes = (
-            (width + 2 * shape.kv_heads * shape.head_dim, shape.hidden),
-            (shape.hidden, width),
-            (2 * shape.intermediate, shape.hidden),
-            (shape.hidden, shape.intermediate),
-        )
-        self.weights = [[self._random(*size) for size in sizes] for _ in range(copies)]
-        self.parameters = copies * sum(rows * columns for rows, columns in sizes)
 
     def _random(self, *size: int) -> torch.Tensor:
         import torch
 
         return torch.randn(*size, device=self.device, dtype=self.dtype)
 
-    def gemm(self, tokens: int) -> Work:
-        """The work of all matrix products of all copies of the layer, for ``tokens`` tokens."""
+    def product(self, n: int, k: int, tokens: int, copies: int) -> Work:
+        """The work of C[m, n] = A[m, k] B[k, n] for m = ``tokens``, with ``copies`` different B in
+        turn, so that each comes from memory and not from a processor's cache."""
         linear = _linear(self.device)
-        inputs = [self._random(tokens, weight.shape[1]) for weight in self.weights[0]]
+        weights = [self._random(n, k) for _ in range(copies)]
+        given = self._random(tokens, k)
 
         def work() -> None:
-            for weights in self.weights:
-                for one, weight in zip(inputs, weights, strict=True):
-                    linear(one, weight)
+            for weight in weights:
+                linear(given, weight)
+
+        return work
+
+    def layer(self, tokens: int) -> Work:
+        """The work of all products of one layer for ``tokens`` tokens."""
+        parts = [self.product(n, k, tokens, 1) for n, k in self.shape.products()]
+
+        def work() -> None:
+            for part in parts:
+                part()
 
         return work
 
