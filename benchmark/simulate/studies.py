@@ -96,8 +96,8 @@ def measured() -> list[Cell]:
     return [
         Cell(policy, workload, MAIN, seed, chunk, share, engine=engine, rates="tables")
         for seed in (0, *SEEDS)
-        for engine in MEASURED_ENGINES
         for workload in TRACES
+        for engine in MEASURED_ENGINES
         for policy, chunk, share in flags
     ]
 
