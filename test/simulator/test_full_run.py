@@ -53,6 +53,17 @@ def test_the_real_scheduler_agrees_with_the_step_model(
 
 
 @pytest.mark.engine
+@pytest.mark.parametrize("policy", ["fcfs", "blendserve"])
+def test_both_simulations_count_with_measured_kernels(policy: str, mixed: Workload) -> None:
+    machine = Machine.build("Llama-3.1-8B", "A100-80G", "lanes", kv_slots=6000, rates="tables")
+    full = FullRun(mixed, machine, "Llama-3.1-8B", DeviceSpec.named("A100-80G"))
+    flags = {"chunks": (512,), "conservativeness": (1.0,)}
+    real, model = full.run(policy, **flags), FastRun(mixed, machine).run(policy, **flags)
+    assert real.seconds == pytest.approx(model.seconds, rel=0.02)
+    assert real.compute_busy == pytest.approx(model.compute_busy, rel=0.02)
+
+
+@pytest.mark.engine
 @pytest.mark.parametrize(
     "options",
     [
@@ -78,7 +89,10 @@ def test_the_command_writes_its_results(
     assert main(arguments) == 0
     document = json.loads(out.read_text())
     assert document["workload"]["requests"] == 200
-    assert document["machine"]["simulation"] == "fast step model"
+    machine = document["machine"]
+    assert machine["simulation"] == "fast step model"
+    assert (machine["engine"], machine["rates"]) == ("lanes", "tables")
+    assert machine["rates_source"].startswith("measured: kernel times of SGLang on A100-80G")
     assert [result["policy"] for result in document["results"]] == ["dfs", "blendserve"]
     for result in document["results"]:
         assert set(result) == KEYS
@@ -98,6 +112,9 @@ def test_the_command_writes_its_results(
         (["--conservativeness", "1,0"], "must be above 0"),
         (["--device", "calibrated"], "--calibration"),
         (["--model", "Llama-3.1-70B"], "raise --tp"),
+        (["--device", "B200"], "--engine lanes: what it costs on B200 to overlap"),
+        (["--model", "Qwen3-30B-A3B", "--device", "H200"], "Give --rates peaks"),
+        (["--rates", "peaks"], "--engine lanes: not at data-sheet rates"),
     ],
 )
 def test_wrong_arguments_are_named(
