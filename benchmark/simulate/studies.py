@@ -102,6 +102,70 @@ def measured() -> list[Cell]:
     ]
 
 
+USERS, USERS_REQUESTS = (
+    (
+        ("documents", "interleaved"),
+        ("documents", "shuffled"),
+        ("documents", "sorted"),
+        ("prefixes", "shuffled"),
+        ("prefixes", "sorted"),
+        ("agents", "interleaved"),
+        ("agents", "shuffled"),
+        ("agents", "sorted"),
+        ("reasoning", "shuffled"),
+        ("trace1", "sorted"),
+        ("trace4", "sorted"),
+    ),
+    50_000,
+)
+"""Workloads and orders of a file that users have, and their requests; the traces have more."""
+USER_FLAGS = ((512, _LOW), (2048, _LOW), RELEASED)
+"""Chunk and conservativeness of the peers there."""
+
+
+def users() -> list[Cell]:
+    """Workloads that users have, in the orders of a file, at measured rates."""
+    return [
+        Cell(
+            policy,
+            workload,
+            MAIN if workload.startswith("trace") else USERS_REQUESTS,
+            chunk=chunk,
+            conservativeness=share,
+            engine=engine,
+            order=order,
+            rates="tables",
+        )
+        for workload, order in USERS
+        for engine in ("lanes", "sequential")
+        for policy, chunk, share in (
+            *(("fcfs", *flags) for flags in USER_FLAGS),
+            *(("dfs", *flags) for flags in USER_FLAGS),
+            ("blendserve", 0, 1.0),
+        )
+    ]
+
+
+def hopper() -> list[Cell]:
+    """The four traces on newer GPUs, two lanes and none."""
+    flags = [("dfs", 2048, _LOW), ("fcfs", 512, _LOW), ("fcfs", *RELEASED), ("blendserve", 0, 1.0)]
+    return [
+        Cell(
+            policy,
+            workload,
+            MAIN,
+            chunk=chunk,
+            conservativeness=share,
+            engine=engine,
+            device=device,
+            rates="tables",
+        )
+        for workload in TRACES
+        for device, engine in (("H100", "lanes"), ("H200", "lanes"), ("H200", "sequential"))
+        for policy, chunk, share in flags
+    ]
+
+
 def paper() -> list[Cell]:
     """The paper's own scanner, which takes far longer than all others, on fewer requests."""
     return [Cell("paper", workload, SWEEP) for workload in TRACES]
@@ -328,6 +392,8 @@ def seeds() -> list[Cell]:
 
 STUDIES: dict[str, Callable[[], list[Cell]]] = {
     "measured": measured,
+    "users": users,
+    "hopper": hopper,
     "traces": traces,
     "full": full,
     "paper": paper,

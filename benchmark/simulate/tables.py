@@ -187,9 +187,10 @@ TABLES: dict[str, Callable[[], str]] = {
 
 def main() -> None:
     """Renew all tables in the document."""
+    from measured_tables import MEASURED_TABLES
     from study_tables import STUDY_TABLES
 
-    tables = TABLES | STUDY_TABLES
+    tables = TABLES | STUDY_TABLES | MEASURED_TABLES
 
     def renewed(match: re.Match[str]) -> str:
         name = match.group(1)

@@ -1,0 +1,122 @@
+"""Tables of the studies at measured kernel times, for `tables`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+from studies import MEASURED_ENGINES, RELEASED, SEEDS, USERS
+from tables import ENGINE_CHUNK, TRACES, Row, best, figure, rate, rows, table
+
+PAPER_RATES = dict(zip(TRACES, (11_080, 8_408, 8_403, 6_325), strict=True))
+"""Tokens/s that the paper measured, Llama-3-8B on an A100."""
+
+ALL_SEEDS = (0, *SEEDS)
+_SETTINGS: dict[str, dict[str, Any]] = {
+    "dfs, chunk 2048": {"policy": "dfs", "chunk": ENGINE_CHUNK},
+    "dfs, best of three": {"policy": "dfs"},
+    "dfs, SGLang's defaults": {"policy": "dfs", "chunk": RELEASED[0]},
+    "fcfs (shuffled), best of three": {"policy": "fcfs"},
+    "fcfs (shuffled), SGLang's defaults": {"policy": "fcfs", "chunk": RELEASED[0]},
+    "another shuffle, chunk 512": {"policy": "random"},
+}
+"""What blendserve is compared with."""
+
+
+def spread(values: list[float], form: str) -> str:
+    """The median, and the least and the most in brackets."""
+    if not values:
+        return "-"
+    if len(values) == 1:
+        return format(values[0], form)
+    return f"{median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
+
+
+def _each(wanted: dict[str, Any], seeds: tuple[int, ...], study: str = "measured") -> list[Row]:
+    found = (best(rows(study, seed=seed, **wanted)) for seed in seeds)
+    return [row for row in found if row is not None]
+
+
+def _gains(ours: dict[str, Any], theirs: dict[str, Any], study: str = "measured") -> list[float]:
+    """How many times as fast the one is as the other, for each seed of both."""
+    pairs = ((_each(ours, (s,), study), _each(theirs, (s,), study)) for s in ALL_SEEDS)
+    return [rate(a[0]) / rate(b[0]) for a, b in pairs if a and b]
+
+
+def _validation() -> str:
+    """The paper's measured throughputs and ratios, and ours on the same GPU's kernel times."""
+    body = []
+    for engine in ("nanoflow", "lanes"):
+        for trace in TRACES:
+            ours = {"policy": "blendserve", "engine": engine, "workload": trace}
+            found = [rate(row) for row in _each(ours, ALL_SEEDS)]
+            if not found:
+                continue
+            over = [
+                _gains(ours, {"engine": engine, "workload": trace, **_SETTINGS[name]})
+                for name in ("dfs, chunk 2048", "another shuffle, chunk 512")
+            ]
+            apart = median(found) / PAPER_RATES[trace] - 1
+            body.append(
+                [f"{engine}, {trace}", f"{PAPER_RATES[trace]:,}", spread(found, ",.0f"),
+                 f"{apart:+.1%}", *(spread(gains, ".3f") for gains in over)]
+            )  # fmt: skip
+    head = ["engine, trace", "the paper, tokens/s", "here", "apart",
+            "over dfs, chunk 2048", "over a random order"]  # fmt: skip
+    return table(head, body)
+
+
+def _engine(engine: str, device: str = "A100-80G", study: str = "measured") -> str:
+    """One engine: tokens/s of blendserve and what it gains over each peer."""
+    where = {"engine": engine, "device": device}
+    body = []
+    line = []
+    for trace in TRACES:
+        ours = {"policy": "blendserve", "workload": trace, **where}
+        line.append(spread([rate(row) for row in _each(ours, ALL_SEEDS, study)], ",.0f"))
+    body.append(["blendserve, tokens/s", *line])
+    for name, wanted in _SETTINGS.items():
+        line = []
+        for trace in TRACES:
+            same = {"workload": trace, **where}
+            gains = _gains({"policy": "blendserve", **same}, {**same, **wanted}, study)
+            line.append(spread(gains, ".3f"))
+        if any(cell != "-" for cell in line):
+            body.append([f"blendserve over {name}", *line])
+    return table([f"{engine}, {device}", *TRACES], body)
+
+
+def _users(engine: str) -> str:
+    """One line a workload and order of the file."""
+    body = []
+    for workload, order in USERS:
+        where = {"engine": engine, "workload": workload, "order": order}
+
+        def one(where: dict[str, Any] = where, **more: Any) -> Row | None:
+            return best(rows("users", **where, **more))
+
+        ours = one(policy="blendserve")
+        released = RELEASED[0]
+        peers = [one(policy="fcfs"), one(policy="fcfs", chunk=released), one(policy="dfs")]
+        over = [
+            "-" if ours is None or peer is None else f"{rate(ours) / rate(peer):.2f}"
+            for peer in peers
+        ]
+        shares = [figure(row, "prefix_sharing") for row in (ours, peers[0], peers[2])]
+        most = figure(ours, "prefix_sharing_optimum")
+        speed = figure(ours, "tokens_per_second", ",.0f")
+        body.append([f"{workload}, {order}", speed, *over, *shares, most])
+    head = [engine, "blendserve, tokens/s", "over fcfs", "over fcfs at defaults", "over dfs",
+            "sharing", "fcfs", "dfs", "at most"]  # fmt: skip
+    return table(head, body)
+
+
+MEASURED_TABLES: dict[str, Callable[[], str]] = {
+    "validation": _validation,
+    **{f"measured {engine}": lambda e=engine: _engine(e) for engine in MEASURED_ENGINES},
+    "hopper lanes": lambda: "\n\n".join(_engine("lanes", d, "hopper") for d in ("H100", "H200")),
+    "hopper sequential": lambda: _engine("sequential", "H200", "hopper"),
+    "users lanes": lambda: _users("lanes"),
+    "users sequential": lambda: _users("sequential"),
+}
