@@ -15,9 +15,8 @@ PAPER_RATES = dict(zip(TRACES, (11_080, 8_408, 8_403, 6_325), strict=True))
 ALL_SEEDS = (0, *SEEDS)
 _SETTINGS: dict[str, dict[str, Any]] = {
     "dfs, chunk 2048": {"policy": "dfs", "chunk": ENGINE_CHUNK},
-    "dfs, best of three": {"policy": "dfs"},
     "dfs, SGLang's defaults": {"policy": "dfs", "chunk": RELEASED[0]},
-    "fcfs (shuffled), best of three": {"policy": "fcfs"},
+    "fcfs (shuffled), chunk 512": {"policy": "fcfs", "chunk": 512},
     "fcfs (shuffled), SGLang's defaults": {"policy": "fcfs", "chunk": RELEASED[0]},
     "another shuffle, chunk 512": {"policy": "random"},
 }
