@@ -92,6 +92,9 @@ def test_the_command_writes_its_results(
     machine = document["machine"]
     assert machine["simulation"] == "fast step model"
     assert (machine["engine"], machine["rates"]) == ("lanes", "tables")
+    workload = document["workload"]
+    # An A100's kernels reach more of its arithmetic than of its bandwidth.
+    assert workload["density_here"] < workload["density"]
     assert machine["rates_source"].startswith("measured: kernel times of SGLang on A100-80G")
     assert [result["policy"] for result in document["results"]] == ["dfs", "blendserve"]
     for result in document["results"]:
