@@ -33,6 +33,7 @@ GSM8K_QUESTIONS = 32
 GSM8K_EXAMPLES = 5
 GSM8K_MAX_TOKENS = 96
 WRITING_MAX_TOKENS = 256
+LONG_MAX_TOKENS = 768
 
 Line = dict[str, Any]
 """One line of an OpenAI batch file."""
@@ -41,6 +42,14 @@ Line = dict[str, Any]
 def batch_lines() -> list[Line]:
     """All lines of the demo batch, in the shuffled order of the file."""
     lines = [*mmlu(), *gsm8k(), *writing()]
+    random.Random(SEED).shuffle(lines)
+    return lines
+
+
+def long_lines() -> list[Line]:
+    """Writing with answers of up to 768 tokens beside the school mathematics: the answers decide how
+    long the batch takes."""
+    lines = [*gsm8k(), *writing(LONG_MAX_TOKENS)]
     random.Random(SEED).shuffle(lines)
     return lines
 
@@ -86,11 +95,11 @@ def gsm8k() -> Iterator[Line]:
         yield line(f"gsm8k-{index:02d}", "/v1/completions", body)
 
 
-def writing() -> Iterator[Line]:
+def writing(max_tokens: int = WRITING_MAX_TOKENS) -> Iterator[Line]:
     """Prompts of one line that ask for long texts, as chat requests."""
     prompts = (HERE / "writing.txt").read_text(encoding="utf-8").splitlines()
     for index, prompt in enumerate(prompts):
-        yield chat(f"writing-{index:02d}", prompt, WRITING_MAX_TOKENS)
+        yield chat(f"writing-{index:02d}", prompt, max_tokens)
 
 
 def chat(custom_id: str, text: str, max_tokens: int) -> Line:
@@ -117,8 +126,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("-o", "--output", type=Path, default=BATCH, help="default: %(default)s")
+    parser.add_argument("--long", action="store_true", help="long answers in place of the demo")
     args = parser.parse_args()
-    lines = batch_lines()
+    lines = long_lines() if args.long else batch_lines()
     with args.output.open("w", encoding="utf-8", newline="\n") as file:
         file.writelines(json.dumps(entry, ensure_ascii=False) + "\n" for entry in lines)
     print(f"{len(lines)} requests, {args.output.stat().st_size:,} bytes: {args.output}")

@@ -1,11 +1,14 @@
-"""Predict the demo's runs with the simulator, and compare with those that were measured.
+"""Predict real runs with the simulator, and compare with those that were measured.
 
     python benchmark/demo/predict.py --json benchmark/results/demo_predicted.json
+    python benchmark/demo/predict.py -i in.jsonl --answers out.jsonl --kv-slots 12000 \\
+        --measured report.json
 
-SGLang's own scheduler over the simulated device (engine `sequential`), with the demo's real prompts
-and the output lengths that its runs had, the KV cache and chunk of the real runs, and the constants
-of a calibration of the machine they ran on. What is compared is speed over fcfs: measured as the
-median of the rounds of `repeat.py`, predicted by one simulation, which has no spread.
+SGLang's own scheduler over the simulated device (engine `sequential`), with the batch's real prompts
+and the output lengths that its runs had, the KV cache and chunk of the real runs, and the kernel
+times of a calibration of the machine they ran on. What is compared is speed over fcfs: measured as
+the median of the rounds of `repeat.py` or of `benchmark/documents/run.py`, predicted by one
+simulation, which has no spread.
 """
 
 from __future__ import annotations
@@ -22,22 +25,24 @@ from run import HERE, MAX_TOTAL_TOKENS  # type: ignore[import-not-found]
 RESULTS = HERE.parent / "results"
 CHUNK = 2048
 """SGLang's chunk on a machine without a GPU, tokens."""
-RUNS = (("fixed", "fcfs,lpm,dfs-weight,random,blendserve"), ("balance", "blendserve"))
-"""Paces of blendserve, and the policies of each simulation."""
+POLICIES = ("fcfs", "lpm", "dfs-weight", "random", "blendserve")
+"""What is predicted, if it was measured."""
 
 
 def main() -> int:
     """Simulate, compare, print; returns 1 if a simulation fails."""
     args = parse()
+    measured = read_measured(args.measured)
     predicted: dict[str, dict[str, Any]] = {}
-    for pace, policies in RUNS:
-        results = simulate(args, pace, policies)
+    runs = {"fixed": [name for name in POLICIES if name in measured]}
+    if "balance" in measured:
+        runs["balance"] = ["blendserve"]
+    for pace, policies in runs.items():
+        results = simulate(args, pace, ",".join(policies))
         if results is None:
             return 1
         for result in results:
-            fixed = pace == "fixed"
-            predicted[result["policy"] if fixed else pace] = result
-    measured = json.loads(args.measured.read_text())["report"]
+            predicted[result["policy"] if pace == "fixed" else pace] = result
     rows = compare(measured, predicted)
     print(f"{'':12}{'measured':>10}{'predicted':>11}{'apart':>8}{'sharing':>9}{'predicted':>11}")
     for name, row in rows.items():
@@ -58,11 +63,11 @@ def simulate(args: argparse.Namespace, pace: str, policies: str) -> list[dict[st
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out.json"
         status = cli.main(
-            ["simulate", "--batch", str(HERE / "demo.jsonl"), "--answers", str(args.answers),
+            ["simulate", "--batch", str(args.input), "--answers", str(args.answers),
              "--tokenizer", str(args.tokenizer or model_path("smollm2")),
              "--model", "SmolLM2-135M", "--device", "calibrated",
              "--calibration", str(args.calibration), "--engine", "sequential",
-             "--kv-slots", str(MAX_TOTAL_TOKENS), "--chunks", str(CHUNK), "--separate-prefill",
+             "--kv-slots", str(args.kv_slots), "--chunks", str(CHUNK), "--separate-prefill",
              "--conservativeness", "1",  # as in the real runs
              "--pace", pace, "--pace-chunk", str(CHUNK), "--policies", policies,
              "--json", str(out)]
@@ -71,6 +76,24 @@ def simulate(args: argparse.Namespace, pace: str, policies: str) -> list[dict[st
             return None
         results: list[dict[str, Any]] = json.loads(out.read_text())["results"]
         return results
+
+
+def read_measured(path: Path) -> dict[str, Any]:
+    """What each variant's rounds gave: ``speed_over_first``, ``prefix_sharing``, ``seconds``."""
+    report = json.loads(path.read_text())
+    if "report" in report:
+        found: dict[str, Any] = report["report"]
+        return found
+    # Of benchmark/documents: by file order, then by peer.
+    peers = report["questions"]
+    return {
+        name: {
+            "speed_over_first": peer["over_fcfs"],
+            "prefix_sharing": peer["sharing"],
+            "seconds": peer["seconds"],
+        }
+        for name, peer in peers.items()
+    }
 
 
 def compare(
@@ -109,6 +132,8 @@ def parse() -> argparse.Namespace:
         default=RESULTS / "demo_lengths.jsonl",
         help="output file of a run of the demo, of which the lengths are read",
     )
+    parser.add_argument("-i", "--input", type=Path, default=HERE / "demo.jsonl")
+    parser.add_argument("--kv-slots", type=int, default=MAX_TOTAL_TOKENS, help="tokens")
     parser.add_argument("--tokenizer", type=Path, help="model folder (default: SmolLM2's)")
     parser.add_argument("--json", type=Path, help="write the comparison here")
     return parser.parse_args()
