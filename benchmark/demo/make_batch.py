@@ -47,8 +47,8 @@ def batch_lines() -> list[Line]:
 
 
 def long_lines() -> list[Line]:
-    """Writing with answers of up to 768 tokens beside the school mathematics: the answers decide how
-    long the batch takes."""
+    """Writing with answers of up to 768 tokens beside the school mathematics: the answers decide
+    how long the batch takes."""
     lines = [*gsm8k(), *writing(LONG_MAX_TOKENS)]
     random.Random(SEED).shuffle(lines)
     return lines
