@@ -6,9 +6,9 @@
 
 SGLang's own scheduler over the simulated device (engine `sequential`), with the batch's real
 prompts and the output lengths that its runs had, the KV cache and chunk of the real runs, and the
-kernel times of a calibration of the machine they ran on. What is compared is speed over fcfs: measured as
-the median of the rounds of `repeat.py` or of `benchmark/documents/run.py`, predicted by one
-simulation, which has no spread.
+kernel times of a calibration of the machine they ran on. What is compared is speed over fcfs:
+measured as the median of the rounds of `repeat.py` or of `benchmark/documents/run.py`, predicted
+by one simulation, which has no spread.
 """
 
 from __future__ import annotations
