@@ -187,7 +187,7 @@ def path_sum(parent: Ints, values: Floats) -> Floats:
     Pointer jumping: log2(height) passes, however deep the tree is.
     """
     total, ancestor = values.copy(), parent.copy()
-    total[0] = 0.0
+    total[:1] = 0.0
     next_total, next_ancestor = np.empty_like(total), np.empty_like(ancestor)
     jumps = True
     while jumps:
@@ -201,7 +201,8 @@ def path_sum(parent: Ints, values: Floats) -> Floats:
                 next_ancestor[node] = ancestor[above]
         total, next_total = next_total, total
         ancestor, next_ancestor = next_ancestor, ancestor
-    total += values[0]
+    for node in range(parent.size):
+        total[node] += values[0]
     return total
 
 
