@@ -52,7 +52,6 @@ class LengthForecast:
         self._belief = np.zeros(names.size)
         self._note_doubt()
         self._fresh: Floats = np.zeros((0, LEVELS.size))
-        self._fresh_mean = np.zeros(0).data
 
     def copy(self, lengths: LengthEstimator) -> LengthForecast:
         """Return a copy over ``lengths`` that learns on its own."""
@@ -78,7 +77,6 @@ class LengthForecast:
         none = np.zeros(estimate.size)
         self._fresh = self.remaining(np.arange(estimate.size), none)
         expected = self._fresh.mean(axis=1)
-        self._fresh_mean = expected.data
         return np.where(self._unsure, np.maximum(estimate, expected), estimate)
 
     def _note_doubt(self) -> None:
@@ -123,10 +121,6 @@ class LengthForecast:
         """(q,) equally likely lengths of a request that has not begun, at the last `renew`."""
         row: Floats = self._fresh[request]
         return row
-
-    def fresh_mean(self, request: int) -> float:
-        """Mean of `fresh`, tokens."""
-        return self._fresh_mean[request]
 
     def __len__(self) -> int:
         return int(self._fresh.shape[0])
