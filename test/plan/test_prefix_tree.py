@@ -103,7 +103,7 @@ def test_restricted_tree_is_the_tree_of_the_rest(pool: Pool, data: st.DataObject
 def test_sums_over_subtrees_and_paths(pool: Pool) -> None:
     tree = PrefixTree.build(pool.prompts, pool.namespaces)
     values = np.arange(1, tree.nodes + 1)
-    subtree, path = tree.subtree_sum(values), path_sum(tree.parent, values)
+    subtree, path = tree.subtree_sum(values), path_sum(tree.parent, values.astype(float))
     leaves = tree.leaf_sum(np.arange(len(pool.prompts)) + 1)
     for node in range(tree.nodes):
         assert subtree[node] == values[node : tree.subtree_end[node]].sum()
@@ -181,7 +181,7 @@ def test_a_tree_a_hundred_thousand_nodes_deep() -> None:
     end = np.where(np.arange(2 * height) % 2, np.arange(2 * height) + 1, 2 * height)
     tree = PrefixTree(parent, np.arange(2 * height) // 2, end, request, height)
     tree.check_integrity()
-    steps = path_sum(tree.parent, np.ones(tree.nodes, dtype=np.int64))
+    steps = path_sum(tree.parent, np.ones(tree.nodes))
     assert steps.max() == height + 1
     flipped, _ = tree.reordered(-np.arange(tree.nodes))  # every leaf after its sibling subtree
     flipped.check_integrity()

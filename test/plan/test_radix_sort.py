@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from sglang.srt.blendserve.plan.radix_sort import sort_by_group, stable_argsort
+from sglang.srt.blendserve.plan.radix_sort import stable_argsort
 
 
-@pytest.mark.parametrize("size", [0, 1, 100, 4096, 20_000])
+@pytest.mark.parametrize("size", [0, 1, 100, 1024, 20_000])
 def test_floats_in_the_order_of_a_stable_argsort(size: int) -> None:
     rng = np.random.default_rng(size)
     values = rng.normal(size=size) * 10.0 ** rng.integers(-300, 300, size)
@@ -17,13 +17,3 @@ def test_floats_in_the_order_of_a_stable_argsort(size: int) -> None:
     with np.errstate(over="ignore"):
         single = values.astype(np.float32)
     assert np.array_equal(stable_argsort(single), single.argsort(kind="stable"))
-
-
-@pytest.mark.parametrize("groups", [1, 50, 70_000, 1 << 31])
-@pytest.mark.parametrize("size", [0, 100, 20_000])
-def test_groups_keep_the_order_inside(size: int, groups: int) -> None:
-    rng = np.random.default_rng(groups)
-    group = rng.integers(0, groups, size + 1)
-    order = rng.permutation(size + 1)[:size]
-    expected = order[group[order].argsort(kind="stable")]
-    assert np.array_equal(sort_by_group(order, group), expected)

@@ -87,6 +87,12 @@ def test_what_fits_is_what_the_memory_holds_until_the_new_request_has_ended(
         tokens, lengths = requests[member]
         shared = data.draw(st.integers(0, tokens), label="shared")
         admission.retain(member, shared)
+        if data.draw(st.booleans(), label="looked at"):
+            assert admission.kv_tokens >= 0
+            admission.fits(0.0, np.zeros(parts), -1.0)
+        if data.draw(st.booleans(), label="taken back"):
+            admission.retain(member, -shared)
+            continue
         requests[member] = (tokens - shared, lengths)
         kept += shared
     new = data.draw(with_parts(parts), label="new")
@@ -110,3 +116,12 @@ def test_reserving_all_is_the_sum_of_everything_whatever_ends(
         admission.add(tokens, [float(length)])
     everything = sum(sum(request) for request in [*running, new])
     assert admission.fits(new[0], [float(new[1])], limit) == (everything <= limit)
+
+
+def test_tokens_that_are_taken_back_count_again() -> None:
+    admission = PeakAdmission([100.0], [10.0])
+    admission.retain(0, 60.0)
+    assert admission.peak == pytest.approx(110.0)  # in order, with less than it will hold
+    admission.retain(0, -60.0)
+    assert not admission.fits(0.0, [5.0], 80.0)
+    assert admission.peak == pytest.approx(110.0)

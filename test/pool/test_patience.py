@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
@@ -12,6 +13,7 @@ from played_engine import Asked, Played
 from pools import COST
 
 from sglang.srt.blendserve.plan.scanner import Side
+from sglang.srt.blendserve.pool.patience import Patience
 from sglang.srt.blendserve.pool.planning_rules import PlanningRules
 from sglang.srt.blendserve.pool.pool_request import PoolRequest
 from sglang.srt.blendserve.pool.request_pool import RequestPool
@@ -158,3 +160,51 @@ def test_the_step_policy_serves_the_overdue_first(pace: str) -> None:
         return max(place[number] - number for number in range(600))
 
     assert overtaken(0.5) < overtaken(1e9)
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_deadlines_are_those_of_a_look_at_all_that_wait(data: st.DataObject) -> None:
+    """Whatever comes, starts, is given back or ends between two plans."""
+    waiting: list[PoolRequest] = []
+    running: list[PoolRequest] = []
+    returned: list[PoolRequest] = []
+    patience = Patience(lambda one: one in waiting, turns=2.0, least=3)
+    prompt = np.zeros(1, dtype=np.int32)
+    explained: dict[str, int] = {}
+    for number in range(data.draw(st.integers(1, 60), label="events")):
+        kind = data.draw(st.sampled_from("aaasssrep"), label="event")
+        everyone = {"s": [*waiting, *returned], "r": running}.get(kind, [*waiting, *running])
+        if kind == "a":
+            job = data.draw(st.sampled_from("xyz"), label="job")
+            waiting.append(PoolRequest(f"r{number}", prompt, 1, job=job))
+            patience.arrived(waiting[-1])
+        elif kind == "p":
+            rest = [*returned, *waiting]
+            jobs = Counter(one.job for one in rest)
+            for one in rest:
+                most = min(len(rest), len(jobs) * jobs[one.job] + 3)
+                explained[one.rid] = max(explained.get(one.rid, 0), most)
+            patience.planned(iter(rest))
+        elif everyone:
+            one = data.draw(st.sampled_from(everyone), label="request")
+            for some in (waiting, running, returned):
+                if one in some:
+                    some.remove(one)
+            if kind == "s":
+                running.append(one)
+                patience.started(one)
+            elif kind == "r":
+                returned.append(one)
+                patience.put_back(one)
+            else:
+                patience.ended(one)
+        for one in [*waiting, *running, *returned]:
+            assert one.explained == explained.get(one.rid, 0)
+        late = [
+            (one.arrived_at + 2.0 * one.explained, int(one.rid[1:]))
+            for one in waiting
+            if one.explained and one.arrived_at + 2.0 * one.explained <= patience.starts
+        ]
+        first = patience.overdue()
+        assert (None if first is None else int(first.rid[1:])) == (min(late)[1] if late else None)

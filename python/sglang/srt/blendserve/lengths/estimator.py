@@ -13,6 +13,7 @@ tree the mean of its sampled ones. Here all requests that have finished count, a
 
 from __future__ import annotations
 
+import math
 from copy import copy
 
 import numpy as np
@@ -88,6 +89,11 @@ class LengthEstimator:
         self._shape = LengthShape.fit(1, empty, none, empty, none)
         self._finish_fit()
 
+    @property
+    def prompt_tokens(self) -> Ints:
+        """(n,) prompt tokens of every request."""
+        return self._prompt
+
     def copy(self) -> LengthEstimator:
         """Return a copy that learns on its own; what neither changes is shared."""
         other = copy(self)
@@ -106,7 +112,7 @@ class LengthEstimator:
         if output_tokens < 0:
             raise ValueError(f"output_tokens must be at least 0, got {output_tokens}")
         length = float(max(output_tokens, 1))
-        if not self._known[request] and np.isnan(self._output[request]):
+        if not self._known[request] and math.isnan(self._output[request]):
             self._finished.append(request)
         self._output[request] = self._lower[request] = self._upper[request] = length
 
@@ -145,15 +151,15 @@ class LengthEstimator:
         is the mean of the same distribution.
         """
         index = np.asarray(requests, dtype=np.int64)
-        lived = np.asarray(generated, dtype=np.float64)
-        level = np.asarray(levels, dtype=np.float64)
-        total = self._shape.quantile_total(
-            self._class.take(index), self._unit.take(index), lived, level
+        return self._shape.quantiles_left(
+            index,
+            np.asarray(generated, dtype=np.float64),
+            np.asarray(levels, dtype=np.float64),
+            classes=self._class[index],  # which sees to it that there are such requests
+            unit=self._unit,
+            lower=self._lower,
+            upper=self._upper,
         )
-        np.maximum(total, self._lower.take(index)[:, None], out=total)
-        np.minimum(total, self._upper.take(index)[:, None], out=total)
-        total -= lived[:, None]
-        return np.maximum(total, 1.0, out=total)
 
     def kv_reads(self, expected: Floats) -> Floats:
         """(n,) expected KV tokens read in decoding, p E[d] + E[d^2] / 2 (paper's Mem).

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sglang.srt.blendserve.compiled import INTEGERS, NUMBER, TABLE, VECTOR, compiled
 from sglang.srt.blendserve.lengths.groups import LengthGroups, Level
 
 Ints = NDArray[np.int64]
@@ -63,6 +64,18 @@ def fit_lengths(groups: LengthGroups, start: Floats, samples: Ints, lengths: Flo
     return LengthFit(mean, left_out)
 
 
+@dataclass(frozen=True, slots=True)
+class _Others:
+    """The samples of a group without one of them, for each of s samples; arrays (s,)."""
+
+    expected: Floats
+    """Expected length of the sample by the coarser levels."""
+    count: Floats
+    """How many others there are."""
+    excess: Floats
+    """By what part of their expected lengths the others are longer."""
+
+
 class _Evidence:
     """What the samples say about the groups of one level."""
 
@@ -75,25 +88,26 @@ class _Evidence:
         self.lengths = lengths
         self.expected = expected
         self.group = level.group[samples]
-        self.count = np.bincount(self.group, minlength=level.groups)
-        self.total = group_sums(self.group, lengths, level.groups)
-        self.exposure = group_sums(self.group, expected, level.groups)
+        self.count, self.total, self.exposure = self.sums = np.zeros((3, level.groups))
+        _add_up(self.group, lengths, expected, self.sums)
 
     def factors(self, k: Floats) -> Floats:
         """(n,) factor of each request's mean, for strengths k (cells,)."""
-        cell = np.zeros(self.level.groups, dtype=np.int64)
-        # Of groups that span cells any one will do: their level has one strength for all.
-        cell[self.level.group] = self.groups.cell
         ratio = _ratio(self.total, self.exposure, 1.0)
-        by_group = 1 + self.count / (self.count + k[cell]) * (ratio - 1)
+        by_group = 1 + self.count / (self.count + k[self.level.cell]) * (ratio - 1)
         return np.asarray(by_group[self.level.group])
 
-    def left_out(self, k: Floats | float, part: slice | Ints = slice(None)) -> Floats:
-        """Expected length of each sample of ``part`` from the others of its group, for its k."""
+    def left_out(self, k: Floats) -> Floats:
+        """(s,) expected length of each sample from the others of its group, for its k (s,)."""
+        found = np.empty(self.samples.size)
+        _leave_out(self.group, self.lengths, self.expected, self.sums, k, found)
+        return found
+
+    def _others(self, part: Ints) -> _Others:
+        """What the other samples of its group say about each sample of ``part``."""
         group, expected = self.group[part], self.expected[part]
-        count = self.count[group] - 1
         ratio = _ratio(self.total[group] - self.lengths[part], self.exposure[group] - expected, 1.0)
-        return np.maximum(expected * (1 + count / (count + k) * (ratio - 1)), _SMALLEST_MEAN)
+        return _Others(expected, self.count[group] - 1, ratio - 1)
 
     def best_strength(self) -> Floats:
         """(cells,) the k with the smallest leave-one-out error; infinite if none does.
@@ -109,14 +123,70 @@ class _Evidence:
         if not self.level.by_cell:
             cells, cell = 1, np.zeros_like(part)
         best, least = np.full(cells, np.inf), np.zeros(cells)
+        others = self._others(part)
+        after, ratio = np.empty((2, part.size))
         for k in _STRENGTHS:
-            after = self.left_out(k, part)
-            loss = after - before - length * np.log(after / before)
-            score = group_sums(cell, loss, cells)
-            score += np.sqrt(group_sums(cell, loss * loss, cells))
+            _expect(others.expected, others.count, others.excess, k, after, ratio)
+            losses, squares = np.zeros((2, cells))
+            _add_losses(cell, length, before, after, np.log(ratio), losses, squares)
+            score = losses + np.sqrt(squares)
             better = score < least
             best[better], least[better] = k, score[better]
         return best if self.level.by_cell else np.full(self.groups.cells, best[0])
+
+
+@compiled("void", INTEGERS, VECTOR, VECTOR, TABLE)
+def _add_up(group: Ints, lengths: Floats, expected: Floats, sums: Floats) -> None:
+    """Add to ``sums`` (3, groups) the samples of each group: how many, lengths, expectations."""
+    for sample in range(group.size):
+        sums[0, group[sample]] += 1.0
+        sums[1, group[sample]] += lengths[sample]
+        sums[2, group[sample]] += expected[sample]
+
+
+@compiled("void", INTEGERS, VECTOR, VECTOR, TABLE, VECTOR, VECTOR)
+def _leave_out(
+    group: Ints, lengths: Floats, expected: Floats, sums: Floats, k: Floats, found: Floats
+) -> None:
+    """Fill ``found`` (s,) as `_Evidence.left_out` returns it."""
+    for sample in range(group.size):
+        at, before = group[sample], expected[sample]
+        count, exposure = sums[0, at] - 1, sums[2, at] - before
+        ratio = 1.0
+        if exposure > _SMALLEST_MEAN / 2:
+            ratio = (sums[1, at] - lengths[sample]) / exposure
+        factor = 1 + count / (count + k[sample]) * (max(ratio, 0.0) - 1)
+        found[sample] = max(before * factor, _SMALLEST_MEAN)
+
+
+@compiled("void", VECTOR, VECTOR, VECTOR, NUMBER, VECTOR, VECTOR)
+def _expect(
+    expected: Floats, count: Floats, excess: Floats, k: float, after: Floats, ratio: Floats
+) -> None:
+    """Fill ``after`` with what the others (`_Others`) let expect for the strength ``k``, and
+    ``ratio`` with that over what the coarser levels do."""
+    for sample in range(expected.size):
+        factor = 1 + count[sample] / (count[sample] + k) * excess[sample]
+        after[sample] = max(expected[sample] * factor, _SMALLEST_MEAN)
+        ratio[sample] = after[sample] / expected[sample]
+
+
+@compiled("void", INTEGERS, VECTOR, VECTOR, VECTOR, VECTOR, VECTOR, VECTOR)
+def _add_losses(
+    cell: Ints,
+    length: Floats,
+    before: Floats,
+    after: Floats,
+    logs: Floats,
+    losses: Floats,
+    squares: Floats,
+) -> None:
+    """Add how much less each sample's deviance is, and its square, to the sums (cells,) of its
+    cell; ``logs``: of ``after`` over ``before``."""
+    for sample in range(cell.size):
+        loss = after[sample] - before[sample] - length[sample] * logs[sample]
+        losses[cell[sample]] += loss
+        squares[cell[sample]] += loss * loss
 
 
 def group_sums(group: Ints, values: Floats, groups: int) -> Floats:

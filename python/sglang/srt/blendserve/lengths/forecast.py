@@ -47,39 +47,43 @@ class LengthForecast:
         # As lists, too: one request at a time is looked up faster there.
         self._kinds: list[int] = self._kind.tolist()
         self._exact_kind = names == -2
-        self._exact = self._exact_kind[self._kind]
-        self._started = np.zeros(names.size)
-        self._finished = np.zeros(names.size)
+        self._started = [0] * names.size
+        self._finished = [0] * names.size
         self._belief = np.zeros(names.size)
-        self._doubts: list[float] = np.where(self._exact_kind, 0.0, 1.0).tolist()
+        self._note_doubt()
         self._fresh: Floats = np.zeros((0, LEVELS.size))
 
     def copy(self, lengths: LengthEstimator) -> LengthForecast:
         """Return a copy over ``lengths`` that learns on its own."""
         other = copy(self)
         other.lengths = lengths
-        other._started, other._finished = self._started.copy(), self._finished.copy()
+        other._started, other._finished = [*self._started], [*self._finished]
         return other
 
     def started(self, request: int, count: int = 1) -> None:
         """``request`` was handed to the engine (``count`` -1: and given back untouched)."""
-        self._started[self._kind[request]] += count
+        self._started[self._kinds[request]] += count
 
     def finished(self, request: int) -> None:
         """``request`` has ended by itself."""
-        self._finished[self._kind[request]] += 1
+        self._finished[self._kinds[request]] += 1
 
     def renew(self, running: ArrayLike, generated: ArrayLike) -> Floats:
         """(n,) expected total lengths from all that is seen; see `LengthEstimator.estimate`."""
         estimate = self.lengths.estimate(running, generated)
-        share = self._finished / np.maximum(self._started, 1)
+        share = np.array(self._finished) / np.maximum(self._started, 1)
         self._belief = np.minimum(share / _BELIEVED, 1.0)
-        self._doubts = np.where(self._exact_kind, 0.0, 1 - self._belief).tolist()
+        self._note_doubt()
         none = np.zeros(estimate.size)
         self._fresh = self.remaining(np.arange(estimate.size), none)
-        unsure = ~self._exact & (self._belief[self._kind] < 1)
         expected = self._fresh.mean(axis=1)
-        return np.where(unsure, np.maximum(estimate, expected), estimate)
+        return np.where(self._unsure, np.maximum(estimate, expected), estimate)
+
+    def _note_doubt(self) -> None:
+        """Find out from what is believed of the kinds how little is known, of each of them."""
+        self._doubt = np.where(self._exact_kind, 0.0, 1 - self._belief)
+        self._doubts: list[float] = self._doubt.tolist()
+        self._unsure = (self._doubt > 0)[self._kind]
 
     def remaining(self, requests: ArrayLike, generated: ArrayLike) -> Floats:
         """(m, q) equally likely remaining tokens, at least 1, of ``requests`` (m,).
@@ -89,14 +93,13 @@ class LengthForecast:
         index = np.asarray(requests, dtype=np.int64)
         lived = np.asarray(generated, dtype=np.float64)
         learned = self.lengths.remaining_quantiles(index, lived, LEVELS)
-        belief = self._belief[self._kind[index]]
-        unsure = np.flatnonzero((belief < 1) & ~self._exact[index])
+        unsure = np.flatnonzero(self._unsure[index])
         if unsure.size:
             since = np.maximum(lived[unsure], 1.0)
             cap = np.minimum(self._cap[index[unsure]], _LEAST_CAP * since.clip(256.0))
             ratio = np.maximum(cap / since, 1.0)
             wide = since[:, None] * ratio[:, None] ** LEVELS - lived[unsure, None]
-            weight = belief[unsure, None]
+            weight = self._belief[self._kind[index[unsure]]][:, None]
             mixed = np.log(learned[unsure]) * weight + np.log(wide.clip(1.0)) * (1 - weight)
             learned[unsure] = np.exp(mixed)
         return learned
@@ -104,8 +107,7 @@ class LengthForecast:
     def doubt(self, requests: ArrayLike) -> Floats:
         """(m,) how little is known of the kinds of ``requests`` (m,), from 0 to 1."""
         index = np.asarray(requests, dtype=np.int64)
-        unsure = 1 - self._belief[self._kind[index]]
-        return np.asarray(np.where(self._exact[index], 0.0, unsure))
+        return np.asarray(self._doubt[self._kind[index]])
 
     def doubt_of(self, request: int) -> float:
         """How little is known of the kind of ``request``, from 0 to 1."""

@@ -37,6 +37,8 @@ class Level:
     group: Ints
     """(n,) group of each request, from 0."""
     groups: int
+    cell: Ints
+    """(groups,) cell of each group; one of several where the groups do not lie inside cells."""
     by_cell: bool
     """Whether the groups lie inside cells, so that each cell may trust the level differently."""
 
@@ -82,7 +84,7 @@ class LengthGroups:
             (f"arrival in blocks of {block}", _number(cell, place // block), True)
             for block in _ARRIVAL_BLOCKS
         ]
-        return cls(_useful(parts), cell, int(cell.max(initial=-1)) + 1)
+        return cls(_useful(parts, cell), cell, int(cell.max(initial=-1)) + 1)
 
 
 def subtree_of(tree: PrefixTree, size: int) -> Ints:
@@ -142,7 +144,7 @@ def _place_in(cell: Ints) -> Ints:
     return place
 
 
-def _useful(parts: list[tuple[str, Ints, bool]]) -> tuple[Level, ...]:
+def _useful(parts: list[tuple[str, Ints, bool]], cell: Ints) -> tuple[Level, ...]:
     """The partitions that are neither trivial nor the same as the one before."""
     levels: list[Level] = []
     for name, group, by_cell in parts:
@@ -151,5 +153,7 @@ def _useful(parts: list[tuple[str, Ints, bool]]) -> tuple[Level, ...]:
             continue
         if levels and levels[-1].groups == groups and np.array_equal(levels[-1].group, group):
             continue
-        levels.append(Level(name, group, groups, by_cell))
+        cell_of = np.zeros(groups, dtype=np.int64)
+        cell_of[group] = cell
+        levels.append(Level(name, group, groups, cell_of, by_cell))
     return tuple(levels)

@@ -128,28 +128,48 @@ class LengthShape:
         result: Floats = unit * total * np.maximum(multiple / _EDGES[-1], 1.0)
         return result
 
-    def quantile_total(self, classes: Ints, unit: Floats, lived: Floats, levels: Floats) -> Floats:
-        """(m, q) quantiles at ``levels`` (q,) of d, given d > lived; others as `expected_total`."""
-        return _quantiles(
-            self.ended,
-            np.ascontiguousarray(classes),
-            np.ascontiguousarray(unit),
-            np.ascontiguousarray(lived),
-            np.ascontiguousarray(levels),
-        )
+    def quantiles_left(
+        self,
+        requests: Ints,
+        lived: Floats,
+        levels: Floats,
+        *,
+        classes: Ints,
+        unit: Floats,
+        lower: Floats,
+        upper: Floats,
+    ) -> Floats:
+        """(m, q) quantiles at ``levels`` (q,) of d - lived, at least 1, given d > lived.
+
+        ``requests``, ``lived``: (m,); ``classes``: (m,) theirs. ``unit``, ``lower``, ``upper``:
+        (n,) of all requests: what x = 1 is, and the bounds of d, tokens.
+        """
+        left = np.empty((lived.size, levels.size))
+        _quantiles_left(self.ended, requests, lived, levels, classes, unit, lower, upper, left)
+        return left
 
 
-@compiled(TABLE, VECTOR, INTEGERS, VECTOR, VECTOR, VECTOR)
-def _quantiles(ended: Floats, classes: Ints, unit: Floats, lived: Floats, levels: Floats) -> Floats:
-    """Search the survival curves; arguments and result as in `LengthShape.quantile_total`."""
-    found = np.empty((lived.size, levels.size))
-    for request in range(lived.size):
-        multiple = lived[request] / unit[request]
+@compiled("void", VECTOR, INTEGERS, VECTOR, VECTOR, INTEGERS, VECTOR, VECTOR, VECTOR, TABLE)
+def _quantiles_left(
+    ended: Floats,
+    requests: Ints,
+    lived: Floats,
+    levels: Floats,
+    classes: Ints,
+    unit: Floats,
+    lower: Floats,
+    upper: Floats,
+    left: Floats,
+) -> None:
+    """Search the survival curves; fills ``left`` as `LengthShape.quantiles_left` returns it."""
+    for row in range(lived.size):
+        request = requests[row]
+        multiple = lived[row] / unit[request]
         place = math.log2(multiple) * _PER_OCTAVE + BINS // 2 if multiple > 0 else 0.0
         place = min(max(place, 0.0), BINS - 1e-6)
         low = int(place)
-        curve = ended[classes[request] * (BINS + 1) :][: BINS + 1]
-        base = 2.0 * classes[request]
+        curve = ended[classes[row] * (BINS + 1) :][: BINS + 1]
+        base = 2.0 * classes[row]
         by_now = curve[low] - base
         by_now += (place - low) * (curve[low + 1] - base - by_now)
         for level in range(levels.size):
@@ -158,8 +178,8 @@ def _quantiles(ended: Floats, classes: Ints, unit: Floats, lived: Floats, levels
             before = curve[after - 1]
             part = (wanted - before) / max(curve[after] - before, 1e-12)
             x = _EDGES[after - 1] + min(max(part, 0.0), 1.0) * _WIDTHS[after - 1]
-            found[request, level] = max(x * unit[request], lived[request])
-    return found
+            total = max(x * unit[request], lived[row], lower[request])
+            left[row, level] = max(min(total, upper[request]) - lived[row], 1.0)
 
 
 def _count(multiple: Floats, classes: Ints, number: int, weights: Floats | None = None) -> Floats:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sglang.srt.blendserve.cost.cost_model import CostModel, density
-from sglang.srt.blendserve.plan.prefix_tree import PrefixTree, path_sums
+from sglang.srt.blendserve.plan.prefix_tree import PrefixTree, path_sum
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -115,7 +115,8 @@ def request_costs(
             if kv_reads is None
             else cost.kv_read_seconds(kv_reads[requests])
         )
-    own, shared = path_sums(tree.parent, (tree.segment / below, prefill / below))
+    own = path_sum(tree.parent, tree.segment / below)
+    shared = path_sum(tree.parent, prefill / below)
     return RequestCosts(
         prompt_tokens=prompt_tokens,
         output_tokens=by_request(output) if same is None else same.output_tokens,

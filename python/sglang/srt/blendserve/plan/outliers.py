@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sglang.srt.blendserve.compiled import INTEGERS, VECTOR, compiled
+from sglang.srt.blendserve.compiled import INTEGERS, TABLE, VECTOR, compiled
 from sglang.srt.blendserve.plan.annotations import RequestCosts
 from sglang.srt.blendserve.plan.prefix_tree import PrefixTree
 from sglang.srt.blendserve.plan.radix_sort import stable_argsort
@@ -22,6 +22,8 @@ Bools = NDArray[np.bool_]
 _LEAST_SHIFT = float(np.log(1.1))
 """A run is cut only if it stands off its place by 10 % of density or more (root mean square).
 Unproven."""
+_LEAST_SQUARE = _LEAST_SHIFT**2
+_TINY = float(np.finfo(np.float64).tiny)
 _LOG_DENSITY_LIMIT = 14.0
 """Log densities are cut off at about one to a million either way; 0 and infinity occur.
 Unproven; no real request comes near it."""
@@ -47,14 +49,35 @@ def scan_errors(tree: PrefixTree, costs: RequestCosts) -> tuple[float, Floats]:
         value = np.log(costs.density[requests])
     value = np.clip(value, -_LOG_DENSITY_LIMIT, _LOG_DENSITY_LIMIT)
     ideal = stable_argsort(-value)
-    ends = np.cumsum(work[ideal])
-    middle = np.cumsum(work) - work / 2
-    # The same sums in the same order when the scan is sorted, so errors are exactly 0 then.
-    at = np.minimum(np.searchsorted(ends, middle), max(requests.size - 1, 0))
-    squares = work * (value - value[ideal[at]]) ** 2
-    sums = np.zeros((4, requests.size + 1))
-    np.cumsum([work, work * value, work * value**2, squares], axis=1, out=sums[:, 1:])
+    sums = _error_sums(work, value, ideal)
     return float(sums[3, -1]), sums
+
+
+@compiled(TABLE, VECTOR, VECTOR, INTEGERS)
+def _error_sums(work: Floats, value: Floats, ideal: Ints) -> Floats:
+    """The prefix sums that `scan_errors` returns.
+
+    ``work``, ``value``: (leaves,) work and log density in scan order; ``ideal``: (leaves,) the
+    leaves in the order of a plain sort.
+    """
+    leaves = work.size
+    ends = np.cumsum(work[ideal])
+    sums = np.zeros((4, leaves + 1))
+    at = 0
+    for leaf in range(leaves):
+        w, v = work[leaf], value[leaf]
+        sums[0, leaf + 1] = sums[0, leaf] + w
+        sums[1, leaf + 1] = sums[1, leaf] + w * v
+        sums[2, leaf + 1] = sums[2, leaf] + w * (v * v)
+        # The same sums in the same order when the scan is sorted, so errors are exactly 0 then.
+        middle = sums[0, leaf + 1] - w / 2
+        while at < leaves and ends[at] < middle:
+            at += 1
+        while at > 0 and ends[at - 1] >= middle:
+            at -= 1
+        error = v - value[ideal[min(at, leaves - 1)]]
+        sums[3, leaf + 1] = sums[3, leaf] + w * (error * error)
+    return sums
 
 
 def choose_cuts(tree: PrefixTree, sums: Floats, moved: Bools, budget: int) -> Cuts:
@@ -63,25 +86,17 @@ def choose_cuts(tree: PrefixTree, sums: Floats, moved: Bools, budget: int) -> Cu
     ``sums``: those of `scan_errors`. ``moved``: (requests,) which have been moved before.
     After the first cut, which may use the whole budget, only half of it is spent.
     """
-    parent, node = tree.parent, np.arange(tree.nodes)
-    cost = tree.depth[parent]
-    affordable = (parent != 0) & (cost <= budget)
     moved_before = np.append(0, np.cumsum(moved[tree.leaf_requests]))
     low, high = tree.leaf_start, tree.leaf_end
-    runs: list[tuple[Ints, Ints, Ints, Ints]] = []  # first node, last node, low leaf, high leaf
-    head = affordable & (high < high[parent])
-    runs.append((parent[head] + 1, node[head], low[parent[head]], high[head]))
-    tail = affordable & (low > low[parent])
-    last_child = _last_child(tree)
-    runs.append((node[tail], last_child[parent[tail]], low[tail], high[parent[tail]]))
-    found = [
-        _best_by_parent(tree, sums, moved_before, first, last, start, end)
-        for first, last, start, end in runs
-    ]
-    first, last, gain = (np.concatenate(columns) for columns in zip(*found, strict=True))
-    best = np.lexsort((first, -gain / np.maximum(cost[first], 1)))[: (first.size + 3) // 4]
+    runs = (
+        _best_runs(tree.parent, tree.depth, low, high, sums, moved_before, budget, from_first)
+        for from_first in (True, False)
+    )
+    first, last, gain = (np.concatenate(columns) for columns in zip(*runs, strict=True))
+    cost = tree.depth[tree.parent[first]]
+    best = np.lexsort((first, -gain / np.maximum(cost, 1)))[: (first.size + 3) // 4]
     first, last = first[best], last[best]
-    prices, starts, ends = cost[first], low[first].tolist(), high[last].tolist()
+    prices, starts, ends = cost[best], low[first].tolist(), high[last].tolist()
     cheapest = np.minimum.accumulate(prices[::-1])[::-1].tolist()  # of this run and all after it
     taken = bytearray(tree.leaf_nodes.size)
     chosen: list[int] = []
@@ -100,41 +115,46 @@ def choose_cuts(tree: PrefixTree, sums: Floats, moved: Bools, budget: int) -> Cu
     return Cuts(first[chosen], last[chosen])
 
 
-def _best_by_parent(
-    tree: PrefixTree,
-    sums: Floats,
-    moved_before: Ints,
-    first: Ints,
-    last: Ints,
+@compiled(
+    f"Tuple(({INTEGERS}, {INTEGERS}, {VECTOR}))",
+    *(INTEGERS, INTEGERS, INTEGERS, INTEGERS, TABLE, INTEGERS, "int64", "boolean"),
+)
+def _best_runs(
+    parent: Ints,
+    depth: Ints,
     low: Ints,
     high: Ints,
+    sums: Floats,
+    moved_before: Ints,
+    budget: int,
+    from_first: bool,
 ) -> tuple[Ints, Ints, Floats]:
-    """Of the runs of each parent the one with the most gain: first node, last node, gain."""
-    work, value, squares, error = (row.take(high) - row.take(low) for row in sums)
-    spread = np.maximum(squares - value**2 / np.maximum(work, np.finfo(float).tiny), 0)
-    gain = error - spread
-    good = (gain > work * _LEAST_SHIFT**2) & (moved_before[high] == moved_before[low])
-    first, last, gain = first[good], last[good], gain[good]
-    best = _last_best(tree.parent[first], gain, tree.nodes)
-    return first[best], last[best], gain[best]
+    """The run of children of each node with the most gain: first node, last node, gain (k,).
 
-
-@compiled(INTEGERS, INTEGERS, VECTOR, "int64")
-def _last_best(group: Ints, gain: Floats, groups: int) -> Ints:
-    """Of the rows of each group the last with the most gain; groups from 0 on, ascending.
-
-    ``group``: (k,) below ``groups``; ``gain``: (k,).
+    Runs begin with the node's first child if ``from_first``, otherwise they end with its last.
+    ``parent``, ``depth``, ``low``, ``high``: (nodes,) the tree and the leaves below each node.
+    ``moved_before``: (leaves + 1,) how many of the leaves before each have been moved.
     """
-    best = np.full(groups, -1)
-    for row in range(group.size):
-        before = best[group[row]]
-        if before < 0 or gain[row] >= gain[before]:
-            best[group[row]] = row
-    return best[best >= 0]
-
-
-def _last_child(tree: PrefixTree) -> Ints:
-    """(nodes,) last child of each node; 0 where there is none."""
-    last = np.zeros(tree.nodes, dtype=np.int64)
-    last[tree.parent[1:]] = np.arange(1, tree.nodes)  # of equal indices numpy keeps the last
-    return last
+    last_child = np.zeros(parent.size, np.int64)
+    best, most = np.full(parent.size, -1), np.zeros(parent.size)
+    for node in range(1, parent.size):
+        above = parent[node]
+        last_child[above] = node
+        if above == 0 or depth[above] > budget:
+            continue
+        if from_first:
+            start, end = low[above], high[node]
+        else:
+            start, end = low[node], high[above]
+        if start == low[above] and end == high[above]:
+            continue  # all children
+        work, value = sums[0, end] - sums[0, start], sums[1, end] - sums[1, start]
+        squares, error = sums[2, end] - sums[2, start], sums[3, end] - sums[3, start]
+        gain = error - max(squares - value * value / max(work, _TINY), 0.0)
+        worth = gain > work * _LEAST_SQUARE and moved_before[end] == moved_before[start]
+        if worth and (best[above] < 0 or gain >= most[above]):
+            best[above], most[above] = node, gain
+    parents = np.flatnonzero(best >= 0)
+    if from_first:
+        return parents + 1, best[parents], most[parents]
+    return best[parents], last_child[parents], most[parents]

@@ -16,7 +16,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from sglang.srt.blendserve.plan.radix_sort import sort_by_group, stable_argsort
+from sglang.srt.blendserve.compiled import INTEGERS, VECTOR, compiled
+from sglang.srt.blendserve.plan.radix_sort import stable_argsort
 from sglang.srt.blendserve.plan.trie_build import TrieShape, build_trie
 
 Ints = NDArray[np.int64]
@@ -142,16 +143,12 @@ class PrefixTree:
         """
         size = self.subtree_end - np.arange(self.nodes)
         place = preorder(self.parent, size, rank)
-        order = np.empty_like(place)
-        order[place] = np.arange(self.nodes)
-        tree = PrefixTree(
-            parent=place[self.parent[order]],
-            depth=self.depth[order],
-            subtree_end=np.arange(self.nodes) + size[order],
-            request=self.request[order],
-            requests=self.requests,
+        order, parent, depth, end, request = np.empty((5, self.nodes), dtype=np.int64)
+        _move_nodes(
+            *(place, self.parent, self.depth, size, self.request),
+            *(order, parent, depth, end, request),
         )
-        return tree, order
+        return PrefixTree(parent, depth, end, request, self.requests), order
 
     def restricted(self, remaining: Bools) -> PrefixTree:
         """The tree of the requests in the mask (requests,) alone; numbering and order stay."""
@@ -183,24 +180,50 @@ class PrefixTree:
         assert (self.leaf_end > self.leaf_start)[1:].all(), "an inner node has no requests"
 
 
-def path_sum(parent: Ints, values: NDArray[Number]) -> NDArray[Number]:
-    """(nodes,) sums of ``values`` from the root (node 0) to each node; any order of nodes."""
-    return path_sums(parent, (values,))[0]
-
-
-def path_sums(parent: Ints, several: Sequence[NDArray[Number]]) -> list[NDArray[Number]]:
-    """`path_sum` of ``several`` arrays (nodes,) at once.
+@compiled(VECTOR, INTEGERS, VECTOR)
+def path_sum(parent: Ints, values: Floats) -> Floats:
+    """(nodes,) sums of ``values`` from the root (node 0) to each node; any order of nodes.
 
     Pointer jumping: log2(height) passes, however deep the tree is.
     """
-    totals = [values.copy() for values in several]
-    for total in totals:
-        total[:1] = 0
-    ancestor = parent
-    while ancestor.any():
-        totals = [total + total[ancestor] for total in totals]
-        ancestor = ancestor[ancestor]
-    return [total + values[:1] for total, values in zip(totals, several, strict=True)]
+    total, ancestor = values.copy(), parent.copy()
+    total[:1] = 0.0
+    next_total, next_ancestor = np.empty_like(total), np.empty_like(ancestor)
+    jumps = True
+    while jumps:
+        jumps = False
+        for node in range(parent.size):
+            above = ancestor[node]
+            next_total[node], next_ancestor[node] = total[node], 0
+            if above:
+                jumps = True
+                next_total[node] += total[above]
+                next_ancestor[node] = ancestor[above]
+        total, next_total = next_total, total
+        ancestor, next_ancestor = next_ancestor, ancestor
+    for node in range(parent.size):
+        total[node] += values[0]
+    return total
+
+
+@compiled("void", *[INTEGERS] * 10)
+def _move_nodes(
+    place: Ints,
+    parent: Ints,
+    depth: Ints,
+    size: Ints,
+    request: Ints,
+    new_order: Ints,
+    new_parent: Ints,
+    new_depth: Ints,
+    new_end: Ints,
+    new_request: Ints,
+) -> None:
+    """Fill the ``new`` arrays (nodes,) with each node at its ``place``."""
+    for node in range(place.size):
+        to = place[node]
+        new_order[to], new_parent[to] = node, place[parent[node]]
+        new_depth[to], new_end[to], new_request[to] = depth[node], to + size[node], request[node]
 
 
 def preorder(parent: Ints, size: Ints, rank: NDArray[np.number] | None = None) -> Ints:
@@ -210,11 +233,23 @@ def preorder(parent: Ints, size: Ints, rank: NDArray[np.number] | None = None) -
     in any order.
     """
     ranked = np.arange(parent.size - 1) if rank is None else stable_argsort(rank[1:])
-    siblings = sort_by_group(ranked + 1, parent)
-    sizes, parents = size[siblings], parent[siblings]
-    before = np.cumsum(sizes) - sizes
-    first = np.flatnonzero(np.append(True, np.diff(parents) != 0)[: siblings.size])
-    counts = np.diff(first, append=siblings.size)
-    step = np.zeros(parent.size, dtype=np.int64)
-    step[siblings] = 1 + before - np.repeat(before[first], counts)
-    return path_sum(parent, step)
+    return _places(parent, size, ranked + 1)
+
+
+@compiled(INTEGERS, INTEGERS, INTEGERS, INTEGERS)
+def _places(parent: Ints, size: Ints, ranked: Ints) -> Ints:
+    """Preorder places as in `preorder`, for the nodes but the root as they are ``ranked``."""
+    taken = np.zeros(parent.size, np.int64)  # nodes below each node that have their place
+    place = np.zeros(parent.size, np.int64)  # first from the parent's place on
+    for node in ranked:
+        above = parent[node]
+        place[node] = 1 + taken[above]
+        taken[above] += size[node]
+    for node in range(1, parent.size):
+        above = parent[node]
+        step = place[node]
+        while above > node:  # its own place is not from the root on yet
+            step += place[above]
+            above = parent[above]
+        place[node] = step + place[above]
+    return place

@@ -72,10 +72,19 @@ class DualScanner:
 
         Raises KeyError if it is not waiting.
         """
-        if request not in self:
+        if not self.drop(request):
             raise KeyError(f"request {request} is not waiting in this plan")
-        self._waits[self._place_of[request]] = False
+
+    def drop(self, request: int) -> bool:
+        """Hand ``request`` out of turn if it is waiting in this plan; say whether it was."""
+        if not 0 <= request < len(self._place_of):
+            return False
+        position = self._place_of[request]
+        if position < 0 or not self._waits[position]:
+            return False
+        self._waits[position] = False
         self._count -= 1
+        return True
 
     def put_back(self, request: int) -> None:
         """Return ``request`` to its place in the order.

@@ -23,11 +23,13 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sglang.srt.blendserve.compiled import INTEGERS, NUMBER, VECTOR, compiled
+from sglang.srt.blendserve.compiled import INTEGERS, NUMBER, TABLE, VECTOR, compiled
+from sglang.srt.blendserve.plan.radix_sort import stable_argsort
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
+_NOTHING: Ints = np.zeros(0, dtype=np.int64)
 _ROUNDING = 1.0
 """Tokens within which a bound on the peak does not decide: it is rounded differently. It changes no
 answer, so it is no tuning."""
@@ -47,22 +49,27 @@ class PeakAdmission:
         remaining = np.ascontiguousarray(remaining_tokens, dtype=np.float64)
         self._parts = remaining.shape[1] if remaining.ndim == 2 else 1
         self._kv: Floats = held.copy()
-        self._remaining: Floats = remaining.reshape(held.size, self._parts)
         self._joined: list[tuple[float, Floats]] = []
         self._slack = 0.0
         self._kept = 0.0
-        self._changed = False  # since the parts were put in order
+        # Since the parts were put in order: whether what is held is another, and by how much more
+        # the highest peak may be.
+        self._changed = False
+        self._more = 0.0
         self._sum = float(held.sum())
-        self._sort()
+        # Negative, so that the longest come first in ascending order.
+        self._unordered: Floats = -remaining.reshape(-1)
+        self._arrange(stable_argsort(self._unordered), _NOTHING)
 
-    def _sort(self) -> None:
-        """Order the parts of all requests, longest first."""
-        parts = self._parts
-        negative = -self._remaining.reshape(-1)
-        longest_first = negative.argsort(kind="stable")
-        # Ascending negative numbers, so that a place is found without negating the array again.
-        self._negative, self._held, self._peaks, self._highest = _in_order(
-            negative, longest_first, self._kv, parts
+    def _arrange(self, order: Ints, joined: Ints) -> None:
+        """Put the parts of all requests in order, longest first.
+
+        ``order``, ``joined``: the parts that were there and those that have come, each in order.
+        """
+        self._order = np.empty(self._unordered.size, dtype=np.int64)
+        self._in_order = np.empty((3, self._unordered.size))
+        self._highest = _put_in_order(
+            self._unordered, order, joined, self._kv, self._parts, self._order, self._in_order
         )
 
     @property
@@ -83,12 +90,13 @@ class PeakAdmission:
         joined count with all they will ever hold, at once, unless that decides.
         """
         ends = self._ascending(remaining_tokens)
-        if self._changed:
-            self._settle()
         limit -= self._kept
         room = limit - self._slack
-        if self._highest + kv_tokens + float(ends[-1]) < room - _ROUNDING:
+        if self._highest + self._more + kv_tokens + float(ends[-1]) < room - _ROUNDING:
             return True  # even if all peaks met
+        if self._changed:
+            self._settle()
+            room = limit
         if self._peak_parts(kv_tokens, ends, room) <= room:
             return True
         if not self._joined:
@@ -117,29 +125,36 @@ class PeakAdmission:
             self._joined[member - before] = held - kv_tokens, ends
         self._kept += kv_tokens
         self._changed = True
+        self._more += max(-kv_tokens, 0.0)
 
     def _settle(self) -> None:
         """Put the requests that have joined in their places."""
+        joined = _NOTHING
         if self._joined:
+            new = -np.concatenate([ends for _, ends in self._joined])
+            joined = self._unordered.size + new.argsort(kind="stable")
             self._kv = np.concatenate((self._kv, [kv for kv, _ in self._joined]))
-            self._remaining = np.concatenate((self._remaining, [ends for _, ends in self._joined]))
+            self._unordered = np.concatenate((self._unordered, new))
             self._joined = []
             self._slack = 0.0
         elif not self._changed:
             return
         self._changed = False
-        self._sort()
+        self._more = 0.0
+        self._arrange(self._order, joined)
 
     def _ascending(self, remaining_tokens: ArrayLike) -> Floats:
-        ends: Floats = np.ascontiguousarray(remaining_tokens, dtype=np.float64)  # at least (1,)
-        return ends if ends.size == self._parts else np.full(self._parts, float(ends.mean()))
+        ends: Floats = np.asarray(remaining_tokens, dtype=np.float64, order="C")
+        if ends.ndim == 1 and ends.size == self._parts:
+            return ends
+        return np.full(self._parts, float(ends.mean()))
 
     def _peak_parts(self, kv_tokens: float, ends: Floats, limit: float = math.inf) -> float:
         """Largest memory at any time at which a part of the new request still runs.
 
         Once it is above ``limit`` it is not followed further.
         """
-        return _peak(self._negative, self._held, self._peaks, kv_tokens, ends, limit)
+        return _peak(self._in_order, kv_tokens, ends, limit)
 
 
 class ReserveAll(PeakAdmission):
@@ -151,7 +166,8 @@ class ReserveAll(PeakAdmission):
     def __init__(self, kv_tokens: ArrayLike, remaining_tokens: ArrayLike) -> None:
         """Start from m running requests; arguments as in `PeakAdmission`."""
         super().__init__(kv_tokens, remaining_tokens)
-        self._reserved = self.kv_tokens + float(self._remaining.mean(axis=1).sum())
+        parts = -self._unordered.reshape(-1, self._parts)
+        self._reserved = self.kv_tokens + float(parts.mean(axis=1).sum())
 
     def fits(self, kv_tokens: float, remaining_tokens: ArrayLike, limit: float) -> bool:
         """Whether everything fits under ``limit`` at once."""
@@ -167,32 +183,52 @@ def _mean(remaining_tokens: ArrayLike) -> float:
     return float(np.asarray(remaining_tokens, dtype=np.float64).mean())
 
 
-@compiled(f"Tuple(({VECTOR}, {VECTOR}, {VECTOR}, {NUMBER}))", VECTOR, INTEGERS, VECTOR, "int64")
-def _in_order(
-    negative: Floats, order: Ints, kv: Floats, parts: int
-) -> tuple[Floats, Floats, Floats, float]:
-    """Remaining lengths (negative), held tokens and peaks of all parts in ``order``, the highest.
+@compiled(NUMBER, VECTOR, INTEGERS, INTEGERS, VECTOR, "int64", INTEGERS, TABLE)
+def _put_in_order(
+    negative: Floats,
+    order: Ints,
+    joined: Ints,
+    kv: Floats,
+    parts: int,
+    merged: Ints,
+    in_order: Floats,
+) -> float:
+    """Put all parts in order: fill ``merged`` and ``in_order`` and return the highest peak.
 
-    ``negative``: (m * parts,); ``kv``: (m,) tokens of whole requests.
+    ``negative``: (m * parts,) their remaining lengths, negative. ``order``, ``joined``: the parts
+    in two ascending runs, of which the first goes before the second where they are equal. ``kv``:
+    (m,) tokens of whole requests. ``merged``: (m * parts,) becomes the order, ``in_order``:
+    (3, m * parts) remaining lengths (negative), held tokens and peaks in that order.
+
+    Arrays that are made in compiled code would cost their caller a microsecond each.
     """
     n = negative.size
-    sorted_, held, peaks = np.empty(n), np.empty(n), np.empty(n)
     total = highest = 0.0
+    old = new = 0
     for place in range(n):
-        at = order[place]
+        if old < order.size and (
+            new == joined.size or negative[order[old]] <= negative[joined[new]]
+        ):
+            at = order[old]
+            old += 1
+        else:
+            at = joined[new]
+            new += 1
+        merged[place] = at
         total += kv[at // parts] / parts
-        sorted_[place] = negative[at]
-        held[place] = total
-        peaks[place] = total - (place + 1) / parts * negative[at]
-        highest = max(highest, peaks[place])
-    return sorted_, held, peaks, highest
+        peak = total - (place + 1) / parts * negative[at]
+        in_order[0, place], in_order[1, place], in_order[2, place] = negative[at], total, peak
+        highest = max(highest, peak)
+    return highest
 
 
-@compiled(NUMBER, VECTOR, VECTOR, VECTOR, NUMBER, VECTOR, NUMBER)
-def _peak(
-    negative: Floats, held: Floats, peaks: Floats, kv_tokens: float, ends: Floats, limit: float
-) -> float:
-    """Return the peak if a request of ``kv_tokens`` joined whose parts end at ``ends`` (q,)."""
+@compiled(NUMBER, TABLE, NUMBER, VECTOR, NUMBER)
+def _peak(in_order: Floats, kv_tokens: float, ends: Floats, limit: float) -> float:
+    """Return the peak if a request of ``kv_tokens`` joined whose parts end at ``ends`` (q,).
+
+    ``in_order``: (3, m * parts) as `_put_in_order` makes it.
+    """
+    negative, held, peaks = in_order[0], in_order[1], in_order[2]
     parts = ends.size
     highest, above = 0.0, negative.size
     for part in range(parts):  # in the order in which the parts end

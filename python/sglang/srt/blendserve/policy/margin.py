@@ -19,6 +19,7 @@ own, and a request that ends soon is not held up by others whose ends are far of
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,15 @@ class Caution:
         return self.caps_held * cap <= slots
 
 
+@dataclass(slots=True)
+class _Sums:
+    """Sums over the requests in flight and the first so many that ``joined``."""
+
+    variance: float
+    common: float
+    joined: int = 0
+
+
 class SafetyMargin:
     """Deviations of what m requests in flight still write, up to any horizon."""
 
@@ -73,37 +83,43 @@ class SafetyMargin:
         (`Caution.caps_count`)."""
         self._tuning = caution.tuning
         self._bias = caution.bias
-        self._remaining = np.ascontiguousarray(remaining, dtype=np.float64)
-        self._doubt = np.ascontiguousarray(doubt, dtype=np.float64)
-        self._worst = np.ascontiguousarray(worst, dtype=np.float64)
+        self._remaining: Floats = np.asarray(remaining, dtype=np.float64, order="C")
+        self._doubt: Floats = np.asarray(doubt, dtype=np.float64, order="C")
+        self._worst: Floats = np.asarray(worst, dtype=np.float64, order="C")
         self._joined: list[tuple[Floats, float, float]] = []
-        self._sums: dict[int, tuple[float, float]] = {}
+        self._sums: dict[int, _Sums] = {}  # by octave of the horizon
 
     def add(self, remaining: Floats, doubt: float, worst: float) -> None:
         """Count a request that joins; (q,) ``remaining`` tokens."""
         self._joined.append((remaining, doubt, worst))
-        for octave in self._sums:
-            self._count(octave, remaining, doubt, worst)
 
     def up_to(self, horizon: float) -> float:
         """KV tokens to keep free for what may go wrong within the next ``horizon`` steps."""
         octave = math.ceil(math.log2(min(max(horizon, 1.0), 2.0**62)))
-        if octave not in self._sums:
-            errors = self._bias, self._tuning.alike, 2.0**octave
-            self._sums[octave] = _sum_up(self._remaining, self._doubt, self._worst, *errors)
-            for joined in self._joined:
-                self._count(octave, *joined)
-        variance, common = self._sums[octave]
+        sums = self._sums.get(octave)
+        if sums is None:
+            sums = self._sums[octave] = self._sum_up(octave)
+        if sums.joined < len(self._joined):
+            self._count_joined(octave, sums)
+        variance, common = sums.variance, sums.common
         tuning = self._tuning
         few = 1 - min((len(self._joined) + self._doubt.size) / tuning.many, 1.0)
         deviations = tuning.deviations + tuning.more_deviations * few
         return math.sqrt(max((deviations**2) * variance + common * common, 0.0))
 
-    def _count(self, octave: int, remaining: Floats, doubt: float, worst: float) -> None:
-        variance, common = self._sums[octave]
+    def _sum_up(self, octave: int) -> _Sums:
+        """The sums up to a horizon of 2^``octave``, of all that were there before."""
         errors = self._bias, self._tuning.alike, 2.0**octave
-        more_variance, more_common = _one(remaining, doubt, worst, *errors)
-        self._sums[octave] = variance + more_variance, common + more_common
+        return _Sums(*_sum_up(self._remaining, self._doubt, self._worst, *errors))
+
+    def _count_joined(self, octave: int, sums: _Sums) -> None:
+        """Add those that have joined and are not among the ``sums`` yet."""
+        errors = self._bias, self._tuning.alike, 2.0**octave
+        for joined in self._joined[sums.joined :]:
+            variance, common = _one(*joined, *errors)
+            sums.variance += variance
+            sums.common += common
+        sums.joined = len(self._joined)
 
 
 @compiled("UniTuple(float64, 2)", VECTOR, NUMBER, NUMBER, NUMBER, NUMBER, NUMBER)

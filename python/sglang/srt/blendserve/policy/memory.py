@@ -24,28 +24,52 @@ Floats = NDArray[np.float64]
 class Candidate:
     """A waiting request as it would stand in memory if it started in this step."""
 
+    __slots__ = (
+        "_cached_tokens",
+        "_uncached",
+        "doubt",
+        "footprint",
+        "remaining",
+        "request",
+        "tokens",
+        "worst",
+    )
+
     def __init__(
         self,
         request: PoolRequest,
         remaining: Floats,
+        doubt: float,
+        worst: float,
         footprint: KVFootprint,
         cached_tokens: Callable[[PoolRequest], int],
     ) -> None:
-        """``remaining``: (q,) equally likely output tokens that it still has. ``cached_tokens``:
-        asks the engine's prefix cache, which takes time and is done once it is needed."""
+        """``remaining``: (q,) equally likely output tokens that it still has. ``doubt``: how little
+        is known of its kind, 0 to 1; ``worst``: how many tokens it may then still write.
+        ``cached_tokens``: asks the engine's prefix cache, which takes time and is done once it is
+        needed."""
         self.request, self.remaining, self.footprint = request, remaining, footprint
+        self.doubt, self.worst = doubt, worst
+        self.tokens: int = request.prompt.size + request.generated
+        """Tokens of the request before it decodes (again, after a retraction)."""
         self._cached_tokens = cached_tokens
+        self._uncached = 0
 
     @property
-    def tokens(self) -> int:
-        """Tokens of the request before it decodes (again, after a retraction)."""
-        return self.request.prompt.size + self.request.generated
+    def expected(self) -> float:
+        """Mean of `remaining`, tokens."""
+        total = 0.0
+        for tokens in self.remaining.tolist():  # at a tenth of the cost of numpy's sum of so few
+            total += tokens
+        return total / self.remaining.size
 
-    @cached_property
+    @property
     def uncached(self) -> int:
         """Tokens to compute before the request decodes."""
-        # The last one is always computed: its logits give the next output token.
-        return max(self.tokens - self._cached_tokens(self.request), 1)
+        if not self._uncached:
+            # The last one is always computed: its logits give the next output token.
+            self._uncached = max(self.tokens - self._cached_tokens(self.request), 1)
+        return self._uncached
 
     @property
     def needs(self) -> int:
@@ -144,8 +168,10 @@ class StepMemory:
 
     def candidate(self, request: PoolRequest) -> Candidate:
         """``request``, which waits, as it would stand in memory."""
+        doubt, worst = self._doubt(request)
         footprint = self._pool.prefixes.footprint(request)
-        return Candidate(request, self._predicted(request), footprint, self._state.cached_tokens)
+        cached_tokens = self._state.cached_tokens
+        return Candidate(request, self._predicted(request), doubt, worst, footprint, cached_tokens)
 
     def fits(self, one: Candidate, limit: float) -> bool:
         """Whether the predicted peak stays under ``limit`` and clear of the margin beside ``one``.
@@ -154,7 +180,7 @@ class StepMemory:
         """
         ends = one.remaining
         least = one.footprint.needs(1, one.request.generated)
-        whole = not self._delay(one.tokens)  # its prompt fits a step, whatever is cached
+        whole = one.tokens <= self._max_tokens  # its prompt fits a step, whatever is cached
         if not whole:
             ends = ends + self._delay(one.uncached)
         limit = min(limit, self.limit - self._margin_beside(one, float(ends[-1])))
@@ -165,13 +191,19 @@ class StepMemory:
         tried = whole and needs == least
         if not (tried or self.admission.fits(needs, ends, limit)):
             return False
+        if not one.footprint.newly_shared:
+            return True
         return self._fits_as_prefixes_stay(one.footprint, needs, ends, limit)
 
     def join(self, one: Candidate) -> None:
         """Count ``one``, which joins the step; before the pool knows that it has started."""
-        self._retain(one.footprint)
-        self.admission.add(one.needs, one.remaining + self._delay(one.uncached))
-        self.margin.add(one.remaining, *self._doubt(one.request))
+        if one.footprint.newly_shared:
+            self._retain(one.footprint)
+        ends = one.remaining
+        if one.tokens > self._max_tokens:
+            ends = ends + self._delay(one.uncached)
+        self.admission.add(one.needs, ends)
+        self.margin.add(one.remaining, one.doubt, one.worst)
         self._joined.append(one.request)
 
     def _predicted(self, request: PoolRequest) -> Floats:
@@ -187,8 +219,7 @@ class StepMemory:
 
         ``horizon``: steps until it is expected to end at the latest.
         """
-        _, worst = self._doubt(one.request)
-        return self.margin.up_to(worst if horizon < worst < math.inf else horizon)
+        return self.margin.up_to(one.worst if horizon < one.worst < math.inf else horizon)
 
     def _doubt(self, request: PoolRequest) -> tuple[float, float]:
         """How little is known of its kind, 0 to 1, and how many tokens it may then still write."""

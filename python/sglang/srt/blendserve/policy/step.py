@@ -70,7 +70,7 @@ class Step:
     def waits_for_prefix(self, request: PoolRequest) -> bool:
         """Whether another request is just computing a prefix that ``request`` begins with, too."""
         prefixes = self._pool.prefixes
-        if not self._computing or self._computing.isdisjoint(prefixes.beyond(request, 0)):
+        if not self._computing or self._computing.isdisjoint(self._worth_sharing(request)):
             return False
         cached = self.state.cached_tokens(request)
         above = prefixes.beyond(request, cached + self._worth_waiting - 1)
@@ -92,14 +92,14 @@ class Step:
 
     def start(self, one: Candidate, side: Side, budget: int) -> None:
         """Let ``one`` join the step without asking whether it fits."""
-        request, remaining, uncached = one.request, one.remaining, one.uncached
+        request, uncached = one.request, one.uncached
         self.memory.join(one)
         request.held_tokens = one.footprint.exclusive
         self._pool.start(request)
         request.side = side
-        request.expected_tokens = request.generated + float(remaining.sum()) / remaining.size
+        request.expected_tokens = request.generated + one.expected
         if not request.generated:
-            self._computing.update(self._pool.prefixes.beyond(request, 0))
+            self._computing.update(self._worth_sharing(request))
         self.requests.append(request)
         tokens = uncached if self._whole_prompts else min(uncached, budget - self.spent)
         self._note_prompt(request, uncached, tokens)
@@ -125,12 +125,17 @@ class Step:
 
     @cached_property
     def _computing(self) -> set[int]:
-        """Nodes whose prompts enter the prefix cache when a first token comes out."""
+        """Nodes whose prompts enter the prefix cache when a first token comes out; only those that
+        are worth waiting for."""
         running = self.memory.in_flight
         nodes: set[int] = set()
         for at in np.flatnonzero(running.generated == 0).tolist():
-            nodes.update(self._pool.prefixes.beyond(running.requests[at], 0))
+            nodes.update(self._worth_sharing(running.requests[at]))
         return nodes
+
+    def _worth_sharing(self, request: PoolRequest) -> list[int]:
+        """Nodes above ``request`` with so many tokens that somebody might wait for them."""
+        return self._pool.prefixes.beyond(request, max(self._worth_waiting - 1, 0))
 
     def _note_prompt(self, request: PoolRequest, left: int, tokens: int) -> None:
         """``tokens`` of the ``left`` last ones of a prompt are computed in this step."""

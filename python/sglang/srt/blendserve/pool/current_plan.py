@@ -199,9 +199,8 @@ class CurrentPlan:
 
     def leave(self, request: int) -> None:
         """``request``, which waited, does so no longer: it starts, or was aborted."""
-        if request not in self.scanner:
+        if not self.scanner.drop(request):
             return
-        self.scanner.discard(request)
         compute, memory, tokens = self._work
         self._compute -= compute[request]
         self._memory -= memory[request]

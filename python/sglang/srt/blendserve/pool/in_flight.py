@@ -65,10 +65,15 @@ class InFlightColumns:
         return InFlight(requests, self._index, self._fixed[0], self._fixed[1], generated)
 
     def _drop(self) -> None:
-        left = self._left
-        keep = [index not in left for index in self._index.tolist()]
-        self._requests = [r for r, stays in zip(self._requests, keep, strict=True) if stays]
-        self._index, self._fixed = self._index[keep], self._fixed[:, keep]
+        left, requests = self._left, self._requests.copy()
+        gone = [at for at, index in enumerate(self._index.tolist()) if index in left]
+        for at in reversed(gone):
+            del requests[at]
+        stays = np.ones(self._index.size, dtype=np.bool_)
+        stays[gone] = False
+        kept = np.flatnonzero(stays)
+        self._requests = requests
+        self._index, self._fixed = self._index.take(kept), self._fixed.take(kept, axis=1)
         self._left = set()
 
     def _look_again(self) -> None:

@@ -16,8 +16,12 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Callable, Iterable
+from itertools import count
+from operator import attrgetter
 
 from sglang.srt.blendserve.pool.pool_request import PoolRequest
+
+_job = attrgetter("job")
 
 
 class Patience:
@@ -35,31 +39,58 @@ class Patience:
         """Requests handed out so far, less those that were given back."""
         self._waits, self._turns, self._least = waits, turns, least
         self._queue: list[tuple[float, int, PoolRequest]] = []
+        self._numbers = count()
+        # By id: those that wait since after the last plan, new or put back.
+        self._new: dict[str, PoolRequest] = {}
+        # By job: what explains all of its requests in the queue, at least.
+        self._explained: dict[str, int] = {}
 
     def planned(self, waiting: Iterable[PoolRequest]) -> None:
-        """There is a new plan: set the deadlines of all that wait, or put them off."""
+        """There is a new plan: set the deadlines of all that wait, or put them off.
+
+        ``waiting``: all of them; those that were never handed out in the order of arrival.
+        """
         requests = list(waiting)
-        jobs = Counter(request.job for request in requests)
+        jobs = Counter(map(_job, requests))
         explained = {
             job: min(len(requests), len(jobs) * own + self._least) for job, own in jobs.items()
         }
+        more = any(most > self._explained.get(job, 0) for job, most in explained.items())
+        if more or len(self._queue) > 2 * len(requests):
+            self._queue, self._explained = [], explained
+            self._set_deadlines(requests, explained)
+        else:  # mostly: where requests only leave, nobody's deadline is put off
+            self._set_deadlines([*self._new.values()], explained)
+        self._new = {}
+
+    def _set_deadlines(self, requests: list[PoolRequest], explained: dict[str, int]) -> None:
+        """Queue ``requests``, which their jobs explain (or explained before) so many starts."""
         for request in requests:
-            request.explained = max(request.explained, explained[request.job])
-        # Numbered in the order of waiting, which is the same on all ranks.
-        self._queue = [(self._deadline(r), at, r) for at, r in enumerate(requests)]
+            own = explained[request.job]
+            self._explained[request.job] = min(self._explained[request.job], own)
+            request.explained = max(request.explained, own)
+            # Numbered in the order of waiting, which is the same on all ranks.
+            self._queue.append((self._deadline(request), next(self._numbers), request))
         heapq.heapify(self._queue)
 
     def arrived(self, request: PoolRequest) -> None:
         """``request`` is new; it has a deadline once there is a plan with it."""
         request.arrived_at = self.starts
+        self._new[request.rid] = request
 
-    def started(self) -> None:
-        """A request is handed out."""
+    def started(self, request: PoolRequest) -> None:
+        """``request`` is handed out."""
         self.starts += 1
+        self._new.pop(request.rid, None)
 
-    def put_back(self) -> None:
-        """The engine gave a request back."""
+    def put_back(self, request: PoolRequest) -> None:
+        """The engine gave ``request`` back."""
         self.starts -= 1
+        self._new[request.rid] = request
+
+    def ended(self, request: PoolRequest) -> None:
+        """``request`` has left the pool."""
+        self._new.pop(request.rid, None)
 
     def is_overdue(self, request: PoolRequest) -> bool:
         """Return whether ``request`` has been overtaken too often."""

@@ -179,7 +179,8 @@ class Planner:
         ``now``: a copy that nobody else uses; it learns. ``snapshot``: of the same requests.
         """
         estimate = now.forecast.renew(snapshot.running, snapshot.generated)
-        if not _drift(snapshot, now.estimate, estimate) > self.rules.drift:
+        drift = _drift(snapshot, now.lengths.prompt_tokens, now.estimate, estimate)
+        if not drift > self.rules.drift:
             return replace(now, snapshot=snapshot, scan=None, sample=[])
         scan = self._scan(now.tree, snapshot.waiting, now.lengths, estimate)
         return replace(now, snapshot=snapshot, estimate=estimate, scan=scan, sample=[])
@@ -211,10 +212,10 @@ class Planner:
         return [int(request) for request in chosen[::-1]]
 
 
-def _drift(snapshot: PoolSnapshot, then: Floats, now: Floats) -> float:
+def _drift(snapshot: PoolSnapshot, prompt_tokens: Ints, then: Floats, now: Floats) -> float:
     """Change of the predicted KV reads of what waits, as a share; signs do not cancel."""
     rest = snapshot.waiting
-    prompt = np.array([r.prompt.size for r in snapshot.requests], dtype=np.float64)[rest]
+    prompt = prompt_tokens[rest]
     before, after = then[rest], now[rest]
     before, after = before * (prompt + before / 2), after * (prompt + after / 2)
     total = float(before.sum())

@@ -84,7 +84,7 @@ class RequestPool:
         """``request``, which waits, is handed to the engine."""
         self._leave(request)
         self.table.start(request)
-        self.patience.started()
+        self.patience.started(request)
         if not request.generated:
             self.current.started(request.index)
         self.prefixes.enter(request)
@@ -95,7 +95,7 @@ class RequestPool:
         if not request.generated:
             self.current.not_started(request.index)
         self.table.put_back(request)
-        self.patience.put_back()
+        self.patience.put_back(request)
         self.current.note_returns()
 
     def finish(self, request: PoolRequest, output_tokens: int) -> None:
@@ -113,6 +113,7 @@ class RequestPool:
         else:
             self._leave(request)
         self.table.remove(request)
+        self.patience.ended(request)
         request.payload = None
         if not self.table.by_rid:
             self._start_afresh(self.current.prior())

@@ -7,6 +7,7 @@ out and number the others anew, which the table follows when the plan is adopted
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain, compress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,10 +62,7 @@ class RequestTable:
 
     def everyone_waiting(self) -> Iterator[PoolRequest]:
         """Iterate over all requests that wait: returned ones first, then by arrival."""
-        yield from self.returned
-        for request, waits in zip(self.all, self._waits, strict=True):
-            if waits:
-                yield request
+        return chain(self.returned, compress(self.all, self._waits))
 
     def start(self, request: PoolRequest) -> None:
         """``request``, which waits, is handed to the engine."""

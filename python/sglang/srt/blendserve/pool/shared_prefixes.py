@@ -76,10 +76,15 @@ class SharedPrefixes:
 
     def enter(self, request: PoolRequest) -> None:
         """``request`` starts."""
-        for other, tokens in self.footprint(request).newly_shared:
-            self._hold(other, other.held_tokens - tokens)
-        for node, _ in self._path(request):
-            self._users.setdefault(node, {})[request.rid] = request
+        for node, tokens in self._path(request):
+            users = self._users.get(node)
+            if users is None:
+                self._users[node] = {request.rid: request}
+                continue
+            if len(users) == 1:
+                (other,) = users.values()
+                self._hold(other, other.held_tokens - tokens)
+            users[request.rid] = request
 
     def leave(self, request: PoolRequest) -> None:
         """``request`` is no longer in flight; who is then alone with a prefix holds it."""
