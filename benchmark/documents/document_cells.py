@@ -44,7 +44,6 @@ class Cell:
         optimum: the most sharing possible with an endless cache; None where it is not known.
         retractions: times that a sequence was thrown out of the KV cache; None: not known.
         load: the machine's load average (1 minute) just before.
-        other_seconds: processor time, of all cores, that other processes took meanwhile.
         answers: digests of all answers, in the order of the custom_ids.
     """
 
@@ -62,7 +61,6 @@ class Cell:
     optimum: float | None
     retractions: int | None
     load: float
-    other_seconds: float
     answers: str
 
     @property

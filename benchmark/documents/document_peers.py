@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -74,10 +73,8 @@ def measure(peer: Peer, task: Task, round_: int, order: str) -> Cell:
         RuntimeError: it ended with an error; the message has the end of what it wrote.
     """
     load = os.getloadavg()[0]
-    busy, own = _busy_seconds(), _children_seconds()
     run = _vllm if peer.runs == "vllm" else _sglang
     figures, texts = run(peer, task)
-    other = (_busy_seconds() - busy) - (_children_seconds() - own)
     return Cell(
         round=round_,
         order=order,
@@ -85,7 +82,6 @@ def measure(peer: Peer, task: Task, round_: int, order: str) -> Cell:
         setting=setting_of(peer, task),
         **figures,  # type: ignore[arg-type]
         load=round(load, 2),
-        other_seconds=round(max(0.0, other), 1),
         answers=digests(texts),
     )
 
@@ -147,17 +143,3 @@ def run_quietly(command: Sequence[str], log: Path) -> None:
     if status.returncode != 0:
         end = log.read_text(encoding="utf-8", errors="replace")[-2000:]
         raise RuntimeError(f"{end}\nended with status {status.returncode}: {' '.join(command)}")
-
-
-def _busy_seconds() -> float:
-    """Processor time of the whole machine, all cores, since it started."""
-    user, nice, system, _idle, _wait, irq, soft_irq, *_ = (
-        int(text) for text in Path("/proc/stat").read_text().splitlines()[0].split()[1:]
-    )
-    return (user + nice + system + irq + soft_irq) / os.sysconf("SC_CLK_TCK")
-
-
-def _children_seconds() -> float:
-    """Processor time of child processes that have ended, and of theirs that they waited for."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime

@@ -50,7 +50,6 @@ def report(cells: Iterable[Cell]) -> dict[str, dict[str, dict[str, Any]]]:
             "over_fcfs": ratios(BASELINE),
             "over_vllm": ratios(VLLM),
             "answers_as_fcfs": spread([a.equal_answers(b) for a, b in firsts if b]),
-            "other_seconds": spread([cell.other_seconds for cell in mine]),
         }
 
     return {

@@ -12,6 +12,8 @@ last line. The file has one of two orders:
 The texts are passages of MMLU's questions on history, law and medicine (sources, judgments, cases),
 each used once, stitched together within a subject until a document is full.
 
+`--small` makes the form that `make demo` answers: 15 documents of about 200 words.
+
     python benchmark/documents/make_documents.py --order questions -o questions.jsonl
 """
 
@@ -22,6 +24,7 @@ import gzip
 import json
 import random
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +33,27 @@ MODEL = "SmolLM2-135M-Instruct"
 SEED = 20261128
 ORDERS = ("questions", "documents")
 
-DOCUMENTS = 50
-WORDS = (500, 700)
-"""Fewest and most words of a document; each number between is as likely as another."""
-MAX_TOKENS = 32
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How large the batch is.
+
+    Attributes:
+        documents: how many there are.
+        words: fewest and most words of one; each number between is as likely as another.
+        max_tokens: most tokens of an answer.
+        kv_tokens: the KV cache that goes with it: a quarter to a third of the documents.
+    """
+
+    documents: int
+    words: tuple[int, int]
+    max_tokens: int
+    kv_tokens: int
+
+
+FULL = Shape(documents=50, words=(500, 700), max_tokens=32, kv_tokens=12_000)
+SMALL = Shape(documents=15, words=(170, 230), max_tokens=16, kv_tokens=1_536)
+
 QUESTIONS = (
     "What is the text above mainly about? Answer in one sentence.",
     "Name the people and places that the text above mentions.",
@@ -56,31 +76,40 @@ Line = dict[str, Any]
 """One line of an OpenAI batch file."""
 
 
-def batch_lines(order: str, documents: int = DOCUMENTS) -> list[Line]:
-    """All lines of the batch with the first ``documents`` documents.
+def batch_lines(order: str, shape: Shape = FULL) -> list[Line]:
+    """All lines of the batch in one of `ORDERS`; both orders hold the same lines.
 
-    ``order`` is one of ``ORDERS``. Both orders hold the same lines.
+    Raises:
+        ValueError: no such order.
     """
-    texts = document_texts()[:documents]
+    texts = document_texts(shape)
     pairs = [(text, question) for text in range(len(texts)) for question in range(len(QUESTIONS))]
     if order == "questions":
         pairs.sort(key=lambda pair: (pair[1], pair[0]))
     elif order != "documents":
         raise ValueError(f"order {order!r}; one of {', '.join(ORDERS)}")
     return [
-        chat(f"document-{text:02d}-question-{question}", f"{texts[text]}\n\n{QUESTIONS[question]}")
+        chat(
+            f"document-{text:02d}-question-{question}",
+            f"{texts[text]}\n\n{QUESTIONS[question]}",
+            shape.max_tokens,
+        )
         for text, question in pairs
     ]
 
 
-def document_texts() -> list[str]:
-    """The documents in a shuffled order; each passage is in one of them at most."""
+def document_texts(shape: Shape = FULL) -> list[str]:
+    """The documents in a shuffled order; each passage is in one of them at most.
+
+    Raises:
+        ValueError: the source has too few passages for so many.
+    """
     random_ = random.Random(SEED)
-    documents = []
+    documents: list[str] = []
     for subject, mine in passages().items():
         random_.shuffle(mine)
         parts: list[str] = []
-        room = random_.randint(*WORDS)
+        room = random_.randint(*shape.words)
         for passage in mine:
             parts.append(first_words(passage, room))
             room -= len(parts[-1].split())
@@ -88,11 +117,11 @@ def document_texts() -> list[str]:
                 title = subject.replace("_", " ").capitalize()
                 documents.append("\n\n".join([f"{title}, text {len(documents) + 1}", *parts]))
                 parts = []
-                room = random_.randint(*WORDS)
+                room = random_.randint(*shape.words)
     random_.shuffle(documents)
-    if len(documents) < DOCUMENTS:
-        raise ValueError(f"{SOURCE.name} gives {len(documents)} documents, not {DOCUMENTS}")
-    return documents[:DOCUMENTS]
+    if len(documents) < shape.documents:
+        raise ValueError(f"{SOURCE.name} gives {len(documents)} documents, not {shape.documents}")
+    return documents[: shape.documents]
 
 
 def first_words(text: str, count: int) -> str:
@@ -126,20 +155,20 @@ def passages() -> dict[str, list[str]]:
     return found
 
 
-def chat(custom_id: str, text: str) -> Line:
+def chat(custom_id: str, text: str, max_tokens: int) -> Line:
     """A greedy chat request of one user message."""
     body = {
         "model": MODEL,
         "messages": [{"role": "user", "content": text}],
-        "max_tokens": MAX_TOKENS,
+        "max_tokens": max_tokens,
         "temperature": 0,
     }
     return {"custom_id": custom_id, "method": "POST", "url": "/v1/chat/completions", "body": body}
 
 
-def write_batch(target: Path, order: str, documents: int = DOCUMENTS) -> int:
+def write_batch(target: Path, order: str, shape: Shape = FULL) -> int:
     """Write the batch to ``target``, whose folder exists; returns its number of lines."""
-    lines = batch_lines(order, documents)
+    lines = batch_lines(order, shape)
     with target.open("w", encoding="utf-8", newline="\n") as file:
         file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     return len(lines)
@@ -151,10 +180,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--order", choices=ORDERS, default="questions")
-    parser.add_argument("--documents", type=int, default=DOCUMENTS)
+    parser.add_argument("--small", action="store_true", help="the form that `make demo` answers")
     parser.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_args()
-    count = write_batch(args.output, args.order, args.documents)
+    count = write_batch(args.output, args.order, SMALL if args.small else FULL)
     print(f"{count} requests, {args.output.stat().st_size:,} bytes: {args.output}")
 
 

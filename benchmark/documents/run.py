@@ -1,7 +1,7 @@
 """Answer *documents x questions* with each policy and with vLLM, in rounds, and compare.
 
 50 documents of about 600 words with 6 questions each (`make_documents.py`), on a real engine with a
-KV cache of 12,000 tokens, which holds a quarter of the documents. Each peer answers the file once a
+KV cache of 12,000 tokens, which holds 15 of the documents. Each peer answers the file once a
 round, in another order each round; ratios are taken within a round. Every run is a process of its
 own, and its seconds count from the first request to the last answer.
 
@@ -26,10 +26,9 @@ import vllm_batch
 from document_cells import CellFile, Key
 from document_peers import Peer, Task, measure, setting_of
 from document_table import report, table
-from make_documents import DOCUMENTS, MODEL, ORDERS, write_batch
+from make_documents import FULL, MODEL, ORDERS, SMALL, write_batch
 
 PEERS = ("fcfs", "lpm", "blendserve", "vllm")
-KV_TOKENS = 12_000
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -38,7 +37,7 @@ def main() -> int:
     args = parse()
     try:
         if args.table:
-            print_tables(CellFile(args.table), args.orders)
+            print_tables(CellFile(args.table), list(ORDERS))
             return 0
         return run_rounds(args)
     except ValueError as error:
@@ -53,7 +52,11 @@ def run_rounds(args: argparse.Namespace) -> int:
     """Measure what is missing in the file of cells, and print the tables."""
     from sglang.srt.blendserve.fetch_model.models import model_path
 
-    cells = CellFile(args.json.with_suffix(".jsonl") if args.json else args.out / "cells.jsonl")
+    shape = SMALL if args.small else FULL
+    target = args.json.with_suffix(".jsonl") if args.json else args.out / "cells.jsonl"
+    if args.fresh:
+        target.unlink(missing_ok=True)
+    cells = CellFile(target)
     peers = [Peer.of(text) for text in args.peers]
     lacking = vllm_batch.missing(args.vllm)
     if lacking and any(peer.runs == "vllm" for peer in peers):
@@ -67,10 +70,12 @@ def run_rounds(args: argparse.Namespace) -> int:
             out=args.out,
             model=args.model_path or model_path("smollm2"),
             model_name=MODEL,
-            kv_tokens=args.max_total_tokens,
+            kv_tokens=args.max_total_tokens or shape.kv_tokens,
             vllm=args.vllm,
-            setting={"requests": write_batch(batch, order, args.documents)},
+            setting={"requests": write_batch(batch, order, shape)},
         )
+        print(f"{order}: {task.setting['requests']} requests about {shape.documents} documents, "
+              f"KV cache of {task.kv_tokens:,} tokens", flush=True)  # fmt: skip
         for round_ in range(args.rounds):
             turn = round_ % len(peers)
             for peer in peers[turn:] + peers[:turn]:
@@ -107,12 +112,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--orders", nargs="+", choices=ORDERS, default=["questions"])
     parser.add_argument("--peers", nargs="+", default=list(PEERS), metavar="PEER")
-    parser.add_argument("--documents", type=int, default=DOCUMENTS)
-    parser.add_argument("--max-total-tokens", type=int, default=KV_TOKENS, help="the KV cache")
+    small = "15 documents of about 200 words, KV cache of 1,536 tokens"
+    parser.add_argument("--small", action="store_true", help=small)
+    parser.add_argument("--max-total-tokens", type=int, help="the KV cache")
     parser.add_argument("--model-path", type=Path, help="default: SmolLM2-135M-Instruct")
     parser.add_argument("--vllm", type=Path, default=ROOT / ".venv-vllm", metavar="ENVIRONMENT")
     parser.add_argument("--out", type=Path, default=Path("out/documents"), help="answers and logs")
     parser.add_argument("--json", type=Path, help="the report; cells go to the same name as .jsonl")
+    parser.add_argument("--fresh", action="store_true", help="forget the cells that are there")
     parser.add_argument("--table", type=Path, metavar="CELLS", help="only print a file's tables")
     return parser.parse_args()
 

@@ -16,10 +16,12 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TextIO
 
 BLOCK = 32
-"""Tokens of one block of vLLM's KV cache; on a CPU it takes no other size without a warning."""
+"""Tokens of one block of vLLM's KV cache: the least that its CPU attention recommends."""
 MAX_MODEL_LEN = 4096
+"""Tokens; less where the KV cache is smaller, because vLLM refuses a length that it cannot hold."""
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "VLLM_CPU_KVCACHE_SPACE": "1",
@@ -47,12 +49,12 @@ class Usage:
     cached_tokens: int
 
 
-def missing(environment: Path) -> str | None:
-    """One line that says that vLLM is not in ``environment`` and how to make it; None: it is."""
-    if (environment / "bin" / "vllm").exists():
+def missing(folder: Path) -> str | None:
+    """One line that says that vLLM is not in ``folder`` and how to get it there; None: it is."""
+    if (folder / "bin" / "vllm").exists():
         return None
     maker = Path(__file__).with_name("vllm_env.sh")
-    return f"no vLLM in {environment}; to make it (3.5 GB): {maker} {environment}"
+    return f"no vLLM in {folder}; to make it (3.5 GB): {maker} {folder}"
 
 
 def best_flags() -> tuple[str, ...]:
@@ -66,8 +68,29 @@ def best_flags() -> tuple[str, ...]:
     return () if has_bf16_products() else ("--dtype", "float32")
 
 
+def environment() -> dict[str, str]:
+    """The variables of a process of vLLM's."""
+    # Our package is not in its environment, and must not be looked for there.
+    inherited = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    return inherited | ENVIRONMENT
+
+
+def engine_flags(kv_tokens: int) -> list[str]:
+    """Flags of the engine with a KV cache of so many tokens.
+
+    Raises:
+        ValueError: that is not a number of whole blocks.
+    """
+    if kv_tokens % BLOCK:
+        raise ValueError(f"a KV cache of {kv_tokens} tokens is not a multiple of {BLOCK}")
+    flags = ["--max-model-len", str(min(MAX_MODEL_LEN, kv_tokens)), "--block-size", str(BLOCK)]
+    flags += ["--num-gpu-blocks-override", str(kv_tokens // BLOCK)]
+    # Reports cached tokens in each answer's usage; changes nothing else.
+    return [*flags, "--enable-prompt-tokens-details"]
+
+
 def command(
-    environment: Path,
+    folder: Path,
     batch: Path,
     output: Path,
     model: Path,
@@ -75,19 +98,10 @@ def command(
     kv_tokens: int,
     flags: Iterable[str] = (),
 ) -> list[str]:
-    """The command line of one run.
-
-    Raises:
-        ValueError: ``kv_tokens`` is not a number of whole blocks.
-    """
-    if kv_tokens % BLOCK:
-        raise ValueError(f"a KV cache of {kv_tokens} tokens is not a multiple of {BLOCK}")
-    line = [str(environment / "bin" / "vllm"), "run-batch", "-i", str(batch), "-o", str(output)]
+    """The command line of one run of ``run-batch`` in the environment ``folder``."""
+    line = [str(folder / "bin" / "vllm"), "run-batch", "-i", str(batch), "-o", str(output)]
     line += ["--model", str(model), "--served-model-name", model_name]
-    line += ["--max-model-len", str(MAX_MODEL_LEN), "--block-size", str(BLOCK)]
-    line += ["--num-gpu-blocks-override", str(kv_tokens // BLOCK)]
-    # Reports cached tokens in each answer's usage; changes nothing else.
-    return [*line, "--enable-prompt-tokens-details", *flags]
+    return [*line, *engine_flags(kv_tokens), *flags]
 
 
 def run(line: Sequence[str], log: Path) -> Times:
@@ -96,21 +110,19 @@ def run(line: Sequence[str], log: Path) -> Times:
     Raises:
         RuntimeError: it ended with an error, or never said that it was done.
     """
-    # Our package is not in that environment, and must not be looked for there.
-    inherited = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     began = time.monotonic()
     process = subprocess.Popen(
         line,
-        env=inherited | ENVIRONMENT,
+        env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
     )
     assert process.stdout is not None
-    with process, log.open("w", encoding="utf-8") as file:
+    with process, log.open("w", buffering=1, encoding="utf-8") as file:
         try:
-            times = batch_times(_stamped(process.stdout, file.write), began)
+            times = batch_times(_stamped(process.stdout, file), began)
         except BaseException:
             process.terminate()
             raise
@@ -120,10 +132,10 @@ def run(line: Sequence[str], log: Path) -> Times:
     return times
 
 
-def _stamped(lines: Iterable[str], write: object) -> Iterator[tuple[float, str]]:
+def _stamped(lines: Iterable[str], log: TextIO) -> Iterator[tuple[float, str]]:
     for text in lines:
         now = time.monotonic()
-        write(text)  # type: ignore[operator]
+        log.write(text)
         yield now, text
 
 
@@ -151,11 +163,15 @@ def batch_times(lines: Iterable[tuple[float, str]], began: float) -> Times | Non
 
 def read_usage(output: Path) -> Usage:
     """The sums over ``run-batch``'s output file."""
+    entries = map(json.loads, output.read_text(encoding="utf-8").splitlines())
+    return sum_usage(None if entry.get("error") else entry["response"]["body"] for entry in entries)
+
+
+def sum_usage(bodies: Iterable[dict[str, Any] | None]) -> Usage:
+    """The sums over the bodies of answers; None stands for a line with an error."""
     completed = failed = given = made = cached = 0
-    for text in output.read_text(encoding="utf-8").splitlines():
-        entry = json.loads(text)
-        body = entry["response"]["body"]
-        if entry.get("error") or not body:
+    for body in bodies:
+        if body is None:
             failed += 1
             continue
         usage = body["usage"]
