@@ -12,7 +12,7 @@ last line. The file has one of two orders:
 The texts are passages of MMLU's questions on history, law and medicine (sources, judgments, cases),
 each used once, stitched together within a subject until a document is full.
 
-`--small` makes the form that `make demo` answers: 15 documents of about 200 words.
+`--small` makes the form that `make demo` answers: 15 documents of about 150 words.
 
     python benchmark/documents/make_documents.py --order questions -o questions.jsonl
 """
@@ -52,7 +52,7 @@ class Shape:
 
 
 FULL = Shape(documents=50, words=(500, 700), max_tokens=32, kv_tokens=12_000)
-SMALL = Shape(documents=15, words=(170, 230), max_tokens=16, kv_tokens=1_536)
+SMALL = Shape(documents=15, words=(120, 180), max_tokens=12, kv_tokens=1_024)
 
 QUESTIONS = (
     "What is the text above mainly about? Answer in one sentence.",

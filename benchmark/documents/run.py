@@ -112,7 +112,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--orders", nargs="+", choices=ORDERS, default=["questions"])
     parser.add_argument("--peers", nargs="+", default=list(PEERS), metavar="PEER")
-    small = "15 documents of about 200 words, KV cache of 1,536 tokens"
+    small = "15 documents of about 150 words, KV cache of 1,024 tokens"
     parser.add_argument("--small", action="store_true", help=small)
     parser.add_argument("--max-total-tokens", type=int, help="the KV cache")
     parser.add_argument("--model-path", type=Path, help="default: SmolLM2-135M-Instruct")

@@ -164,7 +164,7 @@ def batch_times(lines: Iterable[tuple[float, str]], began: float) -> Times | Non
 def read_usage(output: Path) -> Usage:
     """The sums over ``run-batch``'s output file."""
     entries = map(json.loads, output.read_text(encoding="utf-8").splitlines())
-    return sum_usage(None if entry.get("error") else entry["response"]["body"] for entry in entries)
+    return sum_usage(entry["response"]["body"] for entry in entries)
 
 
 def sum_usage(bodies: Iterable[dict[str, Any] | None]) -> Usage:
