@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import time
 from pathlib import Path
@@ -35,6 +36,8 @@ ROOT = Path(__file__).resolve().parents[2]
 def main() -> int:
     """Run all rounds; returns 1 when a run fails, 2 when the arguments do not fit."""
     args = parse()
+    # As an exception, it ends the peer that is running, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         if args.table:
             print_tables(CellFile(args.table), list(ORDERS))

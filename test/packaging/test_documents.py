@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -207,3 +209,33 @@ def test_rounds_that_are_done_are_not_run_again(tmp_path: Path) -> None:
     only_table = [*command[:2], "--table", str(tmp_path / "report.jsonl")]
     shown = subprocess.run(only_table, check=True, capture_output=True, text=True, timeout=60)
     assert done.stdout.endswith(shown.stdout)
+
+
+def test_a_peer_ends_with_the_command(tmp_path: Path) -> None:
+    # In vLLM's place something that would never end; it leaves its process id behind.
+    stand_in = tmp_path / "env" / "bin" / "vllm"
+    stand_in.parent.mkdir(parents=True)
+    stand_in.write_text(f"#!/bin/bash\necho $$ > {tmp_path}/pid.new\n"
+                        f"mv {tmp_path}/pid.new {tmp_path}/pid\nexec sleep 600\n")  # fmt: skip
+    stand_in.chmod(0o755)
+    command = [sys.executable, str(FOLDER / "run.py"), "--small", "--peers", "vllm"]
+    command += ["--vllm", str(tmp_path / "env"), "--model-path", str(tmp_path)]
+    command += ["--out", str(tmp_path / "out")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as running:
+        try:
+            wait_for((tmp_path / "pid").exists)
+            peer = Path("/proc") / (tmp_path / "pid").read_text().strip()
+            assert peer.exists()
+            running.terminate()
+            assert running.wait(timeout=60) == 143
+            wait_for(lambda: not peer.exists())
+        finally:
+            running.kill()
+
+
+def wait_for(met: Callable[[], bool]) -> None:
+    """Wait up to two minutes for a condition."""
+    deadline = time.monotonic() + 120
+    while not met():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
