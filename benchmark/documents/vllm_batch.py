@@ -84,7 +84,8 @@ def engine_flags(kv_tokens: int) -> list[str]:
     if kv_tokens % BLOCK:
         raise ValueError(f"a KV cache of {kv_tokens} tokens is not a multiple of {BLOCK}")
     flags = ["--max-model-len", str(min(MAX_MODEL_LEN, kv_tokens)), "--block-size", str(BLOCK)]
-    flags += ["--num-gpu-blocks-override", str(kv_tokens // BLOCK)]
+    # vLLM holds one block back, which no request gets.
+    flags += ["--num-gpu-blocks-override", str(kv_tokens // BLOCK + 1)]
     # Reports cached tokens in each answer's usage; changes nothing else.
     return [*flags, "--enable-prompt-tokens-details"]
 
