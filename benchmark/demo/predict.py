@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from run import HERE, MAX_TOTAL_TOKENS  # type: ignore[import-not-found]
+from demo_runs import HERE, MAX_TOTAL_TOKENS  # type: ignore[import-not-found]
 
 RESULTS = HERE.parent / "results"
 CHUNK = 2048

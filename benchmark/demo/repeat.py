@@ -4,9 +4,11 @@
 
 Each round runs every policy once, in another order each time, so that a change of the machine's
 load meets all of them; ratios are taken within a round. A variant is a policy with flags of its
-own, `name=policy,flag,value,...`: `fixed=blendserve,--blendserve-pace,fixed`. Rounds that are done
-are kept in the JSON file after each run; Ctrl-C loses only the run it meets. Flags that this
-command does not know go to `sglang-blendserve run`.
+own, `name=policy,flag,value,...`: `fixed=blendserve,--blendserve-pace,fixed`. `vllm=vllm` is vLLM
+with the same KV cache, as a server that OpenAI's client sends all lines at once (half of the demo's
+are plain completions, which `vllm run-batch` refuses); benchmark/documents/vllm_env.sh makes its
+environment. Rounds that are done are kept in the JSON file after each run; Ctrl-C loses only the
+run it meets. Flags that this command does not know go to `sglang-blendserve run`.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import socket
 import statistics
 import subprocess
 import sys
@@ -21,7 +24,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from run import (  # type: ignore[import-not-found]
+from demo_runs import (  # type: ignore[import-not-found]
     HERE,
     MAX_TOTAL_TOKENS,
     file,
@@ -29,10 +32,19 @@ from run import (  # type: ignore[import-not-found]
     run_command,
 )
 
+sys.path.insert(0, str(HERE.parent / "documents"))
+
+import vllm_batch
+import vllm_server
+
 VARIANTS = ["fcfs=fcfs", "lpm=lpm", "dfs-weight=dfs-weight", "random=random",
             "blendserve=blendserve"]  # fmt: skip
 KEPT = ("seconds", "tokens_per_second", "completed", "failed", "cached_tokens", "output_tokens",
         "prefix_sharing", "prefix_sharing_optimum", "retractions")  # fmt: skip
+
+VLLM = "vllm"
+MODEL = "SmolLM2-135M-Instruct"
+"""The model's name in the batch."""
 
 Run = dict[str, Any]
 
@@ -42,24 +54,22 @@ def main() -> int:
     args, flags = parse()
     args.out.mkdir(parents=True, exist_ok=True)
     flags = ["--max-total-tokens", str(args.max_total_tokens), *flags]
+    variants = [text for text in args.variants if available(text, args.vllm)]
     runs: list[Run] = []
     for round_ in range(args.rounds):
-        turn = round_ % len(args.variants)
-        for variant in args.variants[turn:] + args.variants[:turn]:
+        turn = round_ % len(variants)
+        for variant in variants[turn:] + variants[:turn]:
             name, _, call = variant.partition("=")
             policy, *own = call.split(",")
             load = os.getloadavg()[0]
             began = time.monotonic()
-            command = run_command(policy, args, [*flags, *own])
-            done = subprocess.run(command, check=False, capture_output=True, text=True)
-            if done.returncode != 0:
-                print(done.stderr[-3000:], file=sys.stderr)
-                print(f"{name} ended with status {done.returncode}", file=sys.stderr)
+            try:
+                answer = run_vllm if policy == VLLM else run_policy
+                figures = answer(name, policy, own, args, flags)
+            except RuntimeError as error:
+                print(f"{error}\n{name} failed", file=sys.stderr)
                 return 1
-            summary = json.loads(file(args.out, policy, "summary.json").read_text())
-            run = {"round": round_, "variant": name, "load_before": round(load, 2)}
-            run |= {key: summary[key] for key in KEPT}
-            run["answers"] = read_answers(file(args.out, policy, "out.jsonl"))
+            run = {"round": round_, "variant": name, "load_before": round(load, 2)} | figures
             runs.append(run)
             print(
                 f"round {round_ + 1} of {args.rounds}: {name:12} {run['seconds']:7.1f} s, sharing "
@@ -70,6 +80,59 @@ def main() -> int:
                 write(args.json, args, flags, runs)
     print(json.dumps(report(runs), indent=1))
     return 0
+
+
+def available(variant: str, vllm: Path) -> bool:
+    """Whether the variant can be run; says in one line why not."""
+    if variant.partition("=")[2].split(",")[0] != VLLM:
+        return True
+    lacking = vllm_batch.missing(vllm)
+    if lacking:
+        print(f"{lacking}; going on without it", file=sys.stderr)
+    return not lacking
+
+
+def run_policy(
+    name: str, policy: str, own: list[str], args: argparse.Namespace, flags: list[str]
+) -> Run:
+    """Figures and answers of one run of `sglang-blendserve run`; RuntimeError if it fails."""
+    command = run_command(policy, args, [*flags, *own])
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"{done.stderr[-3000:]}\nended with status {done.returncode}")
+    summary = json.loads(file(args.out, policy, "summary.json").read_text())
+    answers = read_answers(file(args.out, policy, "out.jsonl"))
+    return {key: summary[key] for key in KEPT} | {"answers": answers}
+
+
+def run_vllm(
+    name: str, policy: str, own: list[str], args: argparse.Namespace, flags: list[str]
+) -> Run:
+    """Figures and answers of one run of vLLM's server; RuntimeError if it does not come up."""
+    port = free_port()
+    command = vllm_server.serve_command(
+        args.vllm, args.model_path, [MODEL], args.max_total_tokens, port,
+        own or vllm_batch.best_flags(),
+    )  # fmt: skip
+    done = vllm_server.run(command, port, args.input, file(args.out, name, "log"))
+    usage, seconds = done.usage, done.times.seconds
+    return {
+        "seconds": seconds,
+        "tokens_per_second": (usage.input_tokens + usage.output_tokens) / seconds,
+        "completed": usage.completed,
+        "failed": usage.failed,
+        "cached_tokens": usage.cached_tokens,
+        "output_tokens": usage.output_tokens,
+        "prefix_sharing": usage.cached_tokens / max(1, usage.input_tokens),
+        "answers": done.texts,
+    }
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 def report(runs: list[Run]) -> dict[str, Any]:
@@ -86,7 +149,7 @@ def report(runs: list[Run]) -> dict[str, Any]:
             "seconds": spread([run["seconds"] for run in mine]),
             "tokens_per_second": spread([run["tokens_per_second"] for run in mine]),
             "prefix_sharing": spread([run["prefix_sharing"] for run in mine]),
-            "retractions": spread([run["retractions"] for run in mine]),
+            "retractions": spread([run["retractions"] for run in mine if "retractions" in run]),
             "speed_over_first": spread(
                 [a["tokens_per_second"] / b["tokens_per_second"] for a, b in pairs]
             ),
@@ -124,6 +187,8 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("-i", "--input", type=Path, default=HERE / "demo.jsonl")
     parser.add_argument("--model-path", type=Path, default=model_path("smollm2"))
     parser.add_argument("--max-total-tokens", type=int, default=MAX_TOTAL_TOKENS)
+    parser.add_argument("--vllm", type=Path, default=HERE.parents[1] / ".venv-vllm",
+                        metavar="ENVIRONMENT")  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path("out/demo-repeat"))
     parser.add_argument("--json", type=Path, help="keep the results here")
     return parser.parse_known_args()

@@ -17,12 +17,17 @@ import time
 from pathlib import Path
 from typing import Any
 
+from demo_runs import (  # type: ignore[import-not-found]
+    HERE,
+    MAX_TOTAL_TOKENS,
+    file,
+    read_answers,
+    run_command,
+)
+
 from sglang.srt.blendserve.fetch_model.models import model_path
 
-HERE = Path(__file__).resolve().parent
 BASELINE = "fcfs"
-MAX_TOTAL_TOKENS = 16_000
-"""KV cache, in tokens: too small for the whole batch, so that the order of requests matters."""
 
 SHOWN = ("mmlu-astronomy-00", "gsm8k-00", "writing-00")
 ROWS = (
@@ -79,32 +84,6 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--max-total-tokens", type=int, default=MAX_TOTAL_TOKENS)
     parser.add_argument("--out", type=Path, default=Path("out/demo"))
     return parser.parse_known_args()
-
-
-def run_command(policy: str, args: argparse.Namespace, flags: list[str]) -> list[str]:
-    """The command line of one run."""
-    command = [sys.executable, "-m", "sglang.srt.blendserve.cli", "run", "--overwrite"]
-    command += ["-i", str(args.input), "-o", str(file(args.out, policy, "out.jsonl"))]
-    command += ["--errors", str(file(args.out, policy, "errors.jsonl"))]
-    command += ["--summary", str(file(args.out, policy, "summary.json"))]
-    return [*command, "--model-path", str(args.model_path), "--policy", policy, *flags]
-
-
-def file(out: Path, policy: str, name: str) -> Path:
-    """Where a run leaves the file ``name``."""
-    return out / f"{policy}.{name}"
-
-
-def read_answers(path: Path) -> dict[str, str]:
-    """Text of each answer in an output file, by ``custom_id``."""
-    texts = {}
-    for text in path.read_text(encoding="utf-8").splitlines():
-        entry = json.loads(text)
-        choice = entry["response"]["body"]["choices"][0]
-        texts[entry["custom_id"]] = (
-            choice["text"] if "text" in choice else choice["message"]["content"]
-        )
-    return texts
 
 
 def print_answers(answers: dict[str, str]) -> None:
