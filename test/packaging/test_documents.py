@@ -200,7 +200,7 @@ def test_rounds_that_are_done_are_not_run_again(tmp_path: Path) -> None:
     command += ["--peers", "fcfs", "blendserve", "vllm", "--json", str(tmp_path / "report.json")]
     command += ["--vllm", str(tmp_path / "none"), "--model-path", str(tmp_path / "no-model")]
     command += ["--out", str(tmp_path / "out")]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert "no vLLM in" in done.stderr
     assert "vllm_env.sh" in done.stderr
