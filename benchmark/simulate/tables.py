@@ -1,13 +1,16 @@
 """Put the tables of docs/results.md together from ``benchmark/simulate/results``.
 
     python benchmark/simulate/tables.py
+    python benchmark/simulate/tables.py validation "measured lanes"
 
-Replaces what stands between ``<!-- table NAME -->`` and ``<!-- end -->`` and leaves the rest.
+Replaces what stands between ``<!-- table NAME -->`` and ``<!-- end -->`` and leaves the rest; with
+names, those tables alone.
 """
 
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -186,14 +189,20 @@ TABLES: dict[str, Callable[[], str]] = {
 
 
 def main() -> None:
-    """Renew all tables in the document."""
+    """Renew the tables in the document."""
     from measured_tables import MEASURED_TABLES
     from study_tables import STUDY_TABLES
 
     tables = TABLES | STUDY_TABLES | MEASURED_TABLES
 
+    wanted = set(sys.argv[1:]) or set(tables)
+    if unknown := wanted - set(tables):
+        sys.exit(f"tables: {', '.join(unknown)} not among {', '.join(tables)}")
+
     def renewed(match: re.Match[str]) -> str:
         name = match.group(1)
+        if name not in wanted:
+            return match.group(0)
         return f"<!-- table {name} -->\n{tables[name]()}\n<!-- end -->"
 
     text = DOCUMENT.read_text(encoding="utf-8")
