@@ -104,9 +104,9 @@ def _simulate(args: argparse.Namespace) -> int:
 
 def _workload(args: argparse.Namespace) -> Workload:
     if args.workload is not None:
-        return make_workload(args.workload, args.requests, args.seed, args.order)
+        return make_workload(args.workload, args.requests, args.seed, args.arrival)
     if args.trace is not None:
-        return ordered(from_files(args.trace, args.requests, args.seed), args.order)
+        return ordered(from_files(args.trace, args.requests, args.seed), args.arrival)
     for flag in ("answers", "tokenizer"):
         if getattr(args, flag) is None:
             raise ValueError(f"--batch {args.batch} needs --{flag} too")

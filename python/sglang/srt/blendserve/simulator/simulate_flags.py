@@ -47,10 +47,10 @@ def _add_workload(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--order",
+        "--arrival",
         choices=ORDERS,
         default="shuffled",
-        help="of the file: sorted by source and prefix, or interleaved, as question by question "
+        help="order of the file: sorted by source and prefix, or interleaved, as question by question "
         "(default: shuffled; of a --batch: its own)",
     )
 
