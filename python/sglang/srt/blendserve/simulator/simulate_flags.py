@@ -50,7 +50,7 @@ def _add_workload(parser: argparse.ArgumentParser) -> None:
         "--arrival",
         choices=ORDERS,
         default="shuffled",
-        help="order of the file: sorted by source and prefix, or interleaved, as question by question "
+        help="order of the file: sorted by source and prefix, or interleaved: question by question "
         "(default: shuffled; of a --batch: its own)",
     )
 
