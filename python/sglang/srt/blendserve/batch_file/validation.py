@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
-from sglang.srt.blendserve.batch_file.lines import ByteStream, read_lines
+from sglang.srt.blendserve.batch_file.lines import ByteStream, RawLine, read_lines
 from sglang.srt.blendserve.batch_file.types import (
     BatchFileError,
     BatchLine,
@@ -76,7 +76,7 @@ def parse_lines(stream: ByteStream, rules: Rules | None = None) -> Iterator[Batc
             yielded before stay valid.
     """
     rules = rules or Rules()
-    validator = _Validator(rules)
+    earlier = _Earlier(rules)
     count = 0
     raw = read_lines(stream, max_line_bytes=rules.max_line_bytes, max_bytes=rules.max_bytes)
     for number, data in raw:
@@ -89,13 +89,7 @@ def parse_lines(stream: ByteStream, rules: Rules | None = None) -> Iterator[Batc
                     line=number,
                 )
             )
-        try:
-            yield validator.parse(number, data)
-        except _Refused as refused:
-            yield refused.at(number)
-        except Exception as error:  # whatever a line holds, the next one is read
-            reason = f"this line cannot be checked: {error or type(error).__name__}."
-            yield _Refused(ErrorCode.INVALID_VALUE, reason).at(number)
+        yield earlier.check(check_line(RawLine(number, data), rules), number)
     if not count:
         raise BatchFileError(
             LineError(
@@ -124,95 +118,158 @@ class _Refused(Exception):
         )
 
 
+class CheckedLine(NamedTuple):
+    """A line by itself: what only the lines before it can show is not checked.
+
+    Attributes:
+        line: the request, or why it is none.
+        custom_id: the line's, None where it has no usable one. No earlier line may have it.
+        model: which model it names, None where any will do; see `Rules.models`.
+    """
+
+    line: BatchLine | LineError
+    custom_id: str | None
+    model: str | None
+
+
+def check_line(raw: RawLine, rules: Rules) -> CheckedLine:
+    """Check one line without knowing the others. Never raises: whatever a line holds is its own."""
+    custom_id: str | None = None
+    try:
+        if raw.data is None:
+            raise _Refused(
+                ErrorCode.LINE_TOO_LONG,
+                f"this line is longer than {rules.max_line_bytes} bytes.",
+            )
+        request = _parse_object(raw.data)
+        given = _require(request, "custom_id", str, "a string")
+        if not given:
+            raise _Refused(
+                ErrorCode.INVALID_VALUE, "custom_id is empty; give each line its own.", "custom_id"
+            )
+        given.encode()  # what no file can hold is not usable
+        custom_id = given
+        line, model = _check_request(raw.number, custom_id, request, rules)
+        return CheckedLine(line, custom_id, model)
+    except _Refused as refused:
+        refused.custom_id = custom_id
+        return CheckedLine(refused.at(raw.number), custom_id, None)
+    except Exception as error:
+        reason = f"this line cannot be checked: {error or type(error).__name__}."
+        refused = _Refused(ErrorCode.INVALID_VALUE, reason)
+        return CheckedLine(refused.at(raw.number), custom_id, None)
+
+
+def _check_request(
+    number: int, custom_id: str, request: dict[str, Any], rules: Rules
+) -> tuple[BatchLine, str | None]:
+    method = _require(request, "method", str, "the string POST")
+    if method != "POST":
+        raise _Refused(
+            ErrorCode.UNSUPPORTED_METHOD,
+            f"method is {show(method)}; only POST is supported.",
+            "method",
+        )
+    url = _check_url(_require(request, "url", str, "a string"), rules)
+    body = _require(request, "body", dict, "an object")
+    _check_body(url, body)
+    model = _check_model(body, rules)
+    line = BatchLine(line=number, custom_id=custom_id, method=method, url=url, body=body)
+    return line, model
+
+
+def _check_url(url: str, rules: Rules) -> Endpoint:
+    if url not in tuple(Endpoint):
+        raise _Refused(
+            ErrorCode.UNSUPPORTED_URL,
+            f"url is {show(url)}; supported are {', '.join(Endpoint)}.",
+            "url",
+        )
+    if rules.endpoint is not None and url != rules.endpoint:
+        raise _Refused(
+            ErrorCode.URL_MISMATCH,
+            f"url is {url}, but this batch is for {rules.endpoint}.",
+            "url",
+        )
+    return Endpoint(url)
+
+
+def _check_model(body: dict[str, Any], rules: Rules) -> str | None:
+    """Return the model that a body names, None where any will do."""
+    model = body.get("model")
+    if model is None:
+        return None
+    if not isinstance(model, str):
+        raise _wrong_type("body.model", "a string", model)
+    base = model.partition(":")[0].strip()
+    if base == ANY_MODEL:
+        return None
+    if rules.models is None:
+        return model
+    if model in rules.models or base in rules.models:
+        return model
+    raise _Refused(
+        ErrorCode.MODEL_MISMATCH,
+        f"model is {show(model)}, but this server has {_names_toshow(rules.models)}.",
+        "body.model",
+    )
+
+
+def duplicate(line: int, custom_id: str) -> LineError:
+    """Return the error of a line whose custom_id an earlier line has."""
+    refused = _Refused(
+        ErrorCode.DUPLICATE_CUSTOM_ID,
+        f"custom_id {show(custom_id)} is used by an earlier line; it must be unique.",
+        "custom_id",
+    )
+    refused.custom_id = custom_id
+    return refused.at(line)
+
+
+def other_model(line: int, custom_id: str | None, model: str, first: str) -> LineError:
+    """Return the error of a line that names another model than the first that names one."""
+    refused = _Refused(
+        ErrorCode.MODEL_MISMATCH,
+        f"model is {show(model)}, but earlier lines ask for {show(first)}; one file is for one "
+        "model.",
+        "body.model",
+    )
+    refused.custom_id = custom_id
+    return refused.at(line)
+
+
+def base_of(model: str) -> str:
+    """Return the model that a name asks for, without its adapter."""
+    return model.partition(":")[0].strip()
+
+
+def custom_id_digest(custom_id: str) -> bytes:
+    """Return what stands for a custom_id where many are compared: 16 bytes."""
+    return blake2b(custom_id.encode(), digest_size=16).digest()
+
+
 @dataclass(slots=True)
-class _Validator:
-    """The checks of one file, and what they must remember from line to line."""
+class _Earlier:
+    """What must be remembered from line to line, in the order of the file."""
 
     rules: Rules
     seen: set[bytes] = field(default_factory=set)
     first_model: str | None = None
 
-    def parse(self, number: int, data: bytes | None) -> BatchLine:
-        """Return the line's request.
-
-        Raises:
-            _Refused: the line is not one.
-        """
-        if data is None:
-            raise _Refused(
-                ErrorCode.LINE_TOO_LONG,
-                f"this line is longer than {self.rules.max_line_bytes} bytes.",
-            )
-        request = _parse_object(data)
-        custom_id = _require(request, "custom_id", str, "a string")
-        if not custom_id:
-            raise _Refused(
-                ErrorCode.INVALID_VALUE, "custom_id is empty; give each line its own.", "custom_id"
-            )
-        try:
-            self._check_unique(custom_id)
-            method = _require(request, "method", str, "the string POST")
-            if method != "POST":
-                raise _Refused(
-                    ErrorCode.UNSUPPORTED_METHOD,
-                    f"method is {show(method)}; only POST is supported.",
-                    "method",
-                )
-            url = self._check_url(_require(request, "url", str, "a string"))
-            body = _require(request, "body", dict, "an object")
-            _check_body(url, body)
-            self._check_model(body)
-        except _Refused as refused:
-            refused.custom_id = custom_id
-            raise
-        return BatchLine(line=number, custom_id=custom_id, method=method, url=url, body=body)
-
-    def _check_unique(self, custom_id: str) -> None:
-        digest = blake2b(custom_id.encode(), digest_size=16).digest()
-        if digest in self.seen:
-            raise _Refused(
-                ErrorCode.DUPLICATE_CUSTOM_ID,
-                f"custom_id {show(custom_id)} is used by an earlier line; it must be unique.",
-                "custom_id",
-            )
-        self.seen.add(digest)
-
-    def _check_url(self, url: str) -> Endpoint:
-        if url not in tuple(Endpoint):
-            raise _Refused(
-                ErrorCode.UNSUPPORTED_URL,
-                f"url is {show(url)}; supported are {', '.join(Endpoint)}.",
-                "url",
-            )
-        if self.rules.endpoint is not None and url != self.rules.endpoint:
-            raise _Refused(
-                ErrorCode.URL_MISMATCH,
-                f"url is {url}, but this batch is for {self.rules.endpoint}.",
-                "url",
-            )
-        return Endpoint(url)
-
-    def _check_model(self, body: dict[str, Any]) -> None:
-        model = body.get("model")
-        if model is None:
-            return
-        if not isinstance(model, str):
-            raise _wrong_type("body.model", "a string", model)
-        base = model.partition(":")[0].strip()
-        if base == ANY_MODEL:
-            return
-        if self.rules.models is not None:
-            if model in self.rules.models or base in self.rules.models:
-                return
-            reason = f"this server has {_names_toshow(self.rules.models)}."
-        else:
-            self.first_model = self.first_model or base
-            if base == self.first_model:
-                return
-            reason = f"earlier lines ask for {show(self.first_model)}; one file is for one model."
-        raise _Refused(
-            ErrorCode.MODEL_MISMATCH, f"model is {show(model)}, but {reason}", "body.model"
-        )
+    def check(self, checked: CheckedLine, number: int) -> BatchLine | LineError:
+        """Return the line, or the error that the lines before it make of it."""
+        line, custom_id, model = checked
+        if custom_id is not None:
+            digest = custom_id_digest(custom_id)
+            if digest in self.seen:
+                return duplicate(number, custom_id)
+            self.seen.add(digest)
+        if model is None or self.rules.models is not None or isinstance(line, LineError):
+            return line
+        self.first_model = self.first_model or base_of(model)
+        if base_of(model) == self.first_model:
+            return line
+        return other_model(number, custom_id, model, self.first_model)
 
 
 def _parse_object(data: bytes) -> dict[str, Any]:
