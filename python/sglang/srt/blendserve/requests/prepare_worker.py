@@ -88,7 +88,7 @@ def prepare(block: Block, data: bytes, rules: Rules, prompts: EnginePrompts | No
         prompts: renders the lines; None: they are left to the engine, with estimated lengths.
     """
     raw = list(lines_of(data, block.first_line, rules.max_line_bytes))
-    ends = [place for _, place in raw[1:]] + [len(data)]
+    ends = [*(place for _, place in raw), len(data)][1 : len(raw) + 1]
     checked = [check_line(line, rules) for line, _ in raw]
     valid = [one.line for one in checked if isinstance(one.line, BatchLine)]
     rendered = iter(prompts.render_all(valid) if prompts is not None else [None] * len(valid))
