@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import warnings
 from collections.abc import Iterable
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -43,6 +44,7 @@ def main(messages: Connection, server_args: ServerArgs, path: str | None, rules:
     # One process a core: threads of its own would only wait for each other.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.environ["OMP_NUM_THREADS"] = "1"
+    warnings.simplefilter("ignore")  # SGLang's modules warn of what a machine without a GPU lacks
     try:
         from sglang.srt.blendserve.requests.engine_prompts import EnginePrompts
 
