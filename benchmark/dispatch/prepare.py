@@ -12,8 +12,9 @@ same text in all of them), one after the other, after everything is loaded:
 - ``one_by_one_lines_per_second``: each line by `answering.conversion` in one thread, as the engine's
   process does it; without the asyncio, pickling and sending that come on top there
 
-Ratios are of lines a second by wall clock; other work on the machine moves them less than the
-figures. ``peak_mib`` is the anonymous memory of this process and its workers together, at its
+Ratios are of lines a second by wall clock, which other work on the machine distorts. The
+``..._cpu_ms`` are processor time a line, of all processes and threads together, which it distorts
+less. ``peak_mib`` is the anonymous memory of this process and its workers together, at its
 highest, of which loaded libraries and models are the most.
 """
 
@@ -30,6 +31,8 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from sglang.srt.blendserve.batch_file.types import BatchLine
 from sglang.srt.blendserve.batch_file.validation import Rules
@@ -106,24 +109,38 @@ def make_lines(args: argparse.Namespace) -> Any:
 
 
 def by_store(source: Path, folder: Path, settings: Any, workers: int | None) -> dict[str, float]:
-    """Make a store; the clock runs from the first row to the last, without its block's lines."""
+    """Make a store; the clock runs from when all workers have loaded SGLang to the last row."""
     with Preparation(folder, PlainFile(str(source)), settings, Rules(), workers=workers) as making:
         making.begin()
-        while not making.store.ready and not making.wait(0.001):
+        while making.workers_ready < len(making.process_ids) and not making.wait(0.001):
             pass
-        started, first = time.perf_counter(), making.lines
+        started, first, cpu = time.perf_counter(), making.lines, cpu_seconds(making.process_ids)
         peak = Peak(making.process_ids)
-        making.wait()
+        if first > 0.8 * making.found.lines:
+            raise SystemExit("too few lines: they were done before all workers had started")
+        used = cpu
+        while not making.wait(0.05):
+            used = max(used, cpu_seconds(making.process_ids))
         seconds = time.perf_counter() - started
         store = making.store
         tokens = int(store.column("length").sum())
         done = making.lines - first
         return {
             "lines_per_second": done / seconds,
+            "cpu_ms": (used - cpu) / done * 1e3,
             "tokens_per_line": tokens / making.lines,
             "store_bytes": sum(path.stat().st_size for path in folder.iterdir()),
             "peak_mib": peak.end() / 2**20,
         }
+
+
+def cpu_seconds(ids: list[int]) -> float:
+    """Processor time of this process and others; 0 when one has ended."""
+    try:
+        times = [psutil.Process(pid).cpu_times() for pid in (os.getpid(), *ids)]
+    except psutil.Error:
+        return 0.0
+    return sum(one.user + one.system for one in times)
 
 
 class Peak:
@@ -151,8 +168,8 @@ class Peak:
 def anonymous(pid: int) -> int:
     """Anonymous memory of a process, bytes; 0 if it has ended."""
     try:
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Anonymous:"):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("RssAnon:"):
                 return int(line.split()[1]) * 1024
     except OSError:
         pass
@@ -165,11 +182,12 @@ def by_encode_batch(lines: list[Any], settings: Any, one_by_one: int) -> dict[st
 
     prompts = EnginePrompts(settings)
     found = [BatchLine(line=i + 1, **line) for i, line in enumerate(lines)]
-    started = time.perf_counter()
-    for line in found[:one_by_one]:
-        internal = prompts._conversion.convert(line, "one").internal
-        list(internal.input_ids)
-    alone = len(found[:one_by_one]) / (time.perf_counter() - started)
+    chosen = found[:one_by_one]
+    started, cpu = time.perf_counter(), time.process_time()
+    for line in chosen:
+        list(prompts._conversion.convert(line, "one").internal.input_ids)
+    alone = len(chosen) / (time.perf_counter() - started)
+    alone_cpu = (time.process_time() - cpu) / len(chosen)
 
     backend = prompts.tokenizer._tokenizer
     texts = [
@@ -181,11 +199,16 @@ def by_encode_batch(lines: list[Any], settings: Any, one_by_one: int) -> dict[st
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
     os.environ.setdefault("RAYON_NUM_THREADS", str(len(os.sched_getaffinity(0))))
     backend.encode_batch(texts[:64], add_special_tokens=False)
-    started = time.perf_counter()
+    started, cpu = time.perf_counter(), time.process_time()
     for start in range(0, len(texts), 1000):
         backend.encode_batch(texts[start : start + 1000], add_special_tokens=False)
     batched = len(texts) / (time.perf_counter() - started)
-    return {"encode_batch_lines_per_second": batched, "one_by_one_lines_per_second": alone}
+    return {
+        "encode_batch_lines_per_second": batched,
+        "encode_batch_cpu_ms": (time.process_time() - cpu) / len(texts) * 1e3,
+        "one_by_one_lines_per_second": alone,
+        "one_by_one_cpu_ms": alone_cpu * 1e3,
+    }
 
 
 if __name__ == "__main__":

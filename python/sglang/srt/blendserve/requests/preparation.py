@@ -177,6 +177,11 @@ class Preparation:
         """The worker processes."""
         return [] if self._workers is None else self._workers.process_ids
 
+    @property
+    def workers_ready(self) -> int:
+        """How many of these have loaded SGLang and the tokenizer, which takes seconds."""
+        return 0 if self._workers is None else self._workers.ready
+
     def _start_workers(self) -> None:
         if self._workers is None:
             given = (self._server_args, self._source.path, self._rules)

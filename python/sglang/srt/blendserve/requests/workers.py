@@ -62,6 +62,11 @@ class Workers:
         return sum(worker.ready and worker.work is None for worker in self._workers)
 
     @property
+    def ready(self) -> int:
+        """How many have started."""
+        return sum(worker.ready for worker in self._workers)
+
+    @property
     def busy(self) -> int:
         """How many have some."""
         return sum(worker.work is not None for worker in self._workers)
