@@ -9,8 +9,8 @@ same text in all of them), one after the other, after everything is loaded:
   worker process for each core
 - ``encode_batch_lines_per_second``: `tokenizers`' ``encode_batch`` over texts that are rendered
   already, with a thread for each core: the limit of whoever tokenizes each text
-- ``one_by_one_lines_per_second``: each line by `answering.conversion` in one thread, as the engine's
-  process does it; without the asyncio, pickling and sending that come on top there
+- ``one_by_one_lines_per_second``: each line by `answering.conversion` in one thread, as the
+  engine's process does it; without the asyncio, pickling and sending that come on top there
 
 Ratios are of lines a second by wall clock, which other work on the machine distorts. The
 ``..._cpu_ms`` are processor time a line, of all processes and threads together, which it distorts
@@ -77,10 +77,10 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--lines", type=int, default=20_000, metavar="N")
     parser.add_argument("--tokens", type=int, default=400, metavar="N")
-    parser.add_argument("--shared", type=float, default=0.0, metavar="X",
-                        help="part of the tokens that all lines share, 0 to 1 (default 0)")  # fmt: skip
-    parser.add_argument("--one-by-one", type=int, default=2000, metavar="N",
-                        help="lines that are rendered one by one (default 2000)")  # fmt: skip
+    shared = "part of the tokens that all lines share, 0 to 1 (default 0)"
+    parser.add_argument("--shared", type=float, default=0.0, metavar="X", help=shared)
+    alone = "lines that are rendered one by one (default 2000)"
+    parser.add_argument("--one-by-one", type=int, default=2000, metavar="N", help=alone)
     parser.add_argument("--workers", type=int, metavar="N", help="default: one a core")
     parser.add_argument("--model-path", metavar="M", help="default: SmolLM2-135M-Instruct")
     parser.add_argument("--folder", metavar="DIR", help="where the store is made")
@@ -109,7 +109,7 @@ def make_lines(args: argparse.Namespace) -> Any:
 
 
 def by_store(source: Path, folder: Path, settings: Any, workers: int | None) -> dict[str, float]:
-    """Make a store; the clock runs from when all workers have loaded SGLang to the last row."""
+    """Make a store; the clock runs from when all workers have loaded SGLang to the end."""
     with Preparation(folder, PlainFile(str(source)), settings, Rules(), workers=workers) as making:
         making.begin()
         while making.workers_ready < len(making.process_ids) and not making.wait(0.001):

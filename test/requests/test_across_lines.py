@@ -11,11 +11,12 @@ import random
 from typing import Any
 
 import numpy as np
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from sglang.srt.blendserve.batch_file.line_check import CheckedLine, check_line
 from sglang.srt.blendserve.batch_file.types import LineError
-from sglang.srt.blendserve.batch_file.validation import CheckedLine, Rules, check_line, parse_lines
+from sglang.srt.blendserve.batch_file.validation import Rules, parse_lines
 from sglang.srt.blendserve.requests.across_lines import AcrossLines
 from sglang.srt.blendserve.requests.columns import COLUMNS, UNUSABLE, Flag
 from sglang.srt.blendserve.requests.line_blocks import lines_of, scan
@@ -64,7 +65,8 @@ def stored(data: bytes, rules: Rules, order: list[int] | None) -> tuple[dict[int
     for number in order if order is not None else range(len(blocks)):
         block = blocks[number]
         work = unpack_work(pack_work(Work(block, data[block.start : block.end])))
-        assert work.block == block and work.data is not None
+        assert work.block == block
+        assert work.data is not None
         rows = unpack_prepared(pack_prepared(prepare(block, work.data, rules, None)))
         verdict = across.take(rows, columns.__getitem__)
         errors.update({error["line"]: LineError.model_validate(error) for error in rows.errors})
@@ -83,6 +85,11 @@ def stored(data: bytes, rules: Rules, order: list[int] | None) -> tuple[dict[int
     return {number: repr(error) for number, error in errors.items()}, usable
 
 
+MIXED = [line("a", "m", ""), line("b", "other", "")]
+
+
+@example(MIXED, random.Random(0), True, False)
+@example([MIXED[1], *MIXED] * 5, random.Random(0), False, False)
 @given(st.lists(LINE, max_size=30), st.randoms(use_true_random=False), st.booleans(), st.booleans())
 def test_errors_are_those_of_the_file_read_front_to_back(
     lines: list[bytes], order: random.Random, in_order: bool, one_model: bool

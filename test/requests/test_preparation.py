@@ -28,7 +28,8 @@ from sglang.srt.blendserve.requests import workers
 from sglang.srt.blendserve.requests.disk_budget import NoRoom
 from sglang.srt.blendserve.requests.engine_settings import engine_settings
 from sglang.srt.blendserve.requests.inputs import PlainFile, Stream
-from sglang.srt.blendserve.requests.preparation import Preparation, PreparationStopped
+from sglang.srt.blendserve.requests.preparation import Preparation
+from sglang.srt.blendserve.requests.recorder import PreparationStopped
 from sglang.srt.blendserve.requests.request_store import SEAL_FILE, RequestStore
 
 HELPERS = Path(__file__).parents[1] / "helpers"
@@ -48,7 +49,9 @@ def request(index: int, url: str = "/v1/completions", **body: Any) -> dict[str, 
 
 def write(path: Path, lines: list[Any]) -> None:
     """Write a file of lines."""
-    path.write_text("".join(f"{line if isinstance(line, str) else json.dumps(line)}\n" for line in lines))
+    path.write_text(
+        "".join(f"{line if isinstance(line, str) else json.dumps(line)}\n" for line in lines)
+    )
 
 
 def check(store: RequestStore, count: int) -> None:
@@ -102,7 +105,8 @@ def test_a_store_survives_what_kills_its_makers(
 
     with Preparation(folder, PlainFile(str(source)), settings, Rules()) as again:
         again.begin()
-        assert not again.made and again.process_ids == []
+        assert not again.made
+        assert again.process_ids == []
         assert again.wait()
         check(again.store, count)
     write(source, [request(index) for index in range(count - 1)])
@@ -143,13 +147,16 @@ def test_a_bad_line_is_nobody_else_s(
         request(6, chat, messages=[]),
     ]
     source = tmp_path / "in.jsonl.gz"
-    source.write_bytes(gzip.compress("\n".join(x if isinstance(x, str) else json.dumps(x) for x in lines).encode()))
+    source.write_bytes(
+        gzip.compress("\n".join(x if isinstance(x, str) else json.dumps(x) for x in lines).encode())
+    )
 
     def unpacked() -> AbstractContextManager[Any]:
         return gzip.open(source)
 
     stream = Stream(unpacked, "gzip")
-    assert stream.in_order_because is not None and stream.in_order_because.startswith("gzip is ")
+    assert stream.in_order_because is not None
+    assert stream.in_order_because.startswith("gzip is ")
     with Preparation(tmp_path / "store", stream, settings, Rules(), workers=1) as making:
         making.begin()
         assert making.wait()
@@ -167,13 +174,18 @@ def test_a_bad_line_is_nobody_else_s(
         7: ErrorCode.DUPLICATE_CUSTOM_ID,
         9: ErrorCode.INVALID_VALUE,
     }
-    assert errors[4].custom_id == "2" and "Token id 1048576 does not exist" in errors[4].message
+    assert errors[4].custom_id == "2"
+    assert "Token id 1048576 does not exist" in errors[4].message
     # The line without an end is left to the engine, with an estimated length.
     row = columns["line"].index(5)
-    assert columns["flags"][row] == 0 and tokens[5].size == 0 and columns["length"][row] > 0
-    assert columns["prompt"][4:6] == [0, 1] and columns["choices"][4:6] == [3, 3]
+    assert columns["flags"][row] == 0
+    assert tokens[5].size == 0
+    assert columns["length"][row] > 0
+    assert columns["prompt"][4:6] == [0, 1]
+    assert columns["choices"][4:6] == [3, 3]
     assert namespaces[4] == namespaces[5] != namespaces[0] == ""
-    assert tokens[8].size > 30 and columns["known"][columns["line"].index(8)] == -1
+    assert tokens[8].size > 30
+    assert columns["known"][columns["line"].index(8)] == -1
 
 
 def test_an_input_as_a_whole_is_refused_first(

@@ -89,13 +89,16 @@ def test_rows_are_read_as_they_were_written(
         assert read["line"].tolist() == list(range(1, len(so_far) + 1))
         assert read["length"].tolist() == [len(ids) for ids, _, _ in so_far]
         assert read["cap"].tolist() == [cap for _, _, cap in so_far]
-    assert [p.tolist() for p in store.prompts()] == [ids if exact else [] for ids, exact, _ in so_far]
+    assert [p.tolist() for p in store.prompts()] == [
+        ids if exact else [] for ids, exact, _ in so_far
+    ]
     assert np.array_equal(writer.read("cap"), store.column("cap"))
     seal(folder, OF, writer.sync())
     writer.close()
     store.close()
     again = open_whole(folder, OF)
-    assert again is not None and again.ready == len(so_far)
+    assert again is not None
+    assert again.ready == len(so_far)
     again.close()
 
 
@@ -206,7 +209,8 @@ def test_a_store_that_does_not_fit_is_refused_first(tmp_path: Path) -> None:
     with pytest.raises(NoRoom) as refused:
         check_room(tmp_path / "a" / "b", 1 << 60, 1, "Give another folder with --x.")
     message = str(refused.value)
-    assert str(tmp_path / "a" / "b") in message and message.endswith("Give another folder with --x.")
+    assert str(tmp_path / "a" / "b") in message
+    assert message.endswith("Give another folder with --x.")
     assert (tmp_path / "a").exists() is False
 
 

@@ -230,7 +230,7 @@ def _check_types(params: dict[str, Any]) -> None:
             continue
         try:
             if isinstance(value, bool | int | float):
-                _check_number(name, type(value), value)
+                _check_number(name, type(value).__name__, value)
             else:
                 _check_type(name, value)
         except Exception as error:  # of whatever kind: what cannot be sent must not be
@@ -249,7 +249,7 @@ def _check_type(name: str, value: Any) -> None:
 
 
 @lru_cache(maxsize=1024)
-def _check_number(name: str, kind: type, value: float) -> None:
+def _check_number(name: str, kind: str, value: float) -> None:
     """As `_check_type`; the lines of a batch have the same few numbers. What raises is not kept.
 
     ``kind``: 1, 1.0 and true are equal, and are not all taken.

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from sglang.srt.blendserve.batch_file.line_check import CheckedLine
 from sglang.srt.blendserve.batch_file.types import LineError
 from sglang.srt.blendserve.batch_file.validation import (
-    CheckedLine,
     Rules,
     base_of,
     custom_id_digest,
@@ -81,9 +81,10 @@ class AcrossLines:
             if model is None or not self._watches_models or number in errors:
                 continue
             own[number] = self._number_of(base_of(model))
-            wrong = self._in_order and self._first is not None and own[number] != self._first[1]
-            if wrong:
-                assert self._first is not None
+            if not self._in_order:
+                continue
+            self._first = self._first or (number, own[number])
+            if own[number] != self._first[1]:
                 first = self.models[self._first[1]]
                 verdict.errors.append(other_model(number, custom_id, model, first))
                 bad.append(number)

@@ -1,8 +1,8 @@
 """The files of a request store: a column each, all token ids in one, and what makes them whole.
 
-Row ``i`` of every column is one prompt of one line. `ColumnWriter` appends rows by position, so that
-what a full disk has cut short is written again in the same place. A column is read through a memory
-map and never written through one: on a full disk that would end the process.
+Row ``i`` of every column is one prompt of one line. `ColumnWriter` appends rows by position, so
+that what a full disk has cut short is written again in the same place. A column is read through a
+memory map and never written through one: on a full disk that would end the process.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ class ColumnWriter:
         self._write(TOKENS_FILE, tokens.astype(TOKEN, copy=False), self.tokens * TOKEN.itemsize)
         for name, dtype in COLUMNS.items():
             given = offsets if name == "offset" else columns[name]
-            assert given.dtype == dtype and given.shape == (count,), name
+            assert (given.dtype, given.shape) == (dtype, (count,)), name
             self._write(column_file(name), given, self.rows * dtype.itemsize)
         self._checksum = zlib.crc32(tokens.astype(TOKEN, copy=False).data, self._checksum)
         self.rows += count
@@ -182,7 +182,7 @@ class ColumnWriter:
         self._write(READY_FILE, self.rows.to_bytes(8, "little"), 0)
 
     def _write(self, name: str, data: bytes | Array, position: int) -> None:
-        view = memoryview(data).cast("B") if len(data) else memoryview(b"")
+        view = memoryview(data if isinstance(data, bytes) else data.tobytes())
         while view:
             written = os.pwrite(self._files[name], view, position)
             view, position = view[written:], position + written

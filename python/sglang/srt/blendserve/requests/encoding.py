@@ -12,9 +12,14 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, overload
 
+from sglang.srt.blendserve.requests.fast_encoding import FastEncoding
+
 _LEAST_CHARACTERS = 64
 """Shorter texts are tokenized at once, as a list: some of SGLang's parsers ask for the tokens of a
 marker and want a list, and there is nothing to gain."""
+
+_SPECIAL = "add_special_tokens"
+"""The one option of ``encode`` that texts to be tokenized together may have."""
 
 _Options = tuple[tuple[str, Any], ...]
 
@@ -72,7 +77,8 @@ class EncodedLater(Sequence[int]):
     def __eq__(self, other: object) -> bool:
         return list(self) == (list(other) if isinstance(other, EncodedLater) else other)
 
-    __hash__ = None  # type: ignore[assignment] - equal to lists, which have none
+    def __hash__(self) -> int:
+        raise TypeError("unhashable, as a list of token ids is")
 
     def __add__(self, other: EncodedLater | list[int]) -> EncodedLater:
         more = other._parts if isinstance(other, EncodedLater) else [other]
@@ -87,12 +93,15 @@ class BatchEncoder:
 
     def __init__(self, tokenizer: Any) -> None:
         """Take the place of ``tokenizer.encode``."""
-        self._tokenizer = tokenizer
         self._encode: Callable[..., list[int]] = tokenizer.encode
+        self._ways = {
+            special: FastEncoding(tokenizer, add_special_tokens=special)
+            for special in (False, True)
+        }
         tokenizer.encode = self._later
 
     def _later(self, text: Any, *arguments: Any, **options: Any) -> Any:
-        plain = isinstance(text, str) and not arguments and options.keys() <= {"add_special_tokens"}
+        plain = isinstance(text, str) and not arguments and options.keys() <= {_SPECIAL}
         if not plain or len(text) < _LEAST_CHARACTERS:
             return self._encode(text, *arguments, **options)
         return EncodedLater([(text, tuple(options.items()))], self._encode)
@@ -108,11 +117,11 @@ class BatchEncoder:
             for text, options in parts:
                 texts[options][text] = []
         for options, found in texts.items():
+            way = self._ways[bool(dict(options).get(_SPECIAL, True))]
             try:
-                encoded = self._tokenizer(list(found), **dict(options), return_attention_mask=False)
+                encoded = way.encode(list(found))
             except Exception:
                 return
-            for text, ids in zip(found, encoded["input_ids"], strict=True):
-                found[text] = ids
+            found.update(zip(found, encoded, strict=True))
         for one, parts in waiting:
             one.put([texts[options][text] for text, options in parts])

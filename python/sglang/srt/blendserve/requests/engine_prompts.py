@@ -195,17 +195,32 @@ class EnginePrompts:
         prompts = []
         for index, given in enumerate(rendered.prompts):
             ids = self._ids([given])[0] if isinstance(given, str) else list(given)
-            check_token_ids(ids, vocab_size)
+            tokens = _checked(ids, vocab_size)
             one = copy.copy(internal)
             one.text, one.input_ids = None, ids
             preferred = self._manager.preferred_sampling_params or {}
             one.sampling_params = {**preferred, **(internal.sampling_params or {})}
             self._manager._validate_one_request(one, ids)  # may shorten both
             limits = _limits(one.sampling_params)
-            tokens = np.asarray(ids, dtype=np.int32)
+            tokens = tokens[: len(ids)]
             namespace = _namespace(internal, index)
             prompts.append(Prompt(tokens, tokens.size, *limits[:2], namespace, limits[2], True))
         return prompts
+
+
+def _checked(ids: list[int], vocab_size: int) -> Tokens:
+    """Return token ids as an array.
+
+    Raises:
+        RequestRefused: there are none, or the model does not know one.
+    """
+    try:
+        tokens = np.asarray(ids, dtype=np.int32)
+        if ids and int(tokens.min()) >= 0 and int(tokens.max()) < vocab_size:
+            return tokens
+    except (OverflowError, ValueError, TypeError):
+        pass
+    return check_token_ids(ids, vocab_size)
 
 
 def _unknown(characters: int, params: dict[str, Any]) -> Prompt:

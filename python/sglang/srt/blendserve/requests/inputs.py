@@ -1,4 +1,4 @@
-"""Where the lines of a store come from: a file that workers read, or a stream that is read for them."""
+"""Where the lines of a store come from: a file that workers read, or a stream read for them."""
 
 from __future__ import annotations
 

@@ -10,35 +10,26 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-import orjson
-
-from sglang.srt.blendserve.answering.disk_retry import (
-    RETRY_SECONDS,
-    is_storage_failure,
-    reason_of,
-)
+from sglang.srt.blendserve.batch_file.line_check import CheckedLine, check_line
 from sglang.srt.blendserve.batch_file.lines import RawLine
 from sglang.srt.blendserve.batch_file.types import BatchFileError, ErrorCode, LineError
-from sglang.srt.blendserve.batch_file.validation import CheckedLine, Rules, check_line
-from sglang.srt.blendserve.requests.across_lines import AcrossLines, Verdict
-from sglang.srt.blendserve.requests.columns import ERRORS_FILE, NAMES_FILE, ColumnWriter
+from sglang.srt.blendserve.batch_file.validation import Rules
+from sglang.srt.blendserve.requests.across_lines import AcrossLines
 from sglang.srt.blendserve.requests.disk_budget import check_room
 from sglang.srt.blendserve.requests.fingerprint import model_fingerprint
 from sglang.srt.blendserve.requests.inputs import Input
 from sglang.srt.blendserve.requests.line_blocks import Block, FileScan, lines_of
 from sglang.srt.blendserve.requests.messages import Prepared, Work
 from sglang.srt.blendserve.requests.prepare_worker import prepare
+from sglang.srt.blendserve.requests.recorder import PreparationStopped, Recorder
 from sglang.srt.blendserve.requests.request_store import (
     SEAL_FILE,
     RequestStore,
     delete_store,
     open_whole,
-    seal,
 )
 from sglang.srt.blendserve.requests.workers import Workers
 from sglang.srt.blendserve.store.disk import private_folder
@@ -53,18 +44,12 @@ _AHEAD = 4
 """Blocks of a stream for each worker that may wait for one before them."""
 
 
-class PreparationStopped(RuntimeError):
-    """`Preparation.close` was called before the end."""
-
-
 class Preparation:
     """The making of one store. Use as a context manager, which ends it.
 
     Attributes:
         store: what is there of it, from `begin` on.
         found: what the input holds, from `begin` on.
-        lines: lines that have been prepared.
-        problem: why writing waits, None when it does not.
         made: whether the store had to be made; False: it was there and whole.
     """
 
@@ -91,8 +76,6 @@ class Preparation:
             workers: processes, None: one for each core that this process may use.
             mend: what to do if the disk has too little room, as a sentence.
         """
-        self.lines = 0
-        self.problem: str | None = None
         self.made = True
         self._folder, self._source, self._rules = folder, source, rules
         self._server_args, self._mend = server_args, mend
@@ -101,13 +84,12 @@ class Preparation:
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
         self._workers: Workers | None = None
-        self._writer: ColumnWriter | None = None
+        self._recorder: Recorder | None = None
         self._fingerprint: dict[str, str] = {}
         self._again: deque[Work] = deque()
         self._died: set[tuple[int, int]] = set()
         self._waiting: dict[int, tuple[Block, Prepared]] = {}
         self._next_byte = 0
-        self._named = {"namespace": {"": 0}, "model": {"": 0}}
 
     def __enter__(self) -> Preparation:
         return self
@@ -131,14 +113,16 @@ class Preparation:
             self._fingerprint = self._make_fingerprint()
             there = open_whole(self._folder, self._fingerprint)
             if there is not None:
-                self.store, self.made, self.lines = there, False, self.found.lines
+                self.store, self.made = there, False
                 self._end_workers()
                 return
             check_room(self._folder, self.found.size, self.found.lines, self._mend)
             delete_store(self._folder)
             self._folder.parent.mkdir(parents=True, exist_ok=True)
             private_folder(self._folder)
-            self._writer = ColumnWriter(self._folder)
+            in_order = self._source.in_order_because is not None
+            across = AcrossLines(self._rules, in_order=in_order)
+            self._recorder = Recorder(self._folder, across, self._stopped)
             self.store = RequestStore(self._folder)
             self._start_workers()
         except BaseException:
@@ -169,8 +153,18 @@ class Preparation:
         if self._thread is not None:
             self._thread.join()
         self._end_workers()
-        if self._writer is not None:
-            self._writer.close()
+        if self._recorder is not None:
+            self._recorder.close()
+
+    @property
+    def lines(self) -> int:
+        """How many lines have been prepared."""
+        return self.found.lines if self._recorder is None else self._recorder.lines
+
+    @property
+    def problem(self) -> str | None:
+        """Why writing waits, None when it does not."""
+        return None if self._recorder is None else self._recorder.problem
 
     @property
     def process_ids(self) -> list[int]:
@@ -222,17 +216,16 @@ class Preparation:
             self._failure = failure
         finally:
             self._end_workers()
-            if self._writer is not None:
-                self._writer.close()
+            if self._recorder is not None:
+                self._recorder.close()
 
     def _prepare_all(self) -> None:
-        assert self._workers is not None and self._writer is not None
-        workers, in_order = self._workers, self._source.in_order_because is not None
-        across = AcrossLines(self._rules, in_order=in_order)
+        assert self._workers is not None
+        workers = self._workers
         todo = self._source.work(self.found)
         more = True
         while more or self._again or workers.busy:
-            while workers.free and len(self._waiting) < _AHEAD * self._count:
+            while workers.free and (self._again or len(self._waiting) < _AHEAD * self._count):
                 work = self._again.popleft() if self._again else next(todo, None)
                 if work is None:
                     more = False
@@ -244,8 +237,8 @@ class Preparation:
             for work, rows in outcomes:
                 found = self._died_over(work) if rows is None else rows
                 if found is not None:
-                    self._take(work.block, found, across, in_order=in_order)
-        self._finish(across)
+                    self._take(work.block, found)
+        self._finish()
 
     def _died_over(self, work: Work) -> Prepared | None:
         """Have work whose worker has died done again; what always ends one is left to the engine.
@@ -269,67 +262,24 @@ class Preparation:
         )
         return None
 
-    def _take(
-        self, block: Block, rows: Prepared, across: AcrossLines, *, in_order: bool
-    ) -> None:
+    def _take(self, block: Block, rows: Prepared) -> None:
         """Write the rows of a block; of a stream only after those before it."""
-        if not in_order:
-            self._write(rows, across)
+        assert self._recorder is not None
+        if self._source.in_order_because is None:
+            self._recorder.write(rows)
             return
         self._waiting[block.start] = (block, rows)
         while self._next_byte in self._waiting:
             block, rows = self._waiting.pop(self._next_byte)
             self._next_byte = block.end
-            self._write(rows, across)
+            self._recorder.write(rows)
 
-    def _write(self, rows: Prepared, across: AcrossLines) -> None:
-        writer = self._writer
-        assert writer is not None
-        verdict = across.take(rows, writer.read)
-        names = [("namespace", name) for name in rows.namespaces]
-        numbers = np.array(self._number(names), dtype=np.int32)
-        rows.columns["namespace"][:] = numbers[rows.columns["namespace"]]
-        self._number([("model", name) for name in across.models])
-        self._note(verdict, [LineError.model_validate(error) for error in rows.errors])
-        self._persist(lambda: writer.append(rows.columns, rows.tokens))
-        self.lines += len(rows.lines)
-
-    def _number(self, names: list[tuple[str, str]]) -> list[int]:
-        """Return the numbers of names, of which new ones are written."""
-        new = b""
-        found = []
-        for kind, name in names:
-            known = self._named[kind]
-            if name not in known:
-                known[name] = len(known)
-                new += orjson.dumps([kind, name]) + b"\n"
-            found.append(known[name])
-        self._append_text(NAMES_FILE, new)
-        return found
-
-    def _note(self, verdict: Verdict, errors: list[LineError]) -> None:
-        """Write errors, the last of a line counting, and flags that have changed."""
-        lines = [error.model_dump_json().encode() + b"\n" for error in (*errors, *verdict.errors)]
-        self._append_text(ERRORS_FILE, b"".join(lines))
-        writer = self._writer
-        assert writer is not None
-        if verdict.rows.size:
-            self._persist(lambda: writer.set_flags(verdict.rows, verdict.flags))
-
-    def _append_text(self, name: str, lines: bytes) -> None:
-        writer = self._writer
-        assert writer is not None
-        if lines:
-            self._persist(lambda: writer.append_text(name, lines))
-
-    def _finish(self, across: AcrossLines) -> None:
-        writer = self._writer
-        assert writer is not None
+    def _finish(self) -> None:
+        assert self._recorder is not None
         if not self._source.unchanged() or self.lines != self.found.lines:
             message = "The file has changed while it was read. Start again."
             raise BatchFileError(LineError(code=ErrorCode.INPUT_CHANGED, message=message))
-        self._note(across.settle(writer.read, self._reread), [])
-        self._persist(lambda: seal(self._folder, self._fingerprint, writer.sync()))
+        self._recorder.finish(self._fingerprint, self._reread)
 
     def _reread(self, line: int, place: int, size: int) -> CheckedLine:
         data = self._read(place, place + size)
@@ -342,31 +292,11 @@ class Preparation:
             file.seek(start)
             return file.read(end - start)
 
-    def _persist(self, write: Callable[[], object]) -> None:
-        """Write; while the disk takes nothing, try every few seconds.
-
-        Raises:
-            PreparationStopped: `close` was called meanwhile.
-        """
-        while True:
-            try:
-                write()
-            except OSError as error:
-                if not is_storage_failure(error):
-                    raise
-                if self.problem is None:
-                    logger.error("%s takes no data, waiting: %s", self._folder, error)
-                self.problem = reason_of(error)
-            else:
-                self.problem = None
-                return
-            if self._stopped.wait(RETRY_SECONDS):
-                raise PreparationStopped("The requests are not all prepared.")
-
 
 def _single_lines(block: Block, data: bytes) -> list[Block]:
     """Return a block for each line of one, blank lines included."""
-    found, start = [], 0
+    found: list[Block] = []
+    start = 0
     while start < len(data):
         end = data.find(b"\n", start) + 1 or len(data)
         first = block.first_line + len(found)

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from sglang.srt.blendserve.answering.request_refused import RequestRefused
+from sglang.srt.blendserve.batch_file.line_check import CheckedLine, check_line
 from sglang.srt.blendserve.batch_file.lines import RawLine
 from sglang.srt.blendserve.batch_file.types import BatchLine, ErrorCode, LineError
-from sglang.srt.blendserve.batch_file.validation import CheckedLine, Rules, check_line
+from sglang.srt.blendserve.batch_file.validation import Rules
 from sglang.srt.blendserve.requests.columns import COLUMNS, TOKEN, Flag
 from sglang.srt.blendserve.requests.line_blocks import Block, lines_of
 from sglang.srt.blendserve.requests.messages import Prepared, pack_prepared, unpack_work
@@ -75,7 +76,7 @@ def _read(file: int, block: Block) -> bytes:
 
 class _Row(NamedTuple):
     prompt: Prompt | None
-    index: int
+    which: int
     number: int
     place: int
     size: int
@@ -137,15 +138,22 @@ def _packed(
         for row in rows
     ]
     prompts = [row.prompt for row in rows]
-    caps = [-1 if p is None or p.max_tokens is None else min(p.max_tokens, _MOST_CAP) for p in prompts]
-    known = [cap if p is not None and p.known_length else -1 for p, cap in zip(prompts, caps, strict=True)]
+    caps = [
+        -1 if p is None or p.max_tokens is None else min(p.max_tokens, _MOST_CAP) for p in prompts
+    ]
+    known = [
+        cap if p is not None and p.known_length else -1
+        for p, cap in zip(prompts, caps, strict=True)
+    ]
     given: dict[str, Iterable[Any]] = {
-        "length": [max(row.size // 4, 1) if row.prompt is None else row.prompt.length for row in rows],
+        "length": [
+            max(row.size // 4, 1) if row.prompt is None else row.prompt.length for row in rows
+        ],
         "cap": caps,
         "known": known,
         "namespace": numbers,
         "choices": [p.choices if p else 1 for p in prompts],
-        "prompt": [row.index for row in rows],
+        "prompt": [row.which for row in rows],
         "model": [0] * len(rows),
         "line": [row.number for row in rows],
         "byte_offset": [row.place for row in rows],

@@ -160,7 +160,9 @@ def open_whole(folder: Path, fingerprint: Fingerprint) -> RequestStore | None:
             if checksum_of(folder / name) != tuple(content["files"][name]):
                 return None
         store = RequestStore(folder)
-        sizes = {content["files"][column_file(name)][0] // t.itemsize for name, t in COLUMNS.items()}
+        sizes = {
+            content["files"][column_file(name)][0] // t.itemsize for name, t in COLUMNS.items()
+        }
         if sizes == {store.ready}:
             return store
         store.close()

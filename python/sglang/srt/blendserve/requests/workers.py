@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -46,9 +47,7 @@ class _Worker:
 class Workers:
     """Some worker processes. Each has one block at a time. Used by one thread."""
 
-    def __init__(
-        self, count: int, server_args: ServerArgs, path: str | None, rules: Rules
-    ) -> None:
+    def __init__(self, count: int, server_args: ServerArgs, path: str | None, rules: Rules) -> None:
         """Start ``count`` processes; see `prepare_worker.main`."""
         self._arguments = (server_args, path, rules)
         self._failed_starts = 0
@@ -80,10 +79,8 @@ class Workers:
         """Give work to a worker that is free."""
         worker = next(one for one in self._workers if one.ready and one.work is None)
         worker.work, worker.cpu_before = work, _cpu_seconds(worker.process)
-        try:
+        with contextlib.suppress(OSError):  # it has died, which `wait` will find
             worker.messages.send_bytes(pack_work(work))
-        except OSError:
-            pass  # it has died, which `wait` will find
 
     def wait(self, seconds: float) -> list[Outcome]:
         """Return what has come within a time.
@@ -111,10 +108,9 @@ class Workers:
             else:
                 reason = content.removeprefix(prepare_worker.FAILED).decode(errors="replace")
                 raise WorkerFailed(f"The requests cannot be tokenized: {reason}")
-        for worker in self._workers:
-            if worker.work is not None:
-                if _cpu_seconds(worker.process) - worker.cpu_before > CPU_SECONDS:
-                    worker.process.kill()
+        for worker in filter(lambda one: one.work is not None, self._workers):
+            if _cpu_seconds(worker.process) - worker.cpu_before > CPU_SECONDS:
+                worker.process.kill()
         return found
 
     def close(self) -> None:
