@@ -83,9 +83,8 @@ class EnginePrompts:
         """
         from sglang.srt.entrypoints.engine import init_tokenizer_manager
 
-        from sglang.srt.blendserve.runtime.compat.server_args import release
-
-        release.publish_for_tokenizer(server_args)
+        self._server_args = server_args
+        self._publish()
         unused: Any = None
         made = init_tokenizer_manager(server_args, unused, _tokenizer_manager_class())
         self._manager: Any = made[0]
@@ -100,12 +99,23 @@ class EnginePrompts:
 
     @classmethod
     def of(cls, model_path: str, flags: Sequence[str] = ()) -> EnginePrompts:
-        """Return those of a model under SGLang's command line ``flags``.
+        """Return those of a model under SGLang's command line ``flags``; asked again, the same.
 
         Raises:
             Exception: SGLang does not take the flags, or cannot load the model's tokenizer.
         """
-        return cls(engine_settings(model_path, flags))
+        key = (model_path, *flags)
+        if key not in _MADE:
+            _MADE[key] = cls(engine_settings(model_path, flags))
+        made = _MADE[key]
+        made._publish()
+        return made
+
+    def _publish(self) -> None:
+        """Make the settings those that SGLang's functions read in this process."""
+        from sglang.srt.blendserve.runtime.compat.server_args import release
+
+        release.publish_for_tokenizer(self._server_args)
 
     def render(self, line: BatchLine) -> list[Prompt]:
         """Return the prompts of a line.
@@ -206,6 +216,10 @@ class EnginePrompts:
             namespace = _namespace(internal, index)
             prompts.append(Prompt(tokens, tokens.size, *limits[:2], namespace, limits[2], True))
         return prompts
+
+
+_MADE: dict[tuple[str, ...], EnginePrompts] = {}
+"""What `EnginePrompts.of` has made in this process."""
 
 
 def _checked(ids: list[int], vocab_size: int) -> Tokens:

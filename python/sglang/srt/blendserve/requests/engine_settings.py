@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,9 @@ def engine_settings(model_path: str, flags: Sequence[str] = ()) -> ServerArgs:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")  # all is here: ask nobody
     if not defaults.has_accelerator():
         defaults.apply_environment()
+        # SGLang's modules warn, in each process, of all that a machine without a GPU cannot do.
+        os.environ.setdefault("PYTHONWARNINGS", "ignore::UserWarning")
+        warnings.simplefilter("ignore", UserWarning)
         argv += defaults.server_flags(model_path, flags)
     argv += flags
 

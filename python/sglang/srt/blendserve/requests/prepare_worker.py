@@ -14,11 +14,12 @@ import numpy as np
 from sglang.srt.blendserve.answering.request_refused import RequestRefused
 from sglang.srt.blendserve.batch_file.line_check import CheckedLine, check_line
 from sglang.srt.blendserve.batch_file.lines import RawLine
-from sglang.srt.blendserve.batch_file.types import BatchLine, ErrorCode, LineError
+from sglang.srt.blendserve.batch_file.types import BatchLine, LineError
 from sglang.srt.blendserve.batch_file.validation import Rules
 from sglang.srt.blendserve.requests.columns import COLUMNS, TOKEN, Flag
 from sglang.srt.blendserve.requests.line_blocks import Block, lines_of
 from sglang.srt.blendserve.requests.messages import Prepared, pack_prepared, unpack_work
+from sglang.srt.blendserve.requests.tokenizing import refusal
 
 if TYPE_CHECKING:
     from sglang.srt.server_args import ServerArgs
@@ -105,7 +106,7 @@ def prepare(block: Block, data: bytes, rules: Rules, prompts: EnginePrompts | No
             continue
         found = next(rendered)
         if isinstance(found, RequestRefused):
-            errors.append(_refusal(one.line, found))
+            errors.append(refusal(one.line, found))
             rows.append(_Row(None, 0, *where, Flag.REFUSED))
         elif found is None:
             rows.append(_Row(None, 0, *where, 0))
@@ -113,16 +114,6 @@ def prepare(block: Block, data: bytes, rules: Rules, prompts: EnginePrompts | No
             for index, prompt in enumerate(found):
                 rows.append(_Row(prompt, index, *where, Flag.EXACT if prompt.exact else 0))
     return _packed(block, raw, checked, errors, rows)
-
-
-def _refusal(line: BatchLine, refused: RequestRefused) -> LineError:
-    return LineError(
-        code=ErrorCode.INVALID_VALUE,
-        message=f"Line {line.line}: {refused}",
-        param=refused.param,
-        line=line.line,
-        custom_id=line.custom_id,
-    )
 
 
 def _packed(
