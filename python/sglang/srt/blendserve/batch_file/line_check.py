@@ -55,6 +55,7 @@ class Refused(Exception):
         self.custom_id: str | None = None
 
     def at(self, line: int) -> LineError:
+        """Return the error of the line of that number."""
         return LineError(
             code=self.code,
             message=f"Line {line}: {self.message}",

@@ -62,13 +62,13 @@ class Flag(IntFlag):
     """What a row is, in its ``flags``."""
 
     EXACT = 1
-    """Its token ids are those of the engine. Without it, only the engine can make them."""
+    """The row has the token ids that the engine would make. Without it, only the engine can."""
     REFUSED = 2
     """The endpoint refuses its line: the answer is status 400."""
     BAD = 4
-    """Its line is not a valid request."""
+    """The line is not a valid request."""
     HELD = 8
-    """Its line names another model than most; whether it may is known when all lines are."""
+    """The line names another model than most; whether it may is known when all lines are."""
 
 
 UNUSABLE = int(Flag.REFUSED | Flag.BAD | Flag.HELD)

@@ -72,7 +72,7 @@ class Workers:
 
     @property
     def process_ids(self) -> list[int]:
-        """Those of the processes."""
+        """Ids of the processes."""
         return [worker.process.pid for worker in self._workers if worker.process.pid]
 
     def give(self, work: Work) -> None:
