@@ -17,6 +17,10 @@ import pytest
 from engine_process import play
 from two_releases import OLD
 
+from sglang.srt.blendserve.answering.conversion import Converted
+from sglang.srt.blendserve.batch_file.types import BatchLine
+from sglang.srt.blendserve.requests.engine_prompts import EnginePrompts
+
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 EMBEDDINGS = "/v1/embeddings"
@@ -203,3 +207,37 @@ def test_prompts_of_embeddings_are_those_that_are_sent(odd_model: Path, tmp_path
         line["ids"] for line in sent
     ]
     assert {p["max_tokens"] for line in mine for p in line["prompts"]} == {0}
+
+
+def test_what_only_the_engine_can_tokenize_has_an_estimated_length(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sglang.srt.managers.io_struct import GenerateReqInput
+
+    prompts = EnginePrompts.of(str(tiny_model))
+    convert = prompts._conversion.convert
+    asked: dict[str, Any] = {"image_data": ["data:image/png,x"] * 2}
+
+    def with_media(line: BatchLine, rid: str) -> Converted:
+        # As the handler of a multimodal model has it; there is no small one.
+        if line.custom_id == "odd":
+            raise OSError("ours")
+        if line.custom_id != "media":
+            return convert(line, rid)
+        params = {"max_new_tokens": 9, "n": 2}
+        return Converted(GenerateReqInput(text="a" * 40, sampling_params=params, **asked), None)
+
+    monkeypatch.setattr(prompts._conversion, "convert", with_media)
+    lines = [
+        BatchLine(line=1, custom_id=name, method="POST", url=COMPLETIONS, body={"prompt": "b c"})
+        for name in ("plain", "media", "odd", "plain")
+    ]
+    [plain], [media], [odd], [last] = prompts.render_all(lines)
+    assert plain.tokens.tolist() == last.tokens.tolist() != []
+    assert (media.exact, media.tokens.size, media.max_tokens, media.choices) == (False, 0, 9, 2)
+    assert media.length > 40 // 4
+    asked["image_data"].pop()
+    [[with_one]] = prompts.render_all(lines[1:2])
+    assert with_one.length < media.length
+    assert (odd.exact, odd.max_tokens, odd.known_length) == (False, None, False)
+    assert odd.length > 0

@@ -141,7 +141,7 @@ class EnginePrompts:
             except (RequestRefused, ValueError) as error:
                 done.append(_refused(error))
             except Exception:
-                done.append([_unknown(len(str(line.body)), {})])
+                done.append([_unknown(len(str(line.body)), _NO_LIMITS)])
         begun = [one for one in done if isinstance(one, _Rendered)]
         self._tokenize(begun)
         results: list[list[Prompt] | RequestRefused] = []
@@ -154,7 +154,7 @@ class EnginePrompts:
             except (RequestRefused, ValueError) as error:
                 results.append(_refused(error))
             except Exception:
-                results.append([_unknown(0, {})])
+                results.append([_unknown(0, _NO_LIMITS)])
         return results
 
     def _begin(self, line: BatchLine) -> list[Prompt] | _Rendered:
@@ -165,7 +165,7 @@ class EnginePrompts:
             texts = [internal.text] if isinstance(internal.text, str) else internal.text or []
             characters = sum(map(len, filter(None, texts)))
             characters += _CHARACTERS_A_TOKEN * _MEDIA_TOKENS * media
-            return [_unknown(characters, internal.sampling_params or {})]
+            return [_unknown(characters, _limits(internal.sampling_params))]
         given = internal.input_ids if internal.text is None else internal.text
         several = isinstance(given, list) and bool(given) and isinstance(given[0], str | list)
         return _Rendered(internal, list(given) if several else [given])
@@ -237,19 +237,27 @@ def _checked(ids: list[int], vocab_size: int) -> Tokens:
     return check_token_ids(ids, vocab_size)
 
 
-def _unknown(characters: int, params: dict[str, Any]) -> Prompt:
+class _Limits(NamedTuple):
+    most: int | None
+    known: bool
+    choices: int
+
+
+_NO_LIMITS = _Limits(None, False, 1)
+
+
+def _unknown(characters: int, limits: _Limits) -> Prompt:
     """Return what stands for a prompt that only the engine can tokenize."""
     length = max(characters // _CHARACTERS_A_TOKEN, 1)
-    most, known, choices = _limits(params)
-    return Prompt(_NONE, length, most, known, "", choices, False)
+    return Prompt(_NONE, length, limits.most, limits.known, "", limits.choices, False)
 
 
-def _limits(params: dict[str, Any]) -> tuple[int | None, bool, int]:
-    """Return cap, whether it is reached for sure, and number of answers; without params, none."""
+def _limits(params: dict[str, Any] | None) -> _Limits:
+    """Return cap, whether it is reached for sure, and number of answers; embeddings have none."""
     if not params:
-        return 0, True, 1
+        return _Limits(0, True, 1)
     known = bool(params.get("ignore_eos") and not params.get("stop"))
-    return params.get("max_new_tokens"), known, params.get("n") or 1
+    return _Limits(params.get("max_new_tokens"), known, params.get("n") or 1)
 
 
 def _namespace(internal: Any, index: int) -> str:
