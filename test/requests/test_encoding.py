@@ -115,7 +115,7 @@ def test_what_is_encoded_later_is_what_it_stands_for(
     later = [odd.encode(text, **o) for (text, _), o in zip(long, options, strict=True)]
     assert all(isinstance(one, EncodedLater) for one in later)
     joined = later[0] + later[-1]
-    in_front = [1, 2, *odd.encode(long[0][0], **options[0])]
+    in_front = [1, 2] + odd.encode(long[0][0], **options[0])  # noqa: RUF005 - its __radd__
     looked_at = odd.encode(long[0][0], **options[0])
     assert (looked_at[0], looked_at[1:], len(looked_at)) == (
         wanted[0][0], wanted[0][1:], len(wanted[0]),
