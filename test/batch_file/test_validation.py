@@ -12,7 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sglang.srt.blendserve.batch_file import validation
+from sglang.srt.blendserve.batch_file import line_check
+from sglang.srt.blendserve.batch_file.line_check import MAX_CHOICES
 from sglang.srt.blendserve.batch_file.types import (
     BatchFileError,
     BatchLine,
@@ -20,7 +21,7 @@ from sglang.srt.blendserve.batch_file.types import (
     ErrorCode,
     LineError,
 )
-from sglang.srt.blendserve.batch_file.validation import MAX_CHOICES, Rules, parse_lines
+from sglang.srt.blendserve.batch_file.validation import Rules, parse_lines
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 
@@ -182,14 +183,14 @@ def test_a_client_does_not_learn_the_server_s_paths(models: set[str], shown: str
 
 
 def test_whatever_a_check_raises_is_an_error_of_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    check = validation._check_body
+    check = line_check._check_body
 
     def fails(url: Endpoint, body: dict[str, Any]) -> None:
         if "odd" in body:
             raise RecursionError("too deep")
         check(url, body)
 
-    monkeypatch.setattr(validation, "_check_body", fails)
+    monkeypatch.setattr(line_check, "_check_body", fails)
     first, bad, last = parse(request("a"), request("b", body={**CHAT, "odd": 1}), request("c"))
     assert isinstance(first, BatchLine)
     assert isinstance(last, BatchLine)

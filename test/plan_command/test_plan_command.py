@@ -17,11 +17,8 @@ from sglang.srt.blendserve import cli
 from sglang.srt.blendserve.batch_file.types import BatchLine, Endpoint, LineError
 from sglang.srt.blendserve.fetch_model.models import model_path
 from sglang.srt.blendserve.plan_command.output_lengths import expected_lengths
-from sglang.srt.blendserve.requests.tokenizing import (
-    TokenizedBatch,
-    load_tokenizer,
-    tokenize_batch,
-)
+from sglang.srt.blendserve.requests.engine_prompts import EnginePrompts
+from sglang.srt.blendserve.requests.tokenizing import TokenizedBatch, tokenize_batch
 
 FEW_SHOT = "Question: what is 1 + 1? Answer: 2. " * 20
 
@@ -33,9 +30,9 @@ def model() -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def tokenizer(model: Path) -> Any:
-    return load_tokenizer(str(model))
+@pytest.fixture
+def prompts(model: Path) -> EnginePrompts:
+    return EnginePrompts.of(str(model))
 
 
 def chat(text: object, **body: Any) -> dict[str, Any]:
@@ -182,44 +179,25 @@ def test_files_that_hold_nothing_to_plan(
 # Tokenizing
 
 
-def test_chat_lines_are_tokenized_as_the_chat_template_does(tokenizer: Any) -> None:
-    tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
-    lines = [line(1, chat("Hello")), line(2, chat("Hello", tools=tools))]
-    batch = tokenize_batch(lines, tokenizer)
-    for entry, prompt in zip(lines, batch.prompts, strict=True):
-        expected = tokenizer.apply_chat_template(
-            entry.body["messages"], tools=entry.body.get("tools"), tokenize=True,
-            add_generation_prompt=True, return_dict=False,
-        )  # fmt: skip
-        assert prompt.tolist() == expected
-        assert prompt.dtype == np.int32
-
-
-def test_parts_of_a_message_are_one_text(tokenizer: Any) -> None:
-    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
-    batch = tokenize_batch([line(1, chat(parts)), line(2, chat("a\nb"))], tokenizer)
-    assert batch.prompts[0].tolist() == batch.prompts[1].tolist()
-
-
-def test_one_line_may_be_several_sequences(tokenizer: Any) -> None:
+def test_one_line_may_be_several_sequences(prompts: EnginePrompts) -> None:
     lines = [
         line(1, {"prompt": ["a", "b c"], "n": 2, "max_tokens": 5}, Endpoint.COMPLETIONS),
         line(2, {"prompt": [7, 8, 9]}, Endpoint.COMPLETIONS),
         line(3, {"prompt": [[1], [2, 3]]}, Endpoint.COMPLETIONS),
         line(4, chat("x", max_completion_tokens=3, max_tokens=9, ignore_eos=True)),
-        line(5, {"input": "x"}, Endpoint.EMBEDDINGS),
+        line(5, chat("x", max_tokens=9.0)),
         line(6, chat("x")),
     ]
-    batch = tokenize_batch(lines, tokenizer)
+    batch = tokenize_batch(lines, prompts)
     assert batch.custom_ids == ["r1", "r2", "r3", "r4", "r5", "r6"]
     assert batch.line == [0, 0, 0, 0, 1, 2, 2, 3, 4, 5]
-    assert batch.max_tokens == [5, 5, 5, 5, 16, 16, 16, 3, 0, None]
+    assert batch.max_tokens == [5, 5, 5, 5, 16, 16, 16, 3, 9, None]
     assert batch.exact.index(True) == 7
     assert batch.prompts[4].tolist() == [7, 8, 9]
     assert batch.prompts[6].tolist() == [2, 3]
 
 
-def test_what_cannot_be_counted_is_refused_with_its_line(tokenizer: Any) -> None:
+def test_what_cannot_be_counted_is_refused_with_its_line(prompts: EnginePrompts) -> None:
     image = [{"type": "image_url", "image_url": {"url": "http://x"}}]
     error = LineError(code="invalid_value", message="Line 9: bad", line=9)
     lines: list[BatchLine | LineError] = [
@@ -227,21 +205,23 @@ def test_what_cannot_be_counted_is_refused_with_its_line(tokenizer: Any) -> None
         error,
         line(2, {"messages": ["hello"]}),
         line(3, {"prompt": [1.5]}, Endpoint.COMPLETIONS),
-        line(4, {"prompt": "word " * 50}, Endpoint.COMPLETIONS),
-        line(5, chat("fine")),
+        line(4, {"prompt": "word " * 9000}, Endpoint.COMPLETIONS),
+        line(5, {"input": "x"}, Endpoint.EMBEDDINGS),
+        line(6, chat("fine")),
     ]
-    batch = tokenize_batch(lines, tokenizer, context_length=50)
-    assert [e.line for e in batch.refused if e is not error] == [1, 2, 3, 4]
+    batch = tokenize_batch(lines, prompts)
+    assert [e.line for e in batch.refused if e is not error] == [1, 2, 3, 4, 5]
     assert error in batch.refused
-    assert "only text" in batch.refused[0].message
-    assert "context is 50 tokens" in batch.refused[-1].message
-    assert batch.custom_ids == ["r5"]
+    assert "only supports text" in batch.refused[0].message
+    assert "context length (8192 tokens)" in batch.refused[-2].message
+    assert "--is-embedding" in batch.refused[-1].message
+    assert batch.custom_ids == ["r6"]
 
 
-def test_progress_hears_of_every_line(tokenizer: Any) -> None:
+def test_progress_hears_of_every_line(prompts: EnginePrompts) -> None:
     heard: list[int] = []
     lines = [line(i, {"prompt": "a"}, Endpoint.COMPLETIONS) for i in range(1100)]
-    tokenize_batch(lines, tokenizer, advance=heard.append)
+    tokenize_batch(lines, prompts, advance=heard.append)
     assert sum(heard) == 1100
     assert len(heard) > 1
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import logging
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from pydantic import BaseModel
 
 from sglang.srt.blendserve import job_ids
 from sglang.srt.blendserve.answering.child_ids import keep_marks
+from sglang.srt.blendserve.answering.conversion import RequestConversion
 from sglang.srt.blendserve.answering.engine import Answer
 from sglang.srt.blendserve.answering.observer import (
     Observation,
@@ -23,15 +24,11 @@ from sglang.srt.blendserve.answering.observer import (
     observe,
 )
 from sglang.srt.blendserve.answering.off_loop import BoundedThreads
-from sglang.srt.blendserve.answering.request_body import check_body, request_body
-from sglang.srt.blendserve.answering.request_guard import check_embedding, check_request
 from sglang.srt.blendserve.answering.request_refused import RequestRefused
-from sglang.srt.blendserve.answering.schema_errors import validated
 from sglang.srt.blendserve.batch_file.results import Response
-from sglang.srt.blendserve.batch_file.types import BatchLine, Endpoint
+from sglang.srt.blendserve.batch_file.types import BatchLine
 
 if TYPE_CHECKING:
-    from sglang.srt.entrypoints.openai.serving_base import OpenAIServingBase
     from sglang.srt.managers.tokenizer_manager import TokenizerManager
     from sglang.srt.parser.template_manager import TemplateManager
 
@@ -43,19 +40,6 @@ PREPARE_SECONDS = 60.0
 
 _MOST_SAID = 2000
 """Characters of an error's message."""
-
-
-class _Route(NamedTuple):
-    request_type: type[BaseModel]
-    handler: OpenAIServingBase
-    id_prefix: str | None
-
-
-class _Prepared(NamedTuple):
-    """A request in the two forms that SGLang's handler takes: the engine's and OpenAI's."""
-
-    internal: Any
-    request: BaseModel
 
 
 class Executor:
@@ -74,24 +58,10 @@ class Executor:
             tokenizer_manager, template_manager: of `sglang.Engine` or of the HTTP server.
             keep_prompts: keep each prompt's token ids in its `Observation` (4 bytes a token).
         """
-        from sglang.srt.entrypoints.openai import protocol as openai
-        from sglang.srt.entrypoints.openai.serving_completions import OpenAIServingCompletion
-        from sglang.srt.entrypoints.openai.serving_embedding import OpenAIServingEmbedding
-
         keep_marks()
         self._manager = tokenizer_manager
-        manager: Any = ObservedTokenizerManager(tokenizer_manager, keep_prompts=keep_prompts)
-        chat = tokenizer_manager.serving_chat_class(manager, template_manager)
-        completion = OpenAIServingCompletion(manager, template_manager)
-        embedding = OpenAIServingEmbedding(manager, template_manager)
-        self._routes = {
-            Endpoint.CHAT: _Route(openai.ChatCompletionRequest, chat, "chatcmpl-"),
-            Endpoint.COMPLETIONS: _Route(openai.CompletionRequest, completion, "cmpl-"),
-            Endpoint.EMBEDDINGS: _Route(openai.EmbeddingRequest, embedding, None),
-        }
-        settings = tokenizer_manager.server_args
-        self._parses_tools = bool(getattr(chat, "tool_call_parser", None))
-        self._own_templates = bool(getattr(settings, "trust_request_chat_template", False))
+        manager = ObservedTokenizerManager(tokenizer_manager, keep_prompts=keep_prompts)
+        self._conversion = RequestConversion(manager, template_manager)
         self._threads = BoundedThreads(PREPARE_SECONDS)
 
     async def execute(self, line: BatchLine, rid: str) -> Answer:
@@ -132,8 +102,8 @@ class Executor:
             RequestRefused: the user can mend it.
             HTTPException: SGLang refuses it with this status, or has given it up.
         """
-        route = self._routes[line.url]
-        internal, request = await self._threads.run(lambda: self._prepare(line, rid))
+        route = self._conversion.routes[line.url]
+        internal, request = await self._threads.run(lambda: self._conversion.convert(line, rid))
         # The raw HTTP request, of which there is none, only tells that the client is gone.
         handler: Any = route.handler
         result = await handler._handle_non_streaming_request(internal, request, None)
@@ -150,42 +120,6 @@ class Executor:
             content["id"] = route.id_prefix + blake2b(rid.encode(), digest_size=12).hexdigest()
         return Response(status_code=200, request_id=rid, body=content)
 
-    def _prepare(self, line: BatchLine, rid: str) -> _Prepared:
-        """Check, render and tokenize a line's request. Runs in a thread.
-
-        It takes the steps of ``OpenAIServingBase.handle_request``, which SGLang 0.5.17 takes on
-        the event loop, and which tells what the user can mend by ValueError alone.
-
-        Raises:
-            RequestRefused: the user can mend it.
-        """
-        route = self._routes[line.url]
-        body = request_body(line)
-        check_body(
-            body, line.url, parses_tools=self._parses_tools, own_templates=self._own_templates
-        )
-        request = validated(route.request_type, lambda: {**request_body(line), "rid": rid})
-        handler: Any = route.handler
-        try:
-            if refusal := handler._validate_request(request):
-                raise RequestRefused(str(refusal))
-            internal, request = handler._convert_to_internal_request(request, None)
-        except _mendable() as error:
-            if isinstance(error, RequestRefused):
-                raise
-            raise _not_rendered(body, error) from error
-        self._check(internal)
-        return _Prepared(internal, request)
-
-    def _check(self, internal: Any) -> None:
-        from sglang.srt.managers.io_struct import GenerateReqInput
-
-        model = self._manager.model_config
-        if isinstance(internal, GenerateReqInput):
-            check_request(internal, model.vocab_size, model.context_len)
-        else:
-            check_embedding(internal, model.vocab_size, model.hidden_size)
-
     def abort(self, job: str) -> None:
         """Give up all requests of a job, wherever in the scheduler they are.
 
@@ -195,24 +129,6 @@ class Executor:
         from sglang.srt.managers.io_struct import AbortReq
 
         self._manager._dispatch_to_scheduler(AbortReq(rid=job_ids.job_prefix(job)))
-
-
-def _mendable() -> tuple[type[Exception], ...]:
-    """Return what a request's own content makes rendering raise; the rest is ours to mend."""
-    import jinja2
-    from sglang.srt.entrypoints.openai.encoding_dsv32 import DS32EncodingError
-
-    content = (ValueError, TypeError, LookupError, AttributeError, AssertionError)
-    return (*content, ArithmeticError, RecursionError, jinja2.TemplateError, DS32EncodingError)
-
-
-def _not_rendered(body: dict[str, Any], error: Exception) -> RequestRefused:
-    if isinstance(error, ValueError):
-        return RequestRefused(str(error))
-    param = "chat_template_kwargs" if body.get("chat_template_kwargs") else None
-    reason = f"{type(error).__name__}: {error}"
-    where = "with its chat_template_kwargs" if param else "by the model's chat template"
-    return RequestRefused(f"the request cannot be rendered {where} ({reason}).", param)
 
 
 def _failure(

@@ -8,6 +8,7 @@ just outside (test/answering/test_request_guard.py).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -221,21 +222,39 @@ def _check_types(params: dict[str, Any]) -> None:
     SGLang declares them, but where its processes exchange pickles, as they do by default, nothing
     checks them; and where they do not, a scheduler that cannot read a request ends.
     """
-    import msgspec
     from sglang.srt.managers import io_struct
-    from sglang.srt.sampling.sampling_params import SamplingParams
 
     for name, value in params.items():
         free = name == "custom_params" and io_struct._USE_PICKLE_IPC
         if value is None or free:
             continue
         try:
-            data = msgspec.msgpack.encode(SamplingParams(**{name: value}))
-            msgspec.msgpack.decode(data, type=SamplingParams)
+            if isinstance(value, bool | int | float):
+                _check_number(name, type(value).__name__, value)
+            else:
+                _check_type(name, value)
         except Exception as error:  # of whatever kind: what cannot be sent must not be
             shown = _NAMES.get(name, name)
             message = f"{shown} has not the form it must have: {error}."
             raise RequestRefused(message, shown) from error
+
+
+def _check_type(name: str, value: Any) -> None:
+    """Raise whatever a parameter's value makes sending it raise."""
+    import msgspec
+    from sglang.srt.sampling.sampling_params import SamplingParams
+
+    data = msgspec.msgpack.encode(SamplingParams(**{name: value}))
+    msgspec.msgpack.decode(data, type=SamplingParams)
+
+
+@lru_cache(maxsize=1024)
+def _check_number(name: str, kind: str, value: float) -> None:
+    """As `_check_type`; the lines of a batch have the same few numbers. What raises is not kept.
+
+    ``kind``: 1, 1.0 and true are equal, and are not all taken.
+    """
+    _check_type(name, value)
 
 
 def _check_range(name: str, value: Any, low: float, high: float) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from sglang.srt.blendserve.batch_file.validation import show, type_name
+from sglang.srt.blendserve.batch_file.line_check import show, type_name
 
 TAGS = ("role", "type")
 """Fields that say which branch of a union an object is meant for."""

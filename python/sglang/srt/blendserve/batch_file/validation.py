@@ -9,56 +9,38 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Any
 
-import orjson
-
-from sglang.srt.blendserve.batch_file.lines import ByteStream, read_lines
+from sglang.srt.blendserve.batch_file.line_check import (
+    CheckedLine,
+    Refused,
+    Rules,
+    check_line,
+    show,
+)
+from sglang.srt.blendserve.batch_file.lines import ByteStream, RawLine, read_lines
 from sglang.srt.blendserve.batch_file.types import (
     BatchFileError,
     BatchLine,
-    Endpoint,
     ErrorCode,
     LineError,
 )
+
+__all__ = [
+    "MAX_BYTES",
+    "MAX_LINES",
+    "Rules",
+    "base_of",
+    "custom_id_digest",
+    "duplicate",
+    "other_model",
+    "parse_lines",
+]
 
 MAX_LINES = 50_000
 """OpenAI's limit of requests in one batch; the HTTP service's default."""
 
 MAX_BYTES = 200 * 1000 * 1000
 """OpenAI's limit of a batch file's size (bytes); the HTTP service's default."""
-
-MAX_LINE_BYTES = 32 << 20
-"""Default limit of one line (bytes): what one request may hold in memory."""
-
-ANY_MODEL = "default"
-"""The model name that stands for whichever model is loaded, in SGLang's own API too."""
-
-MAX_CHOICES = 128
-"""Most answers (``n``) to one request, as OpenAI has it. Each is a sequence of its own in the
-engine, so a huge number in one line would starve all others."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """What a batch file must keep to.
-
-    Attributes:
-        endpoint: the url that every line must name; None: each line may name any `Endpoint`.
-        models: model names that a line may ask for; None: whichever the first valid line that
-            names a model asks for, so that one file is for one model. ``base:adapter`` (a LoRA
-            adapter) counts as ``base``. A line without ``model``, or with `ANY_MODEL`, is
-            answered by the loaded model.
-        max_lines: most requests in the file, None: no limit.
-        max_bytes: most bytes in the file after decompression, None: no limit.
-        max_line_bytes: most bytes in one line.
-    """
-
-    endpoint: Endpoint | None = None
-    models: frozenset[str] | None = None
-    max_lines: int | None = None
-    max_bytes: int | None = None
-    max_line_bytes: int = MAX_LINE_BYTES
 
 
 def parse_lines(stream: ByteStream, rules: Rules | None = None) -> Iterator[BatchLine | LineError]:
@@ -76,7 +58,7 @@ def parse_lines(stream: ByteStream, rules: Rules | None = None) -> Iterator[Batc
             yielded before stay valid.
     """
     rules = rules or Rules()
-    validator = _Validator(rules)
+    earlier = _Earlier(rules)
     count = 0
     raw = read_lines(stream, max_line_bytes=rules.max_line_bytes, max_bytes=rules.max_bytes)
     for number, data in raw:
@@ -89,13 +71,7 @@ def parse_lines(stream: ByteStream, rules: Rules | None = None) -> Iterator[Batc
                     line=number,
                 )
             )
-        try:
-            yield validator.parse(number, data)
-        except _Refused as refused:
-            yield refused.at(number)
-        except Exception as error:  # whatever a line holds, the next one is read
-            reason = f"this line cannot be checked: {error or type(error).__name__}."
-            yield _Refused(ErrorCode.INVALID_VALUE, reason).at(number)
+        yield earlier.check(check_line(RawLine(number, data), rules), number)
     if not count:
         raise BatchFileError(
             LineError(
@@ -106,208 +82,58 @@ def parse_lines(stream: ByteStream, rules: Rules | None = None) -> Iterator[Batc
         )
 
 
-class _Refused(Exception):
-    """A line is refused; turned into a `LineError` where its number is known."""
+def duplicate(line: int, custom_id: str) -> LineError:
+    """Return the error of a line whose custom_id an earlier line has."""
+    refused = Refused(
+        ErrorCode.DUPLICATE_CUSTOM_ID,
+        f"custom_id {show(custom_id)} is used by an earlier line; it must be unique.",
+        "custom_id",
+    )
+    refused.custom_id = custom_id
+    return refused.at(line)
 
-    def __init__(self, code: ErrorCode, message: str, param: str | None = None) -> None:
-        super().__init__(message)
-        self.code, self.message, self.param = code, message, param
-        self.custom_id: str | None = None
 
-    def at(self, line: int) -> LineError:
-        return LineError(
-            code=self.code,
-            message=f"Line {line}: {self.message}",
-            param=self.param,
-            line=line,
-            custom_id=self.custom_id,
-        )
+def other_model(line: int, custom_id: str | None, model: str, first: str) -> LineError:
+    """Return the error of a line that names another model than the first that names one."""
+    refused = Refused(
+        ErrorCode.MODEL_MISMATCH,
+        f"model is {show(model)}, but earlier lines ask for {show(first)}; one file is for one "
+        "model.",
+        "body.model",
+    )
+    refused.custom_id = custom_id
+    return refused.at(line)
+
+
+def base_of(model: str) -> str:
+    """Return the model that a name asks for, without its adapter."""
+    return model.partition(":")[0].strip()
+
+
+def custom_id_digest(custom_id: str) -> bytes:
+    """Return what stands for a custom_id where many are compared: 16 bytes."""
+    return blake2b(custom_id.encode(), digest_size=16).digest()
 
 
 @dataclass(slots=True)
-class _Validator:
-    """The checks of one file, and what they must remember from line to line."""
+class _Earlier:
+    """What must be remembered from line to line, in the order of the file."""
 
     rules: Rules
     seen: set[bytes] = field(default_factory=set)
     first_model: str | None = None
 
-    def parse(self, number: int, data: bytes | None) -> BatchLine:
-        """Return the line's request.
-
-        Raises:
-            _Refused: the line is not one.
-        """
-        if data is None:
-            raise _Refused(
-                ErrorCode.LINE_TOO_LONG,
-                f"this line is longer than {self.rules.max_line_bytes} bytes.",
-            )
-        request = _parse_object(data)
-        custom_id = _require(request, "custom_id", str, "a string")
-        if not custom_id:
-            raise _Refused(
-                ErrorCode.INVALID_VALUE, "custom_id is empty; give each line its own.", "custom_id"
-            )
-        try:
-            self._check_unique(custom_id)
-            method = _require(request, "method", str, "the string POST")
-            if method != "POST":
-                raise _Refused(
-                    ErrorCode.UNSUPPORTED_METHOD,
-                    f"method is {show(method)}; only POST is supported.",
-                    "method",
-                )
-            url = self._check_url(_require(request, "url", str, "a string"))
-            body = _require(request, "body", dict, "an object")
-            _check_body(url, body)
-            self._check_model(body)
-        except _Refused as refused:
-            refused.custom_id = custom_id
-            raise
-        return BatchLine(line=number, custom_id=custom_id, method=method, url=url, body=body)
-
-    def _check_unique(self, custom_id: str) -> None:
-        digest = blake2b(custom_id.encode(), digest_size=16).digest()
-        if digest in self.seen:
-            raise _Refused(
-                ErrorCode.DUPLICATE_CUSTOM_ID,
-                f"custom_id {show(custom_id)} is used by an earlier line; it must be unique.",
-                "custom_id",
-            )
-        self.seen.add(digest)
-
-    def _check_url(self, url: str) -> Endpoint:
-        if url not in tuple(Endpoint):
-            raise _Refused(
-                ErrorCode.UNSUPPORTED_URL,
-                f"url is {show(url)}; supported are {', '.join(Endpoint)}.",
-                "url",
-            )
-        if self.rules.endpoint is not None and url != self.rules.endpoint:
-            raise _Refused(
-                ErrorCode.URL_MISMATCH,
-                f"url is {url}, but this batch is for {self.rules.endpoint}.",
-                "url",
-            )
-        return Endpoint(url)
-
-    def _check_model(self, body: dict[str, Any]) -> None:
-        model = body.get("model")
-        if model is None:
-            return
-        if not isinstance(model, str):
-            raise _wrong_type("body.model", "a string", model)
-        base = model.partition(":")[0].strip()
-        if base == ANY_MODEL:
-            return
-        if self.rules.models is not None:
-            if model in self.rules.models or base in self.rules.models:
-                return
-            reason = f"this server has {_names_toshow(self.rules.models)}."
-        else:
-            self.first_model = self.first_model or base
-            if base == self.first_model:
-                return
-            reason = f"earlier lines ask for {show(self.first_model)}; one file is for one model."
-        raise _Refused(
-            ErrorCode.MODEL_MISMATCH, f"model is {show(model)}, but {reason}", "body.model"
-        )
-
-
-def _parse_object(data: bytes) -> dict[str, Any]:
-    try:
-        request = orjson.loads(data)
-    except orjson.JSONDecodeError as error:
-        raise _Refused(
-            ErrorCode.INVALID_JSON_LINE, f"this line is not parseable as valid JSON: {error}"
-        ) from error
-    if not isinstance(request, dict):
-        raise _Refused(
-            ErrorCode.INVALID_JSON_LINE,
-            f"this line is not a JSON object but {type_name(request)}.",
-        )
-    return request
-
-
-_INPUTS: dict[Endpoint, tuple[str, type | tuple[type, ...], str]] = {
-    Endpoint.CHAT: ("messages", list, "an array of messages"),
-    Endpoint.COMPLETIONS: ("prompt", (str, list), "a string or an array"),
-    Endpoint.EMBEDDINGS: ("input", (str, list), "a string or an array"),
-}
-
-
-def _check_body(url: Endpoint, body: dict[str, Any]) -> None:
-    """Check what must hold before a request is worth sending to its endpoint."""
-    name, kinds, expected = _INPUTS[url]
-    _require(body, name, kinds, expected, "body.")
-    stream = body.get("stream")
-    if stream is not None and not isinstance(stream, bool):
-        raise _wrong_type("body.stream", "a boolean", stream)
-    if stream:
-        raise _Refused(
-            ErrorCode.STREAMING_UNSUPPORTED,
-            "a batch cannot stream; remove stream or set it to false.",
-            "body.stream",
-        )
-    choices = body.get("n")
-    if choices is None:
-        return
-    if not isinstance(choices, int) or isinstance(choices, bool):
-        raise _wrong_type("body.n", "an integer", choices)
-    if not 1 <= choices <= MAX_CHOICES:
-        raise _Refused(
-            ErrorCode.INVALID_VALUE, f"n is {choices}; use 1 to {MAX_CHOICES}.", "body.n"
-        )
-
-
-def _require(
-    holder: dict[str, Any],
-    name: str,
-    kinds: type | tuple[type, ...],
-    expected: str,
-    prefix: str = "",
-) -> Any:
-    value = holder.get(name)
-    if value is None:
-        raise _Refused(
-            ErrorCode.MISSING_REQUIRED_PARAMETER,
-            f"{prefix}{name} is missing; it must be {expected}.",
-            prefix + name,
-        )
-    if not isinstance(value, kinds):
-        raise _wrong_type(prefix + name, expected, value)
-    return value
-
-
-def _wrong_type(param: str, expected: str, value: object) -> _Refused:
-    return _Refused(
-        ErrorCode.INVALID_TYPE, f"{param} must be {expected}, not {type_name(value)}.", param
-    )
-
-
-def _names_toshow(models: frozenset[str]) -> str:
-    """Return the model names that a client may see: a path on the server's disk is none."""
-    shown = sorted(name for name in models if not name.startswith(("/", "~", ".", "\\")))
-    return ", ".join(shown) or f"another model; {ANY_MODEL} or no model at all asks for it"
-
-
-_TYPE_NAMES = {
-    type(None): "null",
-    bool: "a boolean",
-    int: "a number",
-    float: "a number",
-    str: "a string",
-    list: "an array",
-    dict: "an object",
-}
-
-
-def type_name(value: object) -> str:
-    """Return what JSON calls the type of a value, with its article."""
-    return _TYPE_NAMES[type(value)]
-
-
-def show(text: str, limit: int = 80) -> str:
-    """Return a text in quotes, cut off after ``limit`` characters, for a message."""
-    return repr(text if len(text) <= limit else text[:limit] + "...")
+    def check(self, checked: CheckedLine, number: int) -> BatchLine | LineError:
+        """Return the line, or the error that the lines before it make of it."""
+        line, custom_id, model = checked
+        if custom_id is not None:
+            digest = custom_id_digest(custom_id)
+            if digest in self.seen:
+                return duplicate(number, custom_id)
+            self.seen.add(digest)
+        if model is None or self.rules.models is not None or isinstance(line, LineError):
+            return line
+        self.first_model = self.first_model or base_of(model)
+        if base_of(model) == self.first_model:
+            return line
+        return other_model(number, custom_id, model, self.first_model)

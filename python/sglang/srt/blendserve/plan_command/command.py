@@ -1,6 +1,6 @@
 """Show what a batch file will cost and how it would be scheduled, without running it.
 
-Tokenizes the file with the model's own tokenizer and chat template, builds the resource-aware
+Renders and tokenizes the file as SGLang would, with its own code, builds the resource-aware
 prefix tree and prints: requests, tokens, the share of prompt tokens that prefix sharing saves,
 predicted compute and memory seconds, their ratio (compute density), the optimum (perfect overlap,
 every shared prefix computed once), and the first levels of the tree. Needs no GPU: --device names
@@ -35,6 +35,7 @@ from sglang.srt.blendserve.cost.model_spec import ModelSpec
 from sglang.srt.blendserve.plan.scan_order import KEEP_SHARING, Plan, build_plan
 
 if TYPE_CHECKING:
+    from sglang.srt.blendserve.requests.engine_prompts import EnginePrompts
     from sglang.srt.blendserve.requests.tokenizing import TokenizedBatch
 
 _GUESS = "256"
@@ -71,6 +72,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trust-remote-code", action="store_true", help="run the model's own tokenizer code"
     )
+    parser.add_argument("--chat-template", metavar="T", help="as the engine is to be given it")
+    parser.add_argument("--tool-call-parser", metavar="P", help="as the engine is to be given it")
+    parser.add_argument("--is-embedding", action="store_true", help="the model makes embeddings")
     parser.add_argument(
         "--device",
         metavar="D",
@@ -157,7 +161,7 @@ def _plan(args: argparse.Namespace) -> dict[str, Any]:
     """Tokenize, plan and describe; what ``--json`` prints."""
     from sglang.srt.blendserve.plan_command.output_lengths import expected_lengths
     from sglang.srt.blendserve.report.plan_report import plan_summary, tree_summary
-    from sglang.srt.blendserve.requests.tokenizing import load_tokenizer
+    from sglang.srt.blendserve.requests.engine_prompts import EnginePrompts
 
     if args.picture is not None:
         _check_picture(args.picture)
@@ -165,8 +169,8 @@ def _plan(args: argparse.Namespace) -> dict[str, Any]:
     device = _device(args.device).tensor_parallel(args.tp_size)
     cost = measured_cost(model, device)
     kv_slots = args.kv_slots if args.kv_slots is not None else _kv_slots(cost)
-    tokenizer = load_tokenizer(args.model_path, trust_remote_code=args.trust_remote_code)
-    batch = _tokenize(args.input, tokenizer, model.context_length)
+    prompts = EnginePrompts.of(args.model_path, _engine_flags(args))
+    batch = _tokenize(args.input, prompts)
     if not batch.prompts:
         first = f" The first: {batch.refused[0].message}" if batch.refused else ""
         raise PlanError(f"no line of {args.input} can be planned.{first}")
@@ -179,7 +183,7 @@ def _plan(args: argparse.Namespace) -> dict[str, Any]:
 
     def describe(request: int, start: int, end: int) -> str:
         tokens = batch.prompts[request][start : min(end, start + _TEXT_TOKENS)]
-        text = " ".join(tokenizer.decode(tokens.tolist()).split())
+        text = " ".join(prompts.tokenizer.decode(tokens.tolist()).split())
         return json.dumps(text[:_TEXT_WIDTH], ensure_ascii=False)
 
     return {
@@ -213,7 +217,15 @@ def _plan(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _tokenize(path: str, tokenizer: Any, context_length: int) -> TokenizedBatch:
+def _engine_flags(args: argparse.Namespace) -> list[str]:
+    """What the engine that the batch is for would be started with, as far as prompts go."""
+    named = {"--chat-template": args.chat_template, "--tool-call-parser": args.tool_call_parser}
+    given = [part for name, value in named.items() if value for part in (name, value)]
+    set_flags = {"--trust-remote-code": args.trust_remote_code, "--is-embedding": args.is_embedding}
+    return given + [name for name, is_set in set_flags.items() if is_set]
+
+
+def _tokenize(path: str, prompts: EnginePrompts) -> TokenizedBatch:
     """The batch file as a `TokenizedBatch`, with a progress bar."""
     from tqdm import tqdm
 
@@ -224,7 +236,7 @@ def _tokenize(path: str, tokenizer: Any, context_length: int) -> TokenizedBatch:
         nullcontext(sys.stdin.buffer) if path == "-" else Path(path).open("rb") as file,
         tqdm(desc="tokenizing", unit=" lines", file=sys.stderr, disable=None) as bar,
     ):
-        return tokenize_batch(parse_lines(file), tokenizer, context_length, bar.update)
+        return tokenize_batch(parse_lines(file), prompts, bar.update)
 
 
 def _model(path: str, trust_remote_code: bool) -> ModelSpec:

@@ -66,12 +66,13 @@ class BatchReplay(Workload):
         """
         from sglang.srt.blendserve.batch_file.types import BatchFileError
         from sglang.srt.blendserve.batch_file.validation import parse_lines
+        from sglang.srt.blendserve.requests.engine_prompts import EnginePrompts
         from sglang.srt.blendserve.requests.measured_lengths import measured_lengths
-        from sglang.srt.blendserve.requests.tokenizing import load_tokenizer, tokenize_batch
+        from sglang.srt.blendserve.requests.tokenizing import tokenize_batch
 
         try:
             with batch.open("rb") as file:
-                tokenized = tokenize_batch(parse_lines(file), load_tokenizer(model_path))
+                tokenized = tokenize_batch(parse_lines(file), EnginePrompts.of(model_path))
             lengths = measured_lengths(tokenized, answers)
         except (BatchFileError, OSError, ValueError) as error:
             raise WorkloadError(f"--batch {batch}: {error}") from error

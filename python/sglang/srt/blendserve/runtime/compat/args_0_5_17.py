@@ -48,6 +48,13 @@ def declare(server_args: Any, values: Mapping[str, Any]) -> None:
         setattr(server_args, name, value)
 
 
+def publish_for_tokenizer(server_args: Any) -> None:
+    """Make ``server_args`` those of this process, which is to have a tokenizer manager."""
+    from sglang.srt.server_args import set_global_server_args_for_tokenizer
+
+    set_global_server_args_for_tokenizer(server_args)
+
+
 def attends_in_parallel(fields: Any) -> bool:
     """Whether these fields (see `view`) ask for data parallel attention."""
     return bool(fields.enable_dp_attention)

@@ -48,6 +48,13 @@ def declare(server_args: Any, values: Mapping[str, Any]) -> None:
     declare_resolution(server_args, "blendserve", **values)
 
 
+def publish_for_tokenizer(server_args: Any) -> None:
+    """Make ``server_args`` those of this process, which is to have a tokenizer manager."""
+    from sglang.srt.runtime_context import publish
+
+    publish(server_args, role="tokenizer")
+
+
 def attends_in_parallel(fields: Any) -> bool:
     """Whether these fields (see `view`) ask for data parallel attention.
 

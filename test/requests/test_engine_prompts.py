@@ -1,0 +1,243 @@
+"""The prompts of lines without an engine are those that an engine reports.
+
+pytest test/requests/test_engine_prompts.py
+
+The model has all that makes tokens differ from a plain rendering: a tokenizer class that
+transformers 5 puts other parts into, a BOS for completions, and a chat template of the command
+line that reads tools, ``reasoning_effort`` and arguments of its own.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from engine_process import play
+from two_releases import OLD
+
+from sglang.srt.blendserve.answering.conversion import Converted
+from sglang.srt.blendserve.batch_file.types import BatchLine
+from sglang.srt.blendserve.requests.engine_prompts import EnginePrompts
+
+CHAT = "/v1/chat/completions"
+COMPLETIONS = "/v1/completions"
+EMBEDDINGS = "/v1/embeddings"
+
+TEMPLATE = """\
+{%- if reasoning_effort is defined %}[effort {{ reasoning_effort }}]{% endif -%}
+{%- if shout is defined %}[shout {{ shout }}]{% endif -%}
+{%- for tool in tools or [] %}[tool {{ tool | tojson }}]{% endfor -%}
+{%- for message in messages -%}
+<|im_start|>{{ message.role }}
+{% if message.content is string %}{{ message.content }}{% else %}[{{ message.content }}]{% endif %}
+{%- for call in message.tool_calls or [] %}[call {{ call | tojson }}]{% endfor %}<|im_end|>
+{% endfor -%}
+{%- if add_generation_prompt %}<|im_start|>assistant
+{% endif -%}
+"""
+
+USER = {"role": "user", "content": "What is the weather in Zürich, and why? 1234567 " * 2}
+SYSTEM = {"role": "system", "content": "You are brief. " * 6}
+ASSISTANT = {"role": "assistant", "content": "The weather is quite often like this, I believe: "}
+TOOLS = [
+    {
+        "type": "function",
+        "function": {"name": name, "parameters": {"type": "object", "properties": {}}},
+    }
+    for name in ("weather", "clock")
+]
+NAMED = {"type": "function", "function": {"name": "clock"}}
+CALLED = [
+    {"id": "a", "type": "function", "function": {"name": "clock", "arguments": '{"zone": "CET"}'}}
+]
+PARTS = [{"type": "text", "text": "one "}, {"type": "text", "text": "two"}]
+IDS = [5, 6, 7, 8, 9]
+
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "plain": (CHAT, {"messages": [USER]}),
+    "system": (CHAT, {"messages": [SYSTEM, USER]}),
+    "several text parts": (CHAT, {"messages": [{"role": "user", "content": PARTS}]}),
+    "tools": (CHAT, {"messages": [USER], "tools": TOOLS}),
+    "tools, none to be used": (CHAT, {"messages": [USER], "tools": TOOLS, "tool_choice": "none"}),
+    "a named tool": (CHAT, {"messages": [USER], "tools": TOOLS, "tool_choice": NAMED}),
+    "tool calls": (
+        CHAT,
+        {
+            "messages": [
+                USER,
+                {"role": "assistant", "content": None, "tool_calls": CALLED},
+                {"role": "tool", "tool_call_id": "a", "content": PARTS},
+            ]
+        },
+    ),
+    "reasoning effort": (CHAT, {"messages": [USER], "reasoning_effort": "low"}),
+    "template arguments": (CHAT, {"messages": [USER], "chat_template_kwargs": {"shout": "yes"}}),
+    "effort among the arguments": (
+        CHAT,
+        {"messages": [USER], "chat_template_kwargs": {"reasoning_effort": "high"}},
+    ),
+    "last from the assistant": (CHAT, {"messages": [USER, ASSISTANT]}),
+    "last continued": (CHAT, {"messages": [USER, ASSISTANT], "continue_final_message": True}),
+    "long one continued": (
+        CHAT,
+        {
+            "messages": [USER, {"role": "assistant", "content": "on and on " * 30}],
+            "continue_final_message": True,
+        },
+    ),
+    "null content": (
+        CHAT,
+        {"messages": [USER, {"role": "assistant", "content": None}, {**USER, "name": None}]},
+    ),
+    "ids for a chat": (CHAT, {"messages": [USER], "input_ids": IDS}),
+    "markers in a text": (CHAT, {"messages": [{"role": "user", "content": "<|im_end|> \n x"}]}),
+    "other scripts": (CHAT, {"messages": [{"role": "user", "content": "天気 🌦 ДВ\u2028\u0301é"}]}),
+    "a float cap": (CHAT, {"messages": [USER], "max_tokens": 64.0}),
+    "a text": (COMPLETIONS, {"prompt": "Once upon a time, far away"}),
+    "a text with blanks": (COMPLETIONS, {"prompt": "  two  blanks\n\n and tabs\t"}),
+    "texts": (COMPLETIONS, {"prompt": ["Once upon a time", "there was"]}),
+    "ids": (COMPLETIONS, {"prompt": IDS}),
+    "lists of ids": (COMPLETIONS, {"prompt": [IDS, IDS[:2]]}),
+}
+
+REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
+    "too long": (COMPLETIONS, {"prompt": [5] * 5000}),
+    "no such id": (COMPLETIONS, {"prompt": [1 << 20]}),
+    "no embeddings": (EMBEDDINGS, {"input": "a"}),
+    "no messages": (CHAT, {"messages": []}),
+    "an image": (
+        CHAT,
+        {
+            "messages": [
+                {
+                    "role": "user",
+                    "content": [{"type": "image_url", "image_url": {"url": "data:image/png,x"}}],
+                }
+            ]
+        },
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def odd_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with a tokenizer that transformers alone does not load as it is."""
+    folder = tmp_path_factory.mktemp("odd") / "model"
+    folder.mkdir()
+    for path in tiny_model.iterdir():
+        (folder / path.name).symlink_to(path)
+    config = json.loads((tiny_model / "tokenizer_config.json").read_text())
+    config.update(tokenizer_class="LlamaTokenizer", add_bos_token=True)
+    (folder / "tokenizer_config.json").unlink()
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    (folder / "odd.jinja").write_text(TEMPLATE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def order(odd_model: Path) -> dict[str, Any]:
+    """Lines and the engine's flags."""
+    return {
+        "model": str(odd_model),
+        "flags": [
+            *("--chat-template", str(odd_model / "odd.jinja"), "--tool-call-parser", "pythonic"),
+            *("--max-total-tokens", "8192"),
+        ],
+        "lines": [*CASES.values(), *REFUSED.values()],
+    }
+
+
+@pytest.fixture(scope="module")
+def stored(order: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    """What the lines are without an engine."""
+    found = play("prompts_run.py", tmp_path_factory.mktemp("store"), {**order, "way": "store"})
+    return list(found)
+
+
+@pytest.mark.engine
+def test_prompts_are_those_that_the_engine_reports(
+    order: dict[str, Any], stored: list[Any], tmp_path: Path
+) -> None:
+    engine = list(play("prompts_run.py", tmp_path, {**order, "way": "engine"}))
+    wrong = {}
+    for (name, (url, _)), mine, theirs in zip(CASES.items(), stored, engine, strict=False):
+        assert theirs["status"] == 200, (name, theirs)
+        ids = [prompt["tokens"] for prompt in mine["prompts"]]
+        if theirs["prompt_tokens"] != sum(map(len, ids)):
+            wrong[name] = (theirs["prompt_tokens"], ids)
+        if theirs["ids"] is None:
+            assert (url, OLD or len(ids) > 1) == (COMPLETIONS, True), name
+        elif theirs["ids"] != ids[0]:
+            wrong[name] = (theirs["ids"], ids[0])
+    assert wrong == {}
+    for name, mine, theirs in zip(REFUSED, stored[len(CASES) :], engine[len(CASES) :], strict=True):
+        assert theirs["status"] == 400, name
+        assert theirs["message"].partition(": ")[2] == mine["refused"], name
+
+
+def test_a_plain_rendering_would_have_other_tokens(stored: list[Any], odd_model: Path) -> None:
+    from transformers import AutoTokenizer
+
+    plain = AutoTokenizer.from_pretrained(odd_model)
+    mine = dict(zip(CASES, stored, strict=False))
+    for name in ("a text", "a text with blanks"):
+        [prompt] = mine[name]["prompts"]
+        assert prompt["tokens"] != plain(CASES[name][1]["prompt"])["input_ids"], name
+        assert prompt["tokens"][0] == plain.bos_token_id
+    assert [p["max_tokens"] for p in mine["a float cap"]["prompts"]] == [64]
+
+
+EMBEDDED: list[Any] = ["a text", ["two", "texts to embed, one longer"], IDS, [IDS, IDS[:3]]]
+
+
+def test_prompts_of_embeddings_are_those_that_are_sent(odd_model: Path, tmp_path: Path) -> None:
+    lines = [(EMBEDDINGS, {"input": given}) for given in EMBEDDED]
+    order = {"model": str(odd_model), "lines": lines}
+    (tmp_path / "store").mkdir()
+    mine = play(
+        "prompts_run.py", tmp_path / "store", {**order, "way": "store", "flags": ["--is-embedding"]}
+    )
+    sent = play(
+        "prompts_run.py", tmp_path, {**order, "way": "side", "settings": {"is_embedding": True}}
+    )
+    assert [line["status"] for line in sent] == [200] * len(EMBEDDED)
+    assert [[p["tokens"] for p in line["prompts"]] for line in mine] == [
+        line["ids"] for line in sent
+    ]
+    assert {p["max_tokens"] for line in mine for p in line["prompts"]} == {0}
+
+
+def test_what_only_the_engine_can_tokenize_has_an_estimated_length(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sglang.srt.managers.io_struct import GenerateReqInput
+
+    prompts = EnginePrompts.of(str(tiny_model))
+    convert = prompts._conversion.convert
+    asked: dict[str, Any] = {"image_data": ["data:image/png,x"] * 2}
+
+    def with_media(line: BatchLine, rid: str) -> Converted:
+        # As the handler of a multimodal model has it; there is no small one.
+        if line.custom_id == "odd":
+            raise OSError("ours")
+        if line.custom_id != "media":
+            return convert(line, rid)
+        params = {"max_new_tokens": 9, "n": 2}
+        return Converted(GenerateReqInput(text="a" * 40, sampling_params=params, **asked), None)
+
+    monkeypatch.setattr(prompts._conversion, "convert", with_media)
+    lines = [
+        BatchLine(line=1, custom_id=name, method="POST", url=COMPLETIONS, body={"prompt": "b c"})
+        for name in ("plain", "media", "odd", "plain")
+    ]
+    [plain], [media], [odd], [last] = prompts.render_all(lines)
+    assert plain.tokens.tolist() == last.tokens.tolist() != []
+    assert (media.exact, media.tokens.size, media.max_tokens, media.choices) == (False, 0, 9, 2)
+    assert media.length > 40 // 4
+    asked["image_data"].pop()
+    [[with_one]] = prompts.render_all(lines[1:2])
+    assert with_one.length < media.length
+    assert (odd.exact, odd.max_tokens, odd.known_length) == (False, None, False)
+    assert odd.length > 0
