@@ -80,8 +80,9 @@ async def _answer(
     """Send all lines at once; returns the seconds to the last answer, and the answers."""
     import openai
 
-    limits = {"max_retries": 0, "timeout": 3600.0, "api_key": "none", "base_url": url}
-    async with openai.AsyncOpenAI(**limits) as client:
+    async with openai.AsyncOpenAI(
+        base_url=url, api_key="none", max_retries=0, timeout=3600.0
+    ) as client:
 
         async def one(line: dict[str, Any]) -> dict[str, Any] | None:
             of = client.chat.completions if "chat" in line["url"] else client.completions
