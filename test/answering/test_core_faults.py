@@ -22,6 +22,8 @@ from scripted import ScriptedEngine
 from sglang.srt.blendserve.answering import loop
 from sglang.srt.blendserve.answering.engine import Answer
 from sglang.srt.blendserve.batch_file import validation
+from sglang.srt.blendserve.batch_file.line_check import CheckedLine, Rules
+from sglang.srt.blendserve.batch_file.lines import RawLine
 from sglang.srt.blendserve.batch_file.types import BatchLine
 from sglang.srt.blendserve.store.line_result import LineResult
 
@@ -205,13 +207,13 @@ async def test_the_input_is_parsed_at_most_twice_by_one_process(
     way: Way, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parsed: Counter[int] = Counter()
-    parse = validation._Validator.parse
+    check = validation.check_line
 
-    def counted(validator: Any, number: int, data: bytes | None) -> BatchLine:
-        parsed[number] += 1
-        return parse(validator, number, data)
+    def counted(raw: RawLine, rules: Rules) -> CheckedLine:
+        parsed[raw.number] += 1
+        return check(raw, rules)
 
-    monkeypatch.setattr(validation._Validator, "parse", counted)
+    monkeypatch.setattr(validation, "check_line", counted)
     lines = {number for _, number in OUTCOMES}
 
     async def hangs(line: BatchLine) -> None:

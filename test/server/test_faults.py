@@ -21,6 +21,8 @@ from fault_places import AFTER, GOOD, INPUT, TOTAL, Place, check, engine_for
 from scripted import ScriptedEngine, jsonl, line, serve
 
 from sglang.srt.blendserve.batch_file import validation
+from sglang.srt.blendserve.batch_file.line_check import CheckedLine, Rules
+from sglang.srt.blendserve.batch_file.lines import RawLine
 from sglang.srt.blendserve.batch_file.types import BatchLine
 from sglang.srt.blendserve.server import runner
 from sglang.srt.blendserve.store import file_table
@@ -122,13 +124,13 @@ async def test_a_batch_that_ends_early_has_its_input_parsed_twice(
 ) -> None:
     """Lines without an answer are those that answering has left, not found by reading again."""
     parsed: Counter[int] = Counter()
-    parse = validation._Validator.parse
+    check_line = validation.check_line
 
-    def counted(validator: Any, number: int, data: bytes | None) -> BatchLine:
-        parsed[number] += 1
-        return parse(validator, number, data)
+    def counted(raw: RawLine, rules: Rules) -> CheckedLine:
+        parsed[raw.number] += 1
+        return check_line(raw, rules)
 
-    monkeypatch.setattr(validation._Validator, "parse", counted)
+    monkeypatch.setattr(validation, "check_line", counted)
     place = Place("in progress")
     async with serve(directory, engine_for(place), max_in_flight=4) as service:
         lines = INPUT + jsonl([line(f"later-{n}") for n in range(300)])
