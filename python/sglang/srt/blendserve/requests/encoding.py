@@ -120,7 +120,7 @@ class BatchEncoder:
             way = self._ways[bool(dict(options).get(_SPECIAL, True))]
             try:
                 encoded = way.encode(list(found))
-            except Exception:
+            except Exception:  # whatever one of them raises it raises again alone, where it is used
                 return
             found.update(zip(found, encoded, strict=True))
         for one, parts in waiting:

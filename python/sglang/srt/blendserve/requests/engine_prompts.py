@@ -7,6 +7,7 @@ other processes is left out, so its token ids, its cap and its refusals are thos
 from __future__ import annotations
 
 import copy
+import logging
 import os
 from collections.abc import Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -23,6 +24,8 @@ from sglang.srt.blendserve.requests.engine_settings import engine_settings
 
 if TYPE_CHECKING:
     from sglang.srt.server_args import ServerArgs
+
+logger = logging.getLogger(__name__)
 
 _CHARACTERS_A_TOKEN = 4
 """Guessed, for the text of prompts that the multimodal processor makes; unproven."""
@@ -140,7 +143,8 @@ class EnginePrompts:
                 done.append(self._begin(line))
             except (RequestRefused, ValueError) as error:
                 done.append(_refused(error))
-            except Exception:
+            except Exception as error:  # a template's own: the engine gets the line and says it
+                logger.info("line %s is not known beforehand: %r", line.line, error)
                 done.append([_unknown(len(str(line.body)), _NO_LIMITS)])
         begun = [one for one in done if isinstance(one, _Rendered)]
         self._tokenize(begun)
@@ -153,7 +157,8 @@ class EnginePrompts:
                 results.append(self._finish(one))
             except (RequestRefused, ValueError) as error:
                 results.append(_refused(error))
-            except Exception:
+            except Exception as error:  # a tokenizer's own: the engine gets the line and says it
+                logger.info("a line's tokens are not known beforehand: %r", error)
                 results.append([_unknown(0, _NO_LIMITS)])
         return results
 
@@ -185,7 +190,7 @@ class EnginePrompts:
             return
         try:
             found = self._ids([p[i] for p, i in texts])
-        except Exception:
+        except Exception:  # whatever one of them raises it raises again alone, in `_finish`
             return
         for (place, index), ids in zip(texts, found, strict=True):
             place[index] = ids
