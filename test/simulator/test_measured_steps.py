@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +13,7 @@ from sglang.srt.blendserve.cost.model_spec import ModelSpec
 from sglang.srt.blendserve.cost.model_times import measured_times
 from sglang.srt.blendserve.simulator.fast_run import FastRun
 from sglang.srt.blendserve.simulator.machine import ENGINES, Machine
-from sglang.srt.blendserve.simulator.measured_steps import FIXED_STEP_SECONDS
+from sglang.srt.blendserve.simulator.measured_steps import FIXED_STEP_SECONDS, MeasuredSteps
 from sglang.srt.blendserve.simulator.overlap_cost import LANE_RANGES, LANES, NANOFLOW
 from sglang.srt.blendserve.simulator.recipe import Recipe
 from sglang.srt.blendserve.simulator.result import Result
@@ -111,6 +113,19 @@ def test_a_division_costs_what_it_says() -> None:
     seconds = steps.step(work).seconds - FIXED_STEP_SECONDS
     products = times.body(64) + times.head(64)
     assert least < seconds < least + 4 * products
+
+
+@pytest.mark.parametrize("better", [{"slowed": 1.0}, {"kept": 1.0}, {"knee": 8}])
+def test_each_published_cost_of_lanes_counts(better: dict[str, float]) -> None:
+    """Lanes that cost each other less take less time."""
+    steps = machine("lanes").steps
+    assert isinstance(steps, MeasuredSteps)
+    assert steps.lanes is not None
+    cheaper = replace(steps, lanes=replace(steps.lanes, **better))  # type: ignore[arg-type]
+    works = [StepWork(n, n * 400.0, 1, 256, 256 * 1600) for n in (128, 512, 2048, 8192)]
+    gains = [steps.step(work).seconds - cheaper.step(work).seconds for work in works]
+    assert min(gains) >= 0
+    assert max(gains) > 1e-4
 
 
 def test_a_replica_takes_the_time_of_the_whole() -> None:
