@@ -249,8 +249,7 @@ class Played:
         parts = [state.chunk_tokens, *todo] if state.chunk is not None else todo
         if self.whole_prompts and state.chunk is None:
             assert tokens == sum(todo)
-            # The paper's scanner may take one that is too large from either side.
-            assert tokens <= self.max_tokens or len(todo) <= 1 + (not self.splits_one)
+            assert tokens <= self.max_tokens or len(todo) <= 1
             return
         assert tokens <= self.max_tokens
         assert tokens <= sum(parts)

@@ -105,6 +105,15 @@ def test_every_request_ends_once_and_every_choice_is_sound(pace: str, examples: 
     check()
 
 
+@pytest.mark.parametrize("pace", PACES)
+def test_a_whole_prompt_joins_no_step_that_it_overfills(pace: str) -> None:
+    """Only a prompt that no step has room for exceeds the step's tokens, and goes alone."""
+    rng = np.random.default_rng(1)
+    prompts = [rng.integers(0, 9, rng.integers(1, 90)).tolist() for _ in range(80)]
+    asked = [Asked(prompt, 9, int(rng.integers(1, 9))) for prompt in prompts]
+    Played(asked, pace, slots=2000, whole_prompts=True).run()
+
+
 @every_pace
 def test_known_lengths_alone_never_need_more_slots_than_there_are(pace: str, examples: int) -> None:
     """So nothing is ever retracted. Whoever computed a shared prefix, it is in use until the last

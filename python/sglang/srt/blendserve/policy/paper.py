@@ -143,6 +143,8 @@ class PaperPolicy:
                 one = step.memory.candidate(request)
                 if not (step.room(budget) and _fits(step, one, held[side], memory)):
                     return
+                if step.exceeds(one, self.max_tokens):  # its side's budget it may exceed
+                    return
                 held[side] += one.uncached
                 step.start(one, side, budget)
 

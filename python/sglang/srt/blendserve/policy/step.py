@@ -85,10 +85,18 @@ class Step:
         one = self.memory.candidate(request)
         if not self.memory.fits(one, limit):
             return False
-        if self._whole_prompts and self.spent and self.spent + one.uncached > budget:
+        if self.exceeds(one, budget):
             return False
         self.start(one, side, budget)
         return True
+
+    def exceeds(self, one: Candidate, budget: int) -> bool:
+        """Whether the whole prompt of ``one`` is more than is left of ``budget`` prompt tokens.
+
+        False where the engine splits prompts, and for the first prompt of a step: no step would
+        have room for it.
+        """
+        return self._whole_prompts and self.spent > 0 and self.spent + one.uncached > budget
 
     def start(self, one: Candidate, side: Side, budget: int) -> None:
         """Let ``one`` join the step without asking whether it fits."""
