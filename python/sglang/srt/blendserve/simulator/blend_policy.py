@@ -12,6 +12,9 @@ from sglang.srt.blendserve.simulator.workload import Ints, Workload
 class BlendPolicy:
     """Feeds a `FastEngine` from a `RequestPool`, as the runtime feeds SGLang's scheduler."""
 
+    quiet = True
+    """Whether all that will come is there when it is planned."""
+
     def __init__(
         self,
         workload: Workload,
@@ -34,9 +37,9 @@ class BlendPolicy:
         step, requests = engine.step_number, self.requests
         for index, born in engine.running.items():
             requests[index].generated = step - born
-        self.pool.plan_if_due(quiet=True)
+        self.pool.plan_if_due(quiet=self.quiet)
         chunk = requests[engine.starting[0]] if engine.starting else None
-        chunk_tokens = 0 if chunk is None else engine.todo[chunk.index]
+        chunk_tokens = 0 if chunk is None else engine.todo[int(chunk.rid)]
         selection = self.policy.select(
             EngineState(
                 running=len(engine.running),
@@ -44,13 +47,13 @@ class BlendPolicy:
                 # The engine takes the slots of a prompt at once, SGLang as it is computed.
                 used_slots=engine.cache.used - chunk_tokens,
                 free_requests=MAX_RUNNING - len(engine.running),
-                cached_tokens=lambda request: engine.cache.hit(request.index),
+                cached_tokens=lambda request: engine.cache.hit(int(request.rid)),
                 chunk=chunk,
                 chunk_tokens=chunk_tokens,
             )
         )
         for place, request in enumerate(selection.requests):
-            if not engine.start(request.index):
+            if not engine.start(int(request.rid)):
                 for refused in reversed(selection.requests[place:]):
                     self.pool.put_back(refused)
                 break

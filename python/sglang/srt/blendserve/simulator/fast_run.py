@@ -26,6 +26,7 @@ from sglang.srt.blendserve.simulator.peers import (
 from sglang.srt.blendserve.simulator.queue_policy import EwmaPolicy, QueuePolicy
 from sglang.srt.blendserve.simulator.result import Result
 from sglang.srt.blendserve.simulator.step_cost import StepTime, StepWork
+from sglang.srt.blendserve.simulator.window_policy import WindowPolicy
 from sglang.srt.blendserve.simulator.workload import Workload
 
 OURS = ("paper", "blendserve")
@@ -99,6 +100,10 @@ class FastRun:
             pool = RequestPool(machine.cost, machine.kv_slots, rules=options.rules)
             policy = make_step_policy(pool, pace, max_tokens=options.chunk, tuning=options.tuning)
             told = told_lengths(self.replica, options.told)
+            if options.window:
+                everything = RequestPool(machine.cost, machine.kv_slots, rules=options.rules)
+                args = self.replica, self.prompts, policy, everything, options.window, told
+                return WindowPolicy(*args)
             return BlendPolicy(self.replica, self.prompts, policy, told)
 
         return self._play(name, make, options.chunk, progress, plan_aware=not options.lru_eviction)

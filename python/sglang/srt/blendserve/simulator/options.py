@@ -28,6 +28,8 @@ class BlendOptions:
     """Largest prefill of a step, tokens."""
     told: str = ""
     """Lengths the policy is told: see `told_lengths`."""
+    window: int = 0
+    """Requests that the engine holds at most, waiting and running; 0: all of them."""
     lru_eviction: bool = False
     """Evict the least recently used instead of what the plan needs last."""
     rules: PlanningRules = field(default_factory=PlanningRules)
