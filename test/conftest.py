@@ -33,8 +33,8 @@ hypothesis.settings.load_profile("same examples")
 
 @pytest.fixture(autouse=True)
 def logs_end_with_the_test() -> Iterator[None]:
-    """An `Engine` makes the root logger write to the ``sys.stderr`` of its test, which pytest closes
-    with the test: the next record of any other test would end in a traceback."""
+    """An `Engine` makes the root logger write to the ``sys.stderr`` of its test, which pytest
+    closes with the test: the next record of any other test would end in a traceback."""
     root = logging.getLogger()
     before = root.handlers[:]
     yield

@@ -33,6 +33,7 @@ class PlainView:
     evictions: Evictions = field(default_factory=Evictions)
     retractions: int = 0
     planner_failures: int = 0
+    first_started_at: float | None = None
     forward_ct: int = 0
     cached: CacheUse | None = None
 

@@ -88,6 +88,8 @@ class ScriptedEngine:
             if rid.startswith(job_prefix(job)):
                 work.cancel()
 
+    planning = None
+
     async def plan(self) -> PlanView | None:
         return self.shown_plan
 

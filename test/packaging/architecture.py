@@ -24,6 +24,7 @@ ROOMS = (
     ("cli", "plugin"),
     ("server", "run", "plan_command", "fetch_model", "simulator"),
     ("report",),
+    ("dispatch",),
     ("requests",),
     ("answering", "runtime", "guard"),
     ("store", "batch_file", "policy"),

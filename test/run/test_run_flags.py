@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from sglang.srt.blendserve import cli
+from sglang.srt.blendserve.dispatch.engine_cost import kv_element_bytes
 from sglang.srt.blendserve.run import flags
 from sglang.srt.blendserve.run.failure import RunFailure
-from sglang.srt.blendserve.run.offline_engine import kv_element_bytes
 from sglang.srt.blendserve.runtime.cpu import defaults as cpu_defaults
 
 

@@ -60,6 +60,17 @@ def install() -> None:
         sys.meta_path.insert(0, Finder)
 
 
+def without_sglang() -> None:
+    """Let this process import the package without SGLang, whose own import takes seconds and half a
+    gigabyte. For processes that only plan; call it before the package's first import."""
+    from types import ModuleType
+
+    for name in ("sglang", "sglang.srt"):
+        if name not in sys.modules:
+            package = sys.modules[name] = ModuleType(name)
+            package.__path__ = []
+
+
 def main() -> int:
     """Run the console script ``sglang-blendserve``; return its exit status."""
     try:

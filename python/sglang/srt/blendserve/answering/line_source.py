@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from sglang.srt.blendserve.answering.stop import Stop, Stopped
 from sglang.srt.blendserve.batch_file.types import BatchLine, LineError
@@ -24,12 +25,14 @@ class InputScan(NamedTuple):
         bad: how many of them are not valid requests.
         todo: valid requests that have no result yet.
         errors: the first hundred bad lines.
+        bad_lines: numbers of all bad lines.
     """
 
     total: int
     bad: int
     todo: int
     errors: list[LineError]
+    bad_lines: Sequence[int] = ()
 
 
 def scan(
@@ -48,8 +51,9 @@ def scan(
     Raises:
         Stopped: a stop was requested.
     """
-    total = bad = todo = 0
+    total = todo = 0
     errors: list[LineError] = []
+    bad = array("q")
     for line in lines:
         if stop is not None and stop.reason is not None:
             raise Stopped
@@ -58,10 +62,10 @@ def scan(
         if isinstance(line, BatchLine):
             todo += not done
             continue
-        bad += 1
+        bad.append(line.line or 0)
         if len(errors) < _MAX_LISTED:
             errors.append(line)
-    return InputScan(total, bad, todo, errors)
+    return InputScan(total, len(bad), todo, errors, bad)
 
 
 def read_input(path: Path, rules: Rules) -> Iterator[BatchLine | LineError]:
@@ -82,8 +86,38 @@ class SizedLine(NamedTuple):
     size: int
 
 
-class LineSource:
-    """The lines of an input that have no result, front to back; may be used in any thread.
+class LineSource(Protocol):
+    """The lines of an input that have no result, in some order. Its methods may be called in any
+    thread, `answered` also while another one runs."""
+
+    def next_lines(self) -> list[SizedLine] | None:
+        """Return the next lines, a few at a time; none at the end, None if they are not known yet.
+
+        Raises:
+            Exception: the input cannot be read on.
+        """
+        ...
+
+    def answered(self, line: int, output_tokens: int | None) -> None:
+        """The line of that number has its result. Returns at once.
+
+        Args:
+            line: its number.
+            output_tokens: of all its answers, None where it has no answer to learn from.
+        """
+        ...
+
+    def unanswered(self) -> Iterator[BatchLine | LineError]:
+        """Yield the lines that have no result, each at least once.
+
+        Raises:
+            Exception: the input cannot be read on.
+        """
+        ...
+
+
+class FileOrder:
+    """The lines of an input that have no result, front to back (`LineSource`).
 
     Memory: the lines that were handed out and are not answered.
     """
@@ -128,8 +162,8 @@ class LineSource:
                     room -= size
         return found
 
-    def answered(self, line: int) -> None:
-        """Forget the line of that number, which has its result."""
+    def answered(self, line: int, output_tokens: int | None = None) -> None:
+        """Forget the line of that number, which has its result; see `LineSource`."""
         self._open.pop(line, None)
 
     def unanswered(self) -> Iterator[BatchLine | LineError]:

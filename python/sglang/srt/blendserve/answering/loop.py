@@ -41,6 +41,9 @@ PAUSE_SECONDS = 1.0
 """Time before the second try of a request that was aborted or not taken; twice it before the third:
 a queue that was full has room again."""
 
+_ASK_AGAIN_SECONDS = 0.05
+"""Time after which a source is asked again whose next lines are not known yet."""
+
 _TRIES = 3
 
 
@@ -149,8 +152,10 @@ class AnsweringLoop:
     async def _feed(self) -> None:
         """Start a task for each line as slots come free; return when all tasks have ended."""
         suspects: list[SizedLine] = []
-        while lines := await self._off_loop(self._source.next_lines):
-            for line, size in lines:
+        while (lines := await self._off_loop(self._source.next_lines)) != []:
+            if lines is None:
+                await asyncio.sleep(_ASK_AGAIN_SECONDS)
+            for line, size in lines or ():
                 await self._retry.wait_until_fine()
                 if isinstance(line, LineError):
                     self._keep(refused(self._job.name, line))
@@ -267,7 +272,8 @@ class AnsweringLoop:
     def _keep(self, result: LineResult, seen: Observation | None = None) -> None:
         self._log.append([result])
         self._unsynced.append(result.line)
-        self._source.answered(result.line)
+        learned = result.tally.output_tokens if result.tally.completed else None
+        self._source.answered(result.line, learned)
         self._left -= 1
         self.totals.add(result.tally, seen)
 

@@ -1,1 +1,1 @@
-"""From the global plan to the windows of engines: what is handed over next."""
+"""From the plan over everything to the window of an engine: which request goes in next."""

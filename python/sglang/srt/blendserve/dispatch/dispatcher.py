@@ -1,14 +1,13 @@
 """Which request an engine's window gets next, from a plan over everything that waits.
 
 An engine holds a window: the requests that it runs and some that wait there, of which its step
-policy chooses. The plan is over all requests of all jobs, and the window is a small picture of what
-is left of it: filled from both ends, so that compute and memory work stand in it as they do in all
-that is left. So the engine can blend to the end, and neighbours in the prefix tree come together.
+policy chooses. The plan is over all requests, and what waits in the window is a small picture of
+what is left of it: filled from both ends, so that compute and memory work stand in it as they do in
+all that is left. So the engine can blend to the end, and neighbours in the prefix tree come
+together.
 """
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 from sglang.srt.blendserve.cost.remaining_work import RemainingWork
 from sglang.srt.blendserve.plan.scanner import Side
@@ -16,16 +15,8 @@ from sglang.srt.blendserve.pool.pool_request import PoolRequest
 from sglang.srt.blendserve.pool.request_pool import RequestPool
 
 
-class Handed(NamedTuple):
-    """A request that goes to a window."""
-
-    request: PoolRequest
-    sample: bool
-    """Whether lengths are to be learned from it: it runs before the plan's order."""
-
-
 class Dispatcher:
-    """Hands out the requests of a pool that has everything, for windows that have little."""
+    """Hands out the requests of a pool that has everything, for a window that has little."""
 
     def __init__(self, pool: RequestPool) -> None:
         """``pool``: all requests; a request that is handed over counts as started there."""
@@ -33,32 +24,29 @@ class Dispatcher:
 
     @property
     def left(self) -> RemainingWork:
-        """Predicted work of what was not handed over yet, seconds."""
+        """Predicted work of the planned requests that were not handed over yet, seconds."""
         return self.pool.current.rest
 
-    def hand_over(self, window: RemainingWork) -> Handed | None:
-        """Return the next request for a window; None if there is none.
+    def hand_over(self, window: RemainingWork, left: RemainingWork) -> PoolRequest | None:
+        """Return the next request for a window, which counts as started; None if there is none.
 
-        ``window``: predicted work of the requests that wait there. What has been overtaken for too
-        long goes first, then the sample that lengths are learned from, then the side of the scan
-        of whose work the window has too little.
+        What has been overtaken for too long goes first, then the sample that lengths are learned
+        from, then the side of the scan of whose work the window has too little.
+
+        Args:
+            window: predicted work of the requests that wait in the window, seconds; not of those
+                that run, of which the memory-bound ones run longest.
+            left: predicted work of all that was not handed over, of this pool and any other.
         """
-        pool = self.pool
-        overdue = pool.patience.overdue()
-        sample = None if overdue is not None else pool.current.next_sample()
-        request = overdue or sample or pool.current.peek(self._side(window))
+        current = self.pool.current
+        request = self.pool.patience.overdue() or current.next_sample()
         if request is None:
-            return None
-        pool.start(request)
-        return Handed(request, sample is not None)
+            lacks_compute = window.compute * left.memory < left.compute * window.memory
+            request = current.peek(Side.COMPUTE if lacks_compute else Side.MEMORY)
+        if request is not None:
+            self.pool.start(request)
+        return request
 
     def work(self, request: PoolRequest) -> RemainingWork:
-        """Return the predicted work of one request of the plan, seconds."""
+        """Return the predicted work of one request, seconds; none before it is in a plan."""
         return self.pool.current.work(request.index)
-
-    def _side(self, window: RemainingWork) -> Side:
-        """The side whose work the window has too little of, against all that is left."""
-        left = self.left
-        if window.compute * left.memory < left.compute * window.memory:
-            return Side.COMPUTE
-        return Side.MEMORY

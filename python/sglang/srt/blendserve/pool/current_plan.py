@@ -45,8 +45,6 @@ class CurrentPlan:
         """What the last plan was made of; None before the first."""
         self.orders = orders
         """How often the order was made, with or without a new tree."""
-        self.beyond = RemainingWork(0.0, 0.0)
-        """Predicted work that will still come to this engine, seconds."""
         self._returns_changed = False
         self._table, self._planner, self._background = table, planner, background
         self._rules = planner.rules
@@ -71,13 +69,6 @@ class CurrentPlan:
 
     @property
     def rest(self) -> RemainingWork:
-        """Predicted work of the planned requests that still wait, and of what waits elsewhere for
-        this engine (`beyond`), seconds."""
-        here, beyond = self.waiting, self.beyond
-        return RemainingWork(here.compute + beyond.compute, here.memory + beyond.memory)
-
-    @property
-    def waiting(self) -> RemainingWork:
         """Predicted work of the planned requests that still wait, seconds."""
         return RemainingWork(max(self._compute, 0.0), max(self._memory, 0.0))
 
@@ -208,10 +199,6 @@ class CurrentPlan:
         if request >= len(compute):
             return RemainingWork(0.0, 0.0)
         return RemainingWork(compute[request], memory[request])
-
-    def run_first(self, request: int) -> None:
-        """``request``, which waits, is one to learn a length from: it runs before the plan's."""
-        self._sample.insert(0, request)
 
     def note_returns(self) -> None:
         """Other requests than before are served before the plan."""

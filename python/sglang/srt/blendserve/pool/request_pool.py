@@ -73,6 +73,11 @@ class RequestPool:
             self.patience.planned(self.table.everyone_waiting())
         return renewed
 
+    @property
+    def planning(self) -> bool:
+        """Whether a plan is being made in the background."""
+        return self._background is not None and self._background.busy
+
     # --- a request's life -------------------------------------------------------------------
 
     def add(self, request: PoolRequest) -> None:

@@ -44,7 +44,7 @@ class Input(Protocol):
 class PlainFile:
     """A file with bytes as they are, read from places spread over it."""
 
-    in_order_because = None
+    in_order_because: str | None = None
 
     def __init__(self, path: str) -> None:
         """Take the file at ``path``, which workers open themselves."""

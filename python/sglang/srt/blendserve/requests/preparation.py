@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,6 +49,7 @@ class Preparation:
     """The making of one store. Use as a context manager, which ends it.
 
     Attributes:
+        folder: the store's own.
         store: what is there of it, from `begin` on.
         found: what the input holds, from `begin` on.
         made: whether the store had to be made; False: it was there and whole.
@@ -77,7 +79,9 @@ class Preparation:
             mend: what to do if the disk has too little room, as a sentence.
         """
         self.made = True
-        self._folder, self._source, self._rules = folder, source, rules
+        self._began = self._ended = 0.0
+        self.folder = folder
+        self._source, self._rules = source, rules
         self._server_args, self._mend = server_args, mend
         self._count = workers or len(os.sched_getaffinity(0))
         self._stopped = threading.Event()
@@ -105,27 +109,30 @@ class Preparation:
             NoRoom: the store does not fit on the disk.
             OSError: the input cannot be read, or the store not begun.
         """
-        if not (self._folder / SEAL_FILE).exists():
+        self._began = time.monotonic()
+        if not (self.folder / SEAL_FILE).exists():
             self._start_workers()  # they load for seconds, meanwhile the input is read
         try:
             self.found = self._source.scan()
             self._check_size()
             self._fingerprint = self._make_fingerprint()
-            there = open_whole(self._folder, self._fingerprint)
+            there = open_whole(self.folder, self._fingerprint)
             if there is not None:
                 self.store, self.made = there, False
+                self._ended = time.monotonic()
                 self._end_workers()
                 return
-            check_room(self._folder, self.found.size, self.found.lines, self._mend)
-            delete_store(self._folder)
-            self._folder.parent.mkdir(parents=True, exist_ok=True)
-            private_folder(self._folder)
+            check_room(self.folder, self.found.size, self.found.lines, self._mend)
+            delete_store(self.folder)
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            private_folder(self.folder)
             in_order = self._source.in_order_because is not None
             across = AcrossLines(self._rules, in_order=in_order)
-            self._recorder = Recorder(self._folder, across, self._stopped)
-            self.store = RequestStore(self._folder)
+            self._recorder = Recorder(self.folder, across, self._stopped)
+            self.store = RequestStore(self.folder)
             self._start_workers()
         except BaseException:
+            self._ended = time.monotonic()
             self.close()
             raise
         self._thread = threading.Thread(target=self._run, name="blendserve-prepare", daemon=True)
@@ -160,6 +167,16 @@ class Preparation:
     def lines(self) -> int:
         """How many lines have been prepared."""
         return self.found.lines if self._recorder is None else self._recorder.lines
+
+    @property
+    def working(self) -> bool:
+        """Whether it is being made."""
+        return bool(self._began) and not self._ended
+
+    @property
+    def seconds(self) -> float:
+        """How long it took, or has taken so far."""
+        return (self._ended or time.monotonic()) - self._began
 
     @property
     def problem(self) -> str | None:
@@ -215,6 +232,7 @@ class Preparation:
         except BaseException as failure:
             self._failure = failure
         finally:
+            self._ended = time.monotonic()
             self._end_workers()
             if self._recorder is not None:
                 self._recorder.close()

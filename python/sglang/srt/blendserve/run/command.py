@@ -30,6 +30,9 @@ import argparse
 import asyncio
 import shlex
 import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
 from sglang.srt.blendserve import job_ids
@@ -51,6 +54,7 @@ from sglang.srt.blendserve.run.run_log import Identity, RunLog
 from sglang.srt.blendserve.run.source import BatchSource
 from sglang.srt.blendserve.run.summary import Summary
 from sglang.srt.blendserve.run.suspects import Restarts, Suspects
+from sglang.srt.blendserve.settings import POLICY
 from sglang.srt.blendserve.store.engine_record import EngineRecord
 
 if TYPE_CHECKING:
@@ -60,6 +64,7 @@ if TYPE_CHECKING:
     from sglang.srt.blendserve.batch_file.types import BatchLine
     from sglang.srt.blendserve.cost.cost_model import CostModel
     from sglang.srt.blendserve.run.offline_engine import OfflineEngine
+    from sglang.srt.blendserve.run.planning import RunPlanning
 
 add_arguments = flags.add_arguments
 parse_args = flags.parse_args
@@ -106,6 +111,8 @@ class _Run:
         self._startup_seconds = 0.0
         self._cost: CostModel | None = None
         self._note: str | None = None
+        self._first_forward: float | None = None
+        self._prepare_seconds: float | None = None
 
     def run(self) -> int:
         """Answer what has no result yet and report; return the exit status."""
@@ -115,7 +122,7 @@ class _Run:
                 self._start_and_answer()
             else:  # bad lines at most: they are written down without an engine
                 with self._suspects:
-                    asyncio.run(self._answer(_NoEngine(), None, Stop()))
+                    self._answer_without_an_engine()
         except RunFailure as failure:
             if self._startup_seconds:
                 self._report()
@@ -144,11 +151,13 @@ class _Run:
         """Answer, with a new engine whenever one has died as long as that leads on."""
         has_gpu = flags.prepare_environment()
         restarts = Restarts(self._args.max_engine_restarts)
-        with self._suspects:
+        with self._suspects, ExitStack() as stack:
+            planning = None
             while self._suspects.others(self._found.total - self._log.done):
                 server_args = flags.server_args(self._args, has_gpu=has_gpu)
+                planning = planning or self._plan_ahead(server_args, stack)
                 try:
-                    self._answer_with_an_engine(server_args)
+                    self._answer_with_an_engine(server_args, planning)
                     return
                 except EngineDied as death:
                     print(f"\n{death}", file=sys.stderr)
@@ -157,10 +166,31 @@ class _Run:
                     ):
                         raise
                     print(f"{self._suspects}; {restarts}", file=sys.stderr)
-            asyncio.run(self._answer(_NoEngine(), None, Stop()))
+            self._answer_without_an_engine()
 
-    def _answer_with_an_engine(self, server_args: ServerArgs) -> None:
+    def _plan_ahead(self, server_args: ServerArgs, stack: ExitStack) -> RunPlanning | None:
+        """Begin to plan over all lines, before the engine; None if that is not needed, or cannot
+        be done."""
+        args = self._args
+        if args.policy != POLICY or self._found.todo <= args.max_in_flight:
+            return None
+        from sglang.srt.blendserve.run.planning import RunPlanning
+
+        try:
+            return stack.enter_context(
+                RunPlanning(args.output, self._source, self._found, self._log, server_args)
+            )
+        except (OSError, ValueError) as error:
+            print(
+                f"{error}\nThe lines go to the engine in their order, of which it plans "
+                f"{args.max_in_flight:,} at a time.",
+                file=sys.stderr,
+            )
+            return None
+
+    def _answer_with_an_engine(self, server_args: ServerArgs, planning: RunPlanning | None) -> None:
         from sglang.srt.blendserve.answering.executor import Executor
+        from sglang.srt.blendserve.dispatch.engine_report import first_start
         from sglang.srt.blendserve.run.offline_engine import OfflineEngine
 
         print("Starting the engine ...", file=sys.stderr, flush=True)
@@ -170,17 +200,44 @@ class _Run:
             executor = Executor(
                 engine.tokenizer_manager, engine.template_manager, keep_prompts=True
             )
-            stop = Stop()
-            with Progress(self._found.total, self._log.done) as progress:
-                engine.run(self._answer(executor, progress, stop), stop)
+            stop, ready = Stop(), time.time()
+            lines = self._in_order()
+            if planning is not None and self._cost is not None:
+                lines = planning.lines(engine, self._cost)
 
-    async def _answer(self, engine: Engine, progress: Progress | None, stop: Stop) -> None:
+            async def work() -> None:
+                await self._answer(executor, progress, stop, lines)
+                started = await first_start(engine.tokenizer_manager.get_internal_state)
+                if started is not None and self._first_forward is None:
+                    self._first_forward = max(started - ready, 0.0)
+
+            with Progress(self._found.total, self._log.done) as progress:
+                engine.run(work(), stop)
+        if planning is not None:
+            self._prepare_seconds = planning.seconds
+
+    def _answer_without_an_engine(self) -> None:
+        asyncio.run(self._answer(_NoEngine(), None, Stop(), self._in_order()))
+
+    @asynccontextmanager
+    async def _in_order(self) -> AsyncIterator[LineSource]:
+        """Give the lines that have no result, front to back."""
+        with self._source.lines(self._log.__contains__) as lines:
+            yield lines
+
+    async def _answer(
+        self,
+        engine: Engine,
+        progress: Progress | None,
+        stop: Stop,
+        source: AbstractAsyncContextManager[LineSource],
+    ) -> None:
         """Answer the lines that have no result.
 
         Raises:
             RunFailure: it ended early; all results that had come are written.
         """
-        with self._source.lines(self._log.__contains__) as lines:
+        async with source as lines:
             loop = answering_loop(
                 self._log,
                 lines,
@@ -232,6 +289,8 @@ class _Run:
             cached_tokens=tally.cached_tokens,
             seconds=totals.seconds,
             startup_seconds=self._startup_seconds,
+            prepare_seconds=self._prepare_seconds,
+            first_forward_seconds=self._first_forward,
             tokens_per_second=tokens / totals.seconds if totals.seconds else 0.0,
             prefix_sharing=tally.cached_tokens / max(tally.input_tokens, 1),
             prefix_sharing_optimum=figures.sharing_optimum,

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from sglang.srt.server_args import ServerArgs
 
 MAX_IN_FLIGHT = 100_000
+"""Most requests in the engine at once, under a policy of SGLang's."""
+
+WINDOW = 8192
+"""Most requests in the engine at once where a plan over all of them says which go in next."""
+
 MAX_ENGINE_RESTARTS = 3
 
 
@@ -74,9 +79,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-in-flight",
         type=_positive,
-        default=MAX_IN_FLIGHT,
         metavar="N",
-        help="most requests handed to the engine at once, to bound memory (default: %(default)s)",
+        help="most requests in the engine at once. Under the policy blendserve, a batch of more is "
+        "tokenized and planned as a whole before the engine, beside the output, and the engine "
+        f"gets the requests that the plan has next (default: {WINDOW:,}; {MAX_IN_FLIGHT:,} under "
+        "other policies)",
     )
     parser.add_argument(
         "--max-engine-restarts",
@@ -98,6 +105,8 @@ def parse_args(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse
     """
     args, rest = parser.parse_known_args(argv)
     args.server_flags = rest
+    if args.max_in_flight is None:
+        args.max_in_flight = WINDOW if args.policy == POLICY else MAX_IN_FLIGHT
     if args.errors is None:
         args.errors = args.output.with_name(f"{args.output.stem}.errors{args.output.suffix}")
     files = {

@@ -21,11 +21,9 @@ from typing import TYPE_CHECKING, Any
 from sglang.srt.blendserve.answering.liveness import Liveness
 from sglang.srt.blendserve.answering.stop import Stop
 from sglang.srt.blendserve.cost.cost_model import CostModel
-from sglang.srt.blendserve.cost.measured_cost import measured_cost
-from sglang.srt.blendserve.cost.model_spec import ModelSpec
+from sglang.srt.blendserve.dispatch.engine_cost import engine_cost_model
 from sglang.srt.blendserve.run.failure import INTERRUPTED, RunFailure
 from sglang.srt.blendserve.runtime.compat.server_args import release
-from sglang.srt.blendserve.runtime.device import this_device
 
 if TYPE_CHECKING:
     from sglang.srt.server_args import ServerArgs
@@ -80,18 +78,7 @@ class OfflineEngine:
         Raises:
             ConfigError: the model's config lacks a field that it needs.
         """
-        server_args = self._engine.server_args
-        fields = release.view(server_args)
-        loaded = self.tokenizer_manager.model_config
-        settings = getattr(server_args, "blendserve", None)
-        name = "auto" if settings is None else settings.device
-        device = this_device(fields.device, name, fields.tp_size)
-        model = ModelSpec.from_config(
-            loaded.hf_config.to_dict(),
-            name=fields.model_path,
-            kv_dtype_bytes=kv_element_bytes(fields.kv_cache_dtype, loaded.dtype.itemsize),
-        )
-        return measured_cost(model, device)
+        return engine_cost_model(self.tokenizer_manager)
 
     def run(self, work: Awaitable[None], stop: Stop) -> None:
         """Await ``work`` on the engine's event loop.
@@ -123,17 +110,6 @@ class OfflineEngine:
         liveness = Liveness(manager.get_internal_state, float(fields.watchdog_timeout))
         await liveness.wait_for_death(busy=lambda: True)
         stop.request("engine died")
-
-
-def kv_element_bytes(kv_cache_dtype: str, model_bytes: int) -> float:
-    """Return the bytes of an element of the KV cache under ``--kv-cache-dtype``.
-
-    ``model_bytes``: those of an element of the model as it is computed, which ``auto`` takes.
-    """
-    for name, size in (("fp4", 0.5), ("fp8", 1.0), ("bf16", 2.0), ("bfloat16", 2.0)):
-        if name in kv_cache_dtype:
-            return size
-    return float(model_bytes)
 
 
 class _Signals:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from sglang.srt.blendserve.answering.digest_reader import DigestReader
-from sglang.srt.blendserve.answering.line_source import InputScan, LineSource, scan
+from sglang.srt.blendserve.answering.line_source import FileOrder, InputScan, scan
 from sglang.srt.blendserve.batch_file.lines import ByteStream
 from sglang.srt.blendserve.batch_file.types import BatchFileError, BatchLine, LineError
 from sglang.srt.blendserve.batch_file.validation import Rules, parse_lines
@@ -44,6 +44,7 @@ class BatchSource:
         self.name = "standard input" if path == "-" else path
         self._rules = rules
         self.digest = ""
+        self._unpacked: IO[bytes] | None = None
         try:
             self._file: IO[bytes] = _spool_standard_input() if path == "-" else open_input(path)
             self._compressed = self._file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
@@ -55,6 +56,25 @@ class BatchSource:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
+        if self._unpacked is not None:
+            self._unpacked.close()
+
+    def plain(self) -> Path:
+        """Return where the input lies as bytes that can be read from anywhere, until the end of the
+        context: what is compressed is unpacked into a temporary file, once.
+
+        Raises:
+            OSError: the disk is full, or the input has changed since `scan`.
+        """
+        if not self._compressed:
+            return Path(self._file.name)
+        if self._unpacked is None:
+            unpacked = self._unpacked = _spool()
+            self._file.seek(0)
+            with gzip.GzipFile(fileobj=self._file) as packed:
+                shutil.copyfileobj(packed, unpacked)
+            unpacked.flush()
+        return Path(self._unpacked.name)
 
     def scan(self, has_result: Callable[[BatchLine | LineError], bool]) -> InputScan:
         """Read the input through once; see `line_source.scan`.
@@ -68,13 +88,13 @@ class BatchSource:
         return found
 
     @contextmanager
-    def lines(self, has_result: Callable[[int], bool]) -> Iterator[LineSource]:
+    def lines(self, has_result: Callable[[int], bool]) -> Iterator[FileOrder]:
         """Give the lines that have no result, after `scan`.
 
-        At their end `LineSource.next_lines` raises a `RunFailure` if the input has changed since.
+        At their end `FileOrder.next_lines` raises a `RunFailure` if the input has changed since.
         """
         with self._reader() as reader:
-            yield LineSource(self._checked(reader), reader.tell, has_result)
+            yield FileOrder(self._checked(reader), reader.tell, has_result)
 
     def _checked(self, reader: DigestReader) -> Iterator[BatchLine | LineError]:
         yield from self._parse(reader)
@@ -115,7 +135,13 @@ def open_input(path: str) -> IO[bytes]:
 def _spool_standard_input() -> IO[bytes]:
     if sys.stdin.isatty():
         raise RunFailure("Standard input is the terminal; pipe a JSONL file into it.")
-    spool = tempfile.TemporaryFile(prefix="sglang-blendserve-")  # noqa: SIM115 - returned open
+    spool = _spool()
     shutil.copyfileobj(sys.stdin.buffer, spool)
     spool.seek(0)
     return spool
+
+
+def _spool() -> IO[bytes]:
+    """Return a new temporary file that other processes can open by its name; closing it removes
+    it."""
+    return tempfile.NamedTemporaryFile(prefix="sglang-blendserve-")

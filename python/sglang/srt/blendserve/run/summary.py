@@ -26,6 +26,10 @@ class Summary:
             ``n`` > 1 (see `Observation`).
         seconds: from the first request sent to the last result.
         startup_seconds: start of the engine, not part of ``seconds``.
+        prepare_seconds: how long it took to make the request store, beside all else; None where all
+            lines went to the engine at once.
+        first_forward_seconds: from the ready engine to the first request of the batch in a forward
+            pass; None under a policy of SGLang's.
         tokens_per_second: (input + output tokens) / seconds, as the paper counts throughput.
         prefix_sharing: cached_tokens / input_tokens.
         prefix_sharing_optimum, planned_density, measured_density: see `PlanFigures`; None where
@@ -44,6 +48,8 @@ class Summary:
     cached_tokens: int
     seconds: float
     startup_seconds: float
+    prepare_seconds: float | None
+    first_forward_seconds: float | None
     tokens_per_second: float
     prefix_sharing: float
     prefix_sharing_optimum: float | None

@@ -9,6 +9,7 @@ with that many tokens, and what it did not take goes back to the pool.
 from __future__ import annotations
 
 import logging
+import time
 from typing import Any
 
 from sglang.srt.managers import scheduler as upstream
@@ -70,6 +71,7 @@ class BlendScheduler(upstream.Scheduler):
     step_feedback: StepFeedback | None = None
     """Set where one step runs at a time, whose time can be told."""
     planner_failures = 0
+    first_started_at: float | None = None
     _injected: InjectedFault | None = None
 
     def __new__(cls, server_args: Any, *args: Any, **kwargs: Any) -> Any:
@@ -273,6 +275,7 @@ class BlendScheduler(upstream.Scheduler):
             self.waiting_queue.append(request.payload)
         if selection.requests:
             running_batch.batch_is_full = False
+            self.first_started_at = self.first_started_at or time.time()
         tokens = self.online.limit(self.pool.cost, state, selection.prefill_tokens)
         if self.chunked_prefill_size is not None and tokens:
             mixed = len(running_batch.reqs) if self.is_mixed_chunk else 0

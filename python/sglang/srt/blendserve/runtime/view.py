@@ -77,6 +77,8 @@ class SchedulerView(Protocol):
     """Offline requests retracted since the scheduler started."""
     planner_failures: int
     """Times that the planner failed since the scheduler started."""
+    first_started_at: float | None
+    """When the first offline request was started, Unix seconds."""
 
     @property
     def kv_cache(self) -> KvCacheSlots:

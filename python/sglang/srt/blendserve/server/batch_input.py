@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from sglang.srt.blendserve.answering.digest_reader import DigestReader
-from sglang.srt.blendserve.answering.line_source import LineSource, SizedLine
+from sglang.srt.blendserve.answering.line_source import FileOrder, SizedLine
 from sglang.srt.blendserve.batch_file.types import (
     BatchFileError,
     BatchLine,
@@ -84,7 +84,7 @@ class BatchInput:
         if self._found is not None and not self._workspace.digest.exists():
             write_whole(self._workspace.digest, self._found.encode())
 
-    def source(self, has_result: Callable[[int], bool]) -> LineSource:
+    def source(self, has_result: Callable[[int], bool]) -> FileOrder:
         """Return the lines that have no result; at their end it raises as `read` does."""
         stream = _SparingFile(self._workspace.input)
         reader = DigestReader(stream)
@@ -127,7 +127,7 @@ class _SparingFile:
             self._stream = None
 
 
-class _BatchLines(LineSource):
+class _BatchLines(FileOrder):
     """Lines of a file that is open only while the next ones are read."""
 
     def __init__(
@@ -141,7 +141,7 @@ class _BatchLines(LineSource):
         self._stream = stream
 
     def next_lines(self) -> list[SizedLine]:
-        """As `LineSource.next_lines`; after an `OSError` of the opening it may be called again."""
+        """As `FileOrder.next_lines`; after an `OSError` of the opening it may be called again."""
         self._stream.open()
         try:
             return super().next_lines()

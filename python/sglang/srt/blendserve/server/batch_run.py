@@ -23,6 +23,7 @@ from sglang.srt.blendserve.batch_file.types import (
     LineError,
 )
 from sglang.srt.blendserve.batch_file.validation import Rules
+from sglang.srt.blendserve.dispatch.job_planning import PlannedJob
 from sglang.srt.blendserve.job_ids import make_rid
 from sglang.srt.blendserve.server.batch_input import BatchInput
 from sglang.srt.blendserve.server.finalizing import Lines, finalize
@@ -63,8 +64,9 @@ class BatchRun:
         self._stop = Stop()
         self._retry = DiskRetry(record.id, self._stop)
         self._source: LineSource | None = None
+        self._found: InputScan | None = None
         self.broken = False
-        rules = Rules(
+        self._rules = rules = Rules(
             endpoint=Endpoint(record.endpoint),
             models=context.engine.models,
             max_lines=context.max_requests,
@@ -145,9 +147,12 @@ class BatchRun:
             BatchFileError, OSError: the input as a whole cannot be taken.
             Stopped: `stop` was called.
         """
-        found = await self._read(lambda: scan(self._input.read(), stop=self._stop))
+        found = self._found = await self._scan()
         await self._begin(found)
         return found.bad < found.total
+
+    async def _scan(self) -> InputScan:
+        return await self._read(lambda: scan(self._input.read(), stop=self._stop))
 
     async def _read(self, work: Callable[[], T]) -> T:
         """Return what ``work`` finds in the input, in turn with other batches."""
@@ -198,7 +203,7 @@ class BatchRun:
         engine_record = await self._retry.persist(
             lambda: self._store.io(self._workspace.open_engine_record)
         )
-        self._source = self._input.source(journal.__contains__)
+        self._source = await self._planned(journal) or self._input.source(journal.__contains__)
         loop = AnsweringLoop(
             Job(
                 job,
@@ -218,7 +223,28 @@ class BatchRun:
             off_loop=self._off_loop,
             after_sync=count,
         )
-        await loop.run()
+        try:
+            await loop.run()
+        finally:
+            if context.engine.planning is not None:
+                await context.engine.planning.end(job)
+
+    async def _planned(self, journal: ResultJournal) -> LineSource | None:
+        """Return the lines in the order of a plan over all of them, where they are more than the
+        engine takes in at once, and there can be one."""
+        planning, window = self._context.engine.planning, self._context.slots.slots
+        if planning is None or self._record.total - len(journal) <= window:
+            return None
+        found = self._found or await self._scan()
+        job = PlannedJob(
+            job_of(self._record.id),
+            self._workspace.input,
+            self._rules,
+            found.bad_lines,
+            journal.__contains__,
+            self._input.source,
+        )
+        return await planning.lines(job, self._workspace.requests, self._stop)
 
     async def _fail(self, error: BatchFileError | OSError) -> Outcome:
         """Note why the input cannot be taken."""

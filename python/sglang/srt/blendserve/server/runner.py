@@ -122,6 +122,8 @@ class Runner:
                 task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks.values())
+        if self._engine.planning is not None:
+            await self._engine.planning.close()
 
     async def _carry(self, batch_id: str, run: BatchRun) -> None:
         await self._ready.wait()

@@ -10,6 +10,7 @@ from sglang.srt.blendserve.answering.engine import Answer, Engine
 from sglang.srt.blendserve.answering.liveness import Liveness
 from sglang.srt.blendserve.batch_file.types import BatchLine, Endpoint
 from sglang.srt.blendserve.runtime.compat.server_args import release
+from sglang.srt.blendserve.server.batch_planning import BatchPlanning
 from sglang.srt.blendserve.server.plan_view import PlanView
 
 if TYPE_CHECKING:
@@ -50,6 +51,11 @@ class ServedEngine(Engine, Protocol):
         """Whether the engine takes no more work because the server is told to stop."""
         ...
 
+    @property
+    def planning(self) -> BatchPlanning | None:
+        """What plans large batches as a whole, None where nothing does."""
+        ...
+
     async def plan(self) -> PlanView | None:
         """Return the scheduler's plan over waiting offline requests, None if it has none."""
         ...
@@ -77,6 +83,7 @@ class LaunchedEngine:
 
         self._manager, self._hangs = tokenizer_manager, hangs
         self._executor = Executor(tokenizer_manager, template_manager)
+        self.planning: BatchPlanning | None = BatchPlanning(tokenizer_manager)
         self._question: asyncio.Future[list[dict[str, Any]]] | None = None
 
     @property

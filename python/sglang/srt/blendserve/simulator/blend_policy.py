@@ -13,7 +13,7 @@ class BlendPolicy:
     """Feeds a `FastEngine` from a `RequestPool`, as the runtime feeds SGLang's scheduler."""
 
     quiet = True
-    """Whether all that will come is there when it is planned."""
+    """Whether all requests are there from the start."""
 
     def __init__(
         self,
@@ -25,12 +25,19 @@ class BlendPolicy:
         """``told``: (n,) output lengths that the policy is told and takes for exact; without them
         it sees ``max_tokens`` alone."""
         self.policy, self.pool = policy, policy.pool
-        self.requests: list[PoolRequest] = []
-        limits = (workload.max_tokens if told is None else told).tolist()
-        for index, prompt in enumerate(prompts):
-            request = PoolRequest(str(index), prompt, limits[index], told is not None)
+        self.requests = self._make_requests(workload, prompts, told)
+        for request in self.requests:
             self.pool.add(request)
-            self.requests.append(request)
+
+    @staticmethod
+    def _make_requests(
+        workload: Workload, prompts: list[Tokens], told: Ints | None
+    ) -> list[PoolRequest]:
+        limits = (workload.max_tokens if told is None else told).tolist()
+        return [
+            PoolRequest(str(index), prompt, limits[index], told is not None)
+            for index, prompt in enumerate(prompts)
+        ]
 
     def choose(self, engine: FastEngine) -> int:
         """Start what the step policy selects."""

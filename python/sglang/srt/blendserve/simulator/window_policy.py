@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from sglang.srt.blendserve.cost.remaining_work import RemainingWork
 from sglang.srt.blendserve.dispatch.dispatcher import Dispatcher
+from sglang.srt.blendserve.dispatch.window import WaitingWork
 from sglang.srt.blendserve.policy.named import AnyStepPolicy
-from sglang.srt.blendserve.pool.pool_request import PoolRequest, Tokens
+from sglang.srt.blendserve.pool.pool_request import Tokens
 from sglang.srt.blendserve.pool.request_pool import RequestPool
 from sglang.srt.blendserve.simulator.blend_policy import BlendPolicy
 from sglang.srt.blendserve.simulator.fast import FastEngine
 from sglang.srt.blendserve.simulator.workload import Ints, Workload
+
+_REPORT_STEPS = 32
+"""Steps between two reports of the engine, as about half a second has them."""
 
 
 class WindowPolicy(BlendPolicy):
@@ -28,46 +31,35 @@ class WindowPolicy(BlendPolicy):
     ) -> None:
         """``policy``: the engine's, over its own pool. ``everything``: the pool planned over."""
         self.policy, self.pool = policy, policy.pool
-        self.dispatcher = Dispatcher(everything)
-        self._window = window
-        self._left = workload.size
-        limits = (workload.max_tokens if told is None else told).tolist()
-        known = told is not None
-        self.requests = []
-        self._elsewhere: list[PoolRequest] = []
-        for index, prompt in enumerate(prompts):
-            rid = str(index)
-            self.requests.append(PoolRequest(rid, prompt, limits[index], known))
-            self._elsewhere.append(PoolRequest(rid, prompt, limits[index], known))
-            everything.add(self._elsewhere[-1])
+        self.requests = self._make_requests(workload, prompts, told)
+        self._dispatcher, self._window, self._waiting = (
+            Dispatcher(everything),
+            window,
+            WaitingWork(),
+        )
+        self._elsewhere = self._make_requests(workload, prompts, told)
+        """The same requests, as the plan over everything has them."""
+        for request in self._elsewhere:
+            everything.add(request)
 
     def choose(self, engine: FastEngine) -> int:
         """Fill the window, and start what the step policy selects."""
-        everything = self.dispatcher.pool
-        everything.plan_if_due(quiet=True)
+        self._dispatcher.pool.plan_if_due(quiet=True)
+        if engine.step_number % _REPORT_STEPS == 0:
+            self._waiting.report(self.pool.current.rest, self.pool.current.unplanned)
         self._fill()
-        self.pool.current.beyond = self.dispatcher.left
         return super().choose(engine)
 
     def _fill(self) -> None:
-        pool = self.pool
-        room = self._window - len(pool.table.by_rid)
-        # What has come since the pool's last plan is in no sum of it yet.
-        compute, memory = pool.current.waiting
-        while room > 0:
-            handed = self.dispatcher.hand_over(RemainingWork(compute, memory))
+        dispatcher, pool = self._dispatcher, self.pool
+        for _ in range(self._window - len(pool.table.by_rid)):
+            handed = dispatcher.hand_over(self._waiting.work, dispatcher.left)
             if handed is None:
                 return
-            index = handed.request.rid
-            request = self.requests[int(index)]
-            pool.add(request)
-            if handed.sample:
-                pool.current.run_first(request.index)
-            work = self.dispatcher.work(handed.request)
-            compute, memory = compute + work.compute, memory + work.memory
-            room -= 1
+            pool.add(self.requests[int(handed.rid)])
+            self._waiting.add(dispatcher.work(handed))
 
     def finished(self, request: int, output_tokens: int) -> None:
         """Tell both pools how long a request was."""
         super().finished(request, output_tokens)
-        self.dispatcher.pool.finish(self._elsewhere[request], output_tokens)
+        self._dispatcher.pool.finish(self._elsewhere[request], output_tokens)

@@ -49,6 +49,11 @@ class Workspace:
         return self.folder / "engine.record"
 
     @property
+    def requests(self) -> Path:
+        """The batch's request store, where it is planned as a whole; made again if it is lost."""
+        return self.folder / "requests"
+
+    @property
     def about(self) -> Path:
         """The batch as it was created, JSON: what the database would know if it were lost."""
         return self.folder / "batch.json"

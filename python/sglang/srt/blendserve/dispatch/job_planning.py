@@ -1,0 +1,109 @@
+"""Stores and plans of the jobs of one engine, from their beginning to their end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sglang.srt.blendserve.batch_file.line_check import Rules
+from sglang.srt.blendserve.cost.cost_model import CostModel
+from sglang.srt.blendserve.dispatch.engine_cost import engine_cost_model
+from sglang.srt.blendserve.dispatch.engine_report import keep_reporting, kv_slots
+from sglang.srt.blendserve.dispatch.planned_lines import FileOrderOf, PlannedLines
+from sglang.srt.blendserve.dispatch.planner import PlannerSettings
+from sglang.srt.blendserve.dispatch.planner_client import PlannerClient
+from sglang.srt.blendserve.pool.planning_rules import PlanningRules
+from sglang.srt.blendserve.requests.preparation import Preparation
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedJob:
+    """A job whose lines are to be planned.
+
+    Attributes:
+        name: the job's.
+        file: its input, as bytes that can be read from anywhere.
+        rules: what the input keeps to.
+        bad: numbers of the lines that reading the whole input has shown to be none.
+        has_result: whether the line of a number has a result.
+        file_order: for the lines that are not handed out by plan.
+    """
+
+    name: str
+    file: Path
+    rules: Rules
+    bad: Iterable[int]
+    has_result: Callable[[int], bool]
+    file_order: FileOrderOf
+
+
+class JobPlanning:
+    """The planner of one engine. Belongs to the event loop of its tokenizer manager."""
+
+    def __init__(self, tokenizer_manager: Any, cost: CostModel | None = None) -> None:
+        """Start nothing yet.
+
+        Args:
+            tokenizer_manager: the engine's, SGLang's.
+            cost: what work costs on it, None: found out when it is first needed.
+        """
+        self._manager, self._cost = tokenizer_manager, cost
+        self._planner: PlannerClient | None = None
+        self._reporting: asyncio.Task[None] | None = None
+
+    async def lines(self, job: PlannedJob, preparation: Preparation) -> PlannedLines:
+        """Return the lines of a job in the order of a plan.
+
+        Args:
+            preparation: of its request store; has begun.
+
+        Raises:
+            ConfigError: nobody knows what work costs on the engine.
+            ValueError: the engine has no pool of offline requests.
+        """
+        if self._planner is None:
+            self._planner = PlannerClient(await self._settings())
+        if self._reporting is None or self._reporting.done():
+            self._reporting = asyncio.create_task(self._report(self._planner))
+        return PlannedLines(
+            job.name,
+            job.file,
+            job.rules,
+            preparation=preparation,
+            planner=self._planner,
+            has_result=job.has_result,
+            bad=job.bad,
+            file_order=job.file_order,
+        )
+
+    async def close(self) -> None:
+        """End the planner's process."""
+        if self._reporting is not None:
+            self._reporting.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._reporting
+        if self._planner is not None:
+            await asyncio.to_thread(self._planner.end)
+
+    async def _settings(self) -> PlannerSettings:
+        manager = self._manager
+        settings = getattr(manager.server_args, "blendserve", None)
+        rules = PlanningRules() if settings is None else PlanningRules(settings.keep_sharing)
+        cost = self._cost
+        if cost is None:
+            cost = await asyncio.to_thread(engine_cost_model, manager)
+        slots = await kv_slots(manager.get_internal_state)
+        return PlannerSettings(cost, slots, most_tokens=int(manager.context_len), rules=rules)
+
+    async def _report(self, planner: PlannerClient) -> None:
+        try:
+            await keep_reporting(self._manager.get_internal_state, planner.report)
+        except Exception:  # of any kind, inside SGLang: the window is filled less well without
+            logger.exception("The engine does not say what waits there")

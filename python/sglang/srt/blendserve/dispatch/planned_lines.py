@@ -1,0 +1,203 @@
+"""The lines of an input in the order of a plan over all of them.
+
+While the request store of the input is being made, the plan grows behind it; before there is one,
+lines come from places spread over the file. What the plan has not handed out at its end (bad lines,
+and whatever was lost on the way) is read front to back, and so is all of it where there can be no
+plan: no line depends on planner or store.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from sglang.srt.blendserve.answering.line_source import LineSource, SizedLine
+from sglang.srt.blendserve.batch_file.line_check import Rules, check_line
+from sglang.srt.blendserve.batch_file.lines import RawLine
+from sglang.srt.blendserve.batch_file.types import BatchLine, LineError
+from sglang.srt.blendserve.dispatch.first_lines import first_lines, read_bytes
+from sglang.srt.blendserve.dispatch.messages import News
+from sglang.srt.blendserve.dispatch.planner_client import PlannerClient, PlannerDied, Taken
+from sglang.srt.blendserve.dispatch.store_plan import Place
+from sglang.srt.blendserve.requests.line_blocks import FileScan, lines_of
+
+logger = logging.getLogger(__name__)
+
+FIRST_LINES = 256
+"""Lines that go in before there is a plan: they keep the engine busy until then, and teach it how
+long answers are."""
+
+_LINES = 64
+_DEATHS = 3
+
+FileOrderOf = Callable[[Callable[[int], bool]], LineSource]
+"""Gives the lines of the input front to back, but those whose number a predicate is true of."""
+
+
+class Preparing(Protocol):
+    """A request store that is being made, as `requests.preparation.Preparation` makes it.
+
+    Attributes:
+        folder: the store's own.
+        found: what the input holds.
+    """
+
+    folder: Path
+    found: FileScan
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Return whether the store is whole, at the latest after a time; raises why it cannot
+        be."""
+        ...
+
+
+class PlannedLines:
+    """The lines of one job that have no result, as a planner orders them (`LineSource`).
+
+    Attributes:
+        taken: what the planner said last, None before it has said anything.
+    """
+
+    def __init__(
+        self,
+        job: str,
+        file: Path,
+        rules: Rules,
+        *,
+        preparation: Preparing,
+        planner: PlannerClient,
+        has_result: Callable[[int], bool],
+        bad: Iterable[int],
+        file_order: FileOrderOf,
+    ) -> None:
+        """Hand out the lines of ``file``.
+
+        Args:
+            job: its name.
+            file: the input, as bytes that can be read from anywhere.
+            rules: what the input must keep to.
+            preparation: makes its request store, and has begun.
+            planner: of the engine that the lines are for.
+            has_result: whether the line of a number has a result; such a line is left out.
+            bad: numbers of the lines that reading the whole input has shown to be none.
+            file_order: for the lines that are not handed out by plan.
+        """
+        self.taken: Taken | None = None
+        self._job, self._file, self._rules = job, file, rules
+        self._preparation, self._planner = preparation, planner
+        self._has_result, self._file_order = has_result, file_order
+        last = preparation.found.blocks[-1]
+        lines = last.first_line + last.end - last.start  # at most
+        self._out = bytearray(map(has_result, range(lines + 1)))  # by line: whether not to plan
+        self._kept = frozenset(bad)  # nobody plans them, and they are handed out at the end
+        for line in self._kept:
+            self._out[line] = 1
+        self._first = first_lines(file, preparation.found.blocks, rules.max_line_bytes)
+        self._first_left = FIRST_LINES
+        self._open: dict[int, BatchLine | LineError] = {}
+        self._started: list[int] = []
+        self._ended: list[tuple[int, int | None]] = []
+        self._opened = False
+        self._deaths = 0
+        self._rest: LineSource | None = None
+        self._reading = threading.Lock()
+
+    def next_lines(self) -> list[SizedLine] | None:
+        """Return the next lines; see `LineSource`."""
+        with self._reading:
+            if self._rest is not None:
+                return self._rest.next_lines()
+            taken = self._take()
+            if taken is None or taken.ended:
+                return self._begin_rest().next_lines()
+            if taken.places:
+                return self._read(taken.places)
+            return self._next_first() if not taken.planned else None
+
+    def answered(self, line: int, output_tokens: int | None) -> None:
+        """Learn from a line that has its result; see `LineSource`."""
+        self._open.pop(line, None)
+        if self._rest is not None:
+            self._rest.answered(line, output_tokens)
+        else:
+            self._ended.append((line, output_tokens))
+
+    def unanswered(self) -> Iterator[BatchLine | LineError]:
+        """Yield the lines that have no result; see `LineSource`."""
+        yield from list(self._open.values())
+        with self._reading:
+            rest = self._rest or self._begin_rest()
+        yield from rest.unanswered()
+
+    def _take(self) -> Taken | None:
+        """Ask the planner; None if there can be no plan."""
+        try:
+            whole = self._preparation.wait(0.0)
+        except Exception as error:  # of any kind: without a store there is only the file's order
+            logger.error("The rest goes in the order of the file: %s", error)
+            return None
+        while True:
+            started, self._started = self._started, []
+            ended, self._ended = self._ended, []
+            try:
+                if not self._opened:
+                    folder, out = self._preparation.folder, np.frombuffer(self._out, np.uint8)
+                    self._planner.open(self._job, folder, out.astype(np.bool_))
+                    self._opened = True
+                self.taken = self._planner.take(self._job, _LINES, News(started, ended, whole))
+            except PlannerDied as death:
+                self._deaths += 1
+                self._opened = False
+                if self._deaths >= _DEATHS:
+                    logger.error("The rest goes in the order of the file: %s", death)
+                    return None
+                logger.warning("%s All that was not handed over is planned anew.", death)
+                continue
+            return self.taken
+
+    def _read(self, places: list[Place]) -> list[SizedLine] | None:
+        found = []
+        for place in places:
+            if self._out[place.line]:
+                continue
+            data = read_bytes(self._file, place.offset, place.offset + place.length)
+            for raw, _ in lines_of(data, place.line, self._rules.max_line_bytes):
+                found.append(self._hand_out(raw, place.length))
+        return found or None  # the input is shorter than it was: its end is read, and says so
+
+    def _next_first(self) -> list[SizedLine] | None:
+        """A few lines that no plan has ordered; None when it is enough of them."""
+        if self._first_left <= 0:
+            return None
+        for lines in self._first:
+            found = [
+                self._hand_out(raw, len(raw.data or b""))
+                for raw in lines
+                if not self._out[raw.number]
+            ]
+            if found:
+                self._first_left -= len(found)
+                self._started += [one.line.line or 0 for one in found]
+                return found
+        return None
+
+    def _hand_out(self, raw: RawLine, size: int) -> SizedLine:
+        line = check_line(raw, self._rules).line
+        self._out[raw.number] = 1
+        self._open[raw.number] = line
+        return SizedLine(line, size)
+
+    def _begin_rest(self) -> LineSource:
+        """Read on front to back: what has no result and was not handed out."""
+        self._planner.close(self._job)
+        self._rest = self._file_order(
+            lambda line: (
+                self._has_result(line) or (bool(self._out[line]) and line not in self._kept)
+            )
+        )
+        return self._rest

@@ -1,0 +1,162 @@
+"""The planner's process as those see it who feed an engine."""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, Pipe
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sglang.srt.blendserve.cost.remaining_work import RemainingWork
+from sglang.srt.blendserve.dispatch import planner_process
+from sglang.srt.blendserve.dispatch.messages import EngineReport, News, pack, unpack
+from sglang.srt.blendserve.dispatch.planner import PlannerSettings
+from sglang.srt.blendserve.dispatch.store_plan import Place
+
+
+class PlannerDied(RuntimeError):
+    """The planner's process has ended, or knows nothing of the job: `PlannerClient.open` it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What the planner hands over of a job, and where it stands.
+
+    Attributes:
+        places: the lines, in the order in which they are to go in.
+        ended: whether there are no others and will be none.
+        planned: requests that the plan was made of.
+        prepared: rows of the store that it has taken up.
+        left: predicted work of what is planned and was not handed over, seconds.
+    """
+
+    places: list[Place]
+    ended: bool
+    planned: int
+    prepared: int
+    left: RemainingWork
+
+
+class PlannerClient:
+    """A planner's process, started when first needed, and again when it has died.
+
+    May be used from any thread. Use as a context manager, which ends the process.
+    """
+
+    def __init__(self, settings: PlannerSettings) -> None:
+        """Start nothing yet; plans are made with ``settings``."""
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._messages: Connection | None = None
+        self._report: EngineReport | None = None
+
+    def __enter__(self) -> PlannerClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    @property
+    def process_id(self) -> int | None:
+        """Of the process, None while there is none."""
+        return None if self._process is None else self._process.pid
+
+    def open(self, job: str, folder: Path, skip: NDArray[np.bool_]) -> None:
+        """Plan the requests of a job from now on.
+
+        Args:
+            folder: of its request store, which may still grow.
+            skip: by line number, whether it is not to be handed over.
+
+        Raises:
+            PlannerDied: the process has ended at once.
+        """
+        with self._lock:
+            if self._process is None or self._process.poll() is not None:
+                self._start()
+            header = {"op": "open", "job": job, "folder": str(folder)}
+            self._ask(pack(header, np.asarray(skip, dtype=np.bool_).tobytes()))
+
+    def take(self, job: str, most: int, news: News) -> Taken:
+        """Return the next lines of a job, so many at ``most``; none while no plan is there.
+
+        Raises:
+            PlannerDied: it knows nothing of the job; ``news`` are lost.
+        """
+        with self._lock:
+            report, self._report = self._report, None
+            header = {
+                "op": "take",
+                "job": job,
+                "most": most,
+                "news": [*news],
+                "report": None if report is None else [*report],
+            }
+            reply = self._ask(pack(header))
+        return Taken(
+            [Place(*place) for place in reply["places"]],
+            reply["ended"],
+            reply["planned"],
+            reply["prepared"],
+            RemainingWork(*reply["left"]),
+        )
+
+    def close(self, job: str) -> None:
+        """Forget a job. Without a process it does nothing."""
+        with self._lock, contextlib.suppress(PlannerDied):
+            if self._messages is not None:
+                self._ask(pack({"op": "close", "job": job}))
+
+    def report(self, report: EngineReport) -> None:
+        """The engine has said what waits there; goes along with the next `take`."""
+        self._report = report
+
+    def end(self) -> None:
+        """End the process. Calling it twice does nothing."""
+        with self._lock:
+            self._end()
+
+    def _start(self) -> None:
+        self._end()
+        self._messages, theirs = Pipe()
+        with theirs:
+            descriptor = theirs.fileno()
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-c", planner_process.COMMAND, str(descriptor)],
+                pass_fds=[descriptor],
+                stdin=subprocess.DEVNULL,
+            )
+        with contextlib.suppress(OSError):  # it has ended, which the first question finds
+            self._messages.send_bytes(pickle.dumps(self._settings))
+
+    def _ask(self, message: bytes) -> Mapping[str, Any]:
+        if self._messages is None:
+            raise PlannerDied("The planner's process is not there.")
+        try:
+            self._messages.send_bytes(message)
+            reply, _ = unpack(self._messages.recv_bytes())
+        except (EOFError, OSError) as error:
+            self._end()
+            raise PlannerDied("The planner's process has ended.") from error
+        if reply.get("unknown"):
+            raise PlannerDied("The planner's process was started anew.")
+        return reply
+
+    def _end(self) -> None:
+        if self._messages is not None:
+            self._messages.close()
+            self._messages = None
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None

@@ -1,0 +1,215 @@
+"""The plan over all requests of one job, fed from its request store as that grows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import count
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sglang.srt.blendserve.cost.remaining_work import RemainingWork
+from sglang.srt.blendserve.dispatch.dispatcher import Dispatcher
+from sglang.srt.blendserve.dispatch.window import WaitingWork
+from sglang.srt.blendserve.pool.pool_request import PoolRequest, Tokens
+from sglang.srt.blendserve.pool.request_pool import RequestPool
+from sglang.srt.blendserve.requests.columns import Flag
+from sglang.srt.blendserve.requests.request_store import RequestStore
+
+_RUNS = -1
+"""Stands for the output tokens of a line that has been handed over and has not ended."""
+
+_READ = ("length", "cap", "known", "namespace", "choices", "line", "flags")
+
+
+class Place(NamedTuple):
+    """A line that is handed over, and where in the input it stands.
+
+    Attributes:
+        line: its number, from 1.
+        offset, length: bytes of the input.
+    """
+
+    line: int
+    offset: int
+    length: int
+
+
+class StorePlan:
+    """A job's requests in a pool of their own. A line's prompts and answers are a request each, and
+    are handed over together."""
+
+    def __init__(
+        self,
+        store: RequestStore,
+        pool: RequestPool,
+        skip: NDArray[np.bool_],
+        *,
+        most_tokens: int,
+        first_plan: int,
+    ) -> None:
+        """Plan the rows of ``store`` into ``pool``, which is empty.
+
+        Args:
+            skip: by line number, whether it is not to be handed over (again); lines beyond are.
+            most_tokens: of a prompt and its answer, where a line sets no limit.
+            first_plan: rows that are worth a first plan.
+        """
+        self.pool = pool
+        self.rows = 0
+        """Rows of the store that are in the plan, or were left out of it."""
+        self.whole = False
+        """Whether the store grows no more."""
+        self._store, self._skip = store, skip
+        self._most_tokens, self._first_plan = most_tokens, first_plan
+        self._dispatcher = Dispatcher(pool)
+        self._numbering = (0, 0)
+        # Lines that went ahead of the plan and have no rows yet: output tokens, None: no answer.
+        self._ahead: dict[int, int | None] = {}
+
+    @property
+    def left(self) -> RemainingWork:
+        """Predicted work of what is planned and was not handed over, seconds."""
+        return self._dispatcher.left
+
+    @property
+    def all_handed_over(self) -> bool:
+        """Whether nothing will come any more."""
+        return self.whole and self.rows == self._store.ready and not len(self.pool)
+
+    def look(self, most: int = 20_000) -> bool:
+        """Take up rows that have been written since; say whether there were any.
+
+        Args:
+            most: rows at a time, about 0.1 s of work.
+        """
+        ready = min(self._store.ready, self.rows + most)
+        if ready == self.rows:
+            return False
+        rows = np.arange(self.rows, ready)
+        columns = [self._store.column(name, ready)[self.rows :].tolist() for name in _READ]
+        prompts = self._store.prompts(rows)
+        for row, prompt, values in zip(
+            rows.tolist(), prompts, zip(*columns, strict=True), strict=True
+        ):
+            self._take_up(row, prompt, *values)
+        self.rows = ready
+        return True
+
+    def plan_if_due(self, idle_seconds: float = 0.0) -> bool:
+        """Plan again if it is worth it; say whether a plan is being made.
+
+        Args:
+            idle_seconds: how long the caller can wait for a plan that is being made.
+        """
+        settled = self.whole and self.rows == self._store.ready
+        if settled or len(self.pool) >= self._first_plan or self.pool.current.requests:
+            self.pool.plan_if_due(quiet=settled, idle_seconds=idle_seconds)
+        return self.pool.planning
+
+    def take(self, most: int, window: WaitingWork, others: RemainingWork) -> list[Place]:
+        """Hand over so many lines at ``most``, for an engine in which ``window`` waits.
+
+        Args:
+            others: predicted work left of other jobs for the same engine, seconds.
+        """
+        rows = []
+        for _ in range(most):
+            left = self.left
+            request = self._dispatcher.hand_over(
+                window.work,
+                RemainingWork(left.compute + others.compute, left.memory + others.memory),
+            )
+            if request is None:
+                break
+            rows.append(request.payload)
+            for one in self._of_line_of(request):
+                if one is not request and self.pool.table.waits(one.index):
+                    self.pool.start(one)
+                window.add(self._dispatcher.work(one))
+        return self._places(rows)
+
+    def started(self, lines: Iterable[int]) -> None:
+        """Lines have been handed over without the plan."""
+        for line in lines:
+            known = [*self._of_line(line)]
+            if not known:
+                self._ahead[line] = _RUNS
+            for request in known:
+                if self.pool.table.waits(request.index):
+                    self.pool.start(request)
+
+    def ended(self, line: int, output_tokens: int | None) -> None:
+        """A line has its result.
+
+        Args:
+            output_tokens: of all its answers, None where it has no answer to learn from.
+        """
+        requests = [*self._of_line(line)]
+        if not requests and line in self._ahead:
+            self._ahead[line] = output_tokens
+        for request in requests:
+            if output_tokens is None:
+                self.pool.forget(request)
+            else:
+                self.pool.finish(request, output_tokens // len(requests))
+
+    def _take_up(
+        self,
+        row: int,
+        prompt: Tokens,
+        length: int,
+        cap: int,
+        known: int,
+        namespace: int,
+        choices: int,
+        line: int,
+        flags: int,
+    ) -> None:
+        if flags & Flag.BAD or (line < len(self._skip) and self._skip[line]):
+            return
+        if not flags & Flag.EXACT:
+            prompt = np.full(max(length, 1), -1 - row, dtype=np.int32)  # shared with nobody
+        limit = known if known >= 0 else cap if cap >= 0 else self._most_tokens - length
+        for _ in range(max(choices, 1)):
+            request = PoolRequest(
+                self._next_id(line), prompt, max(limit, 1), known >= 0, namespace=str(namespace)
+            )
+            request.payload = row
+            self.pool.add(request)
+        if line in self._ahead:
+            self._catch_up(line)
+
+    def _catch_up(self, line: int) -> None:
+        """The rows of a line that went ahead of the plan are there."""
+        self.started([line])
+        tokens = self._ahead[line]
+        if tokens != _RUNS:
+            self.ended(line, tokens)
+
+    def _next_id(self, line: int) -> str:
+        before, number = self._numbering
+        number = number + 1 if before == line else 0
+        self._numbering = line, number
+        return f"{line}.{number}"
+
+    def _of_line(self, line: int) -> Iterator[PoolRequest]:
+        """The requests of a line that have not ended."""
+        known = self.pool.table.by_rid
+        for number in count():
+            request = known.get(f"{line}.{number}")
+            if request is None:
+                return
+            yield request
+
+    def _of_line_of(self, request: PoolRequest) -> Iterator[PoolRequest]:
+        return self._of_line(int(request.rid.partition(".")[0]))
+
+    def _places(self, rows: list[int]) -> list[Place]:
+        if not rows:
+            return []
+        chosen = np.array(rows)
+        names = ("line", "byte_offset", "byte_length")
+        columns = [self._store.column(name, self.rows)[chosen].tolist() for name in names]
+        return [Place(*values) for values in zip(*columns, strict=True)]
