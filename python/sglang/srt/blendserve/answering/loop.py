@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -20,6 +20,7 @@ from sglang.srt.blendserve.answering.totals import JobTotals, tally_of
 from sglang.srt.blendserve.answering.turns import EngineTurns
 from sglang.srt.blendserve.batch_file.results import Response, answer
 from sglang.srt.blendserve.batch_file.types import BatchLine, ErrorCode, LineError
+from sglang.srt.blendserve.pool.pool_request import Tokens
 from sglang.srt.blendserve.store.engine_record import EngineRecord
 from sglang.srt.blendserve.store.line_result import LineResult
 
@@ -120,6 +121,7 @@ class AnsweringLoop:
         self._entered: set[int] = set()  # lines in the engine, as the record has it
         self._in_flight: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
+        self._said_unknown = False
 
     async def run(self) -> None:
         """Answer the lines; return when each has a result that is synced, or the job stops.
@@ -150,16 +152,16 @@ class AnsweringLoop:
         """Start a task for each line as slots come free; return when all tasks have ended."""
         suspects: list[SizedLine] = []
         while lines := await self._off_loop(self._source.next_lines):
-            for line, size in lines:
+            for sized in lines:
                 await self._retry.wait_until_fine()
-                if isinstance(line, LineError):
+                if isinstance(line := sized.line, LineError):
                     self._keep(refused(self._job.name, line))
                 elif self._record.condemned(line.line):
                     self._keep(refused(self._job.name, _engine_died(line)))
                 elif self._record.group(line.line):
-                    suspects.append(SizedLine(line, size))
+                    suspects.append(sized)
                 else:
-                    await self._begin(line, size)
+                    await self._begin(line, sized)
                     await asyncio.sleep(0)  # online requests come in between
         self._turns.ordinary_done(self._job.name)
         await self._begin_all(suspects)
@@ -169,9 +171,9 @@ class AnsweringLoop:
     async def _begin_all(self, suspects: list[SizedLine]) -> None:
         """Send lines in whatever rounds they get their turn."""
         tasks = [
-            asyncio.create_task(self._begin(line, size))
-            for line, size in suspects
-            if isinstance(line, BatchLine)
+            asyncio.create_task(self._begin(sized.line, sized))
+            for sized in suspects
+            if isinstance(sized.line, BatchLine)
         ]
         try:
             await asyncio.gather(*tasks)
@@ -179,17 +181,17 @@ class AnsweringLoop:
             for task in tasks:
                 task.cancel()
 
-    async def _begin(self, line: BatchLine, size: int) -> None:
+    async def _begin(self, line: BatchLine, sized: SizedLine) -> None:
         """Send a line when it is its turn and there is a slot, on record before it goes in."""
         await self._turns.enter(self._record.group(line.line))
         self._entered.add(line.line)
-        await self._slots.take(size, self._demand)
+        await self._slots.take(sized.size, self._demand)
         try:
             await self._retry.persist(lambda: self._on_record(line.line))
         except BaseException:
-            self._slots.give_back(size)
+            self._slots.give_back(sized.size)
             raise
-        self._send(line, size)
+        self._send(line, sized)
 
     async def _on_record(self, line: int) -> None:
         self._record.enter(line)
@@ -204,8 +206,8 @@ class AnsweringLoop:
                 logger.error("%s: the record cannot be written: %s", self._job.label, error)
         self._turns.leave(len(left))
 
-    def _send(self, line: BatchLine, size: int) -> None:
-        task = asyncio.create_task(self._answer(line, size, self._job.rid(line)))
+    def _send(self, line: BatchLine, sized: SizedLine) -> None:
+        task = asyncio.create_task(self._answer(line, sized, self._job.rid(line)))
         self._in_flight.add(task)
         task.add_done_callback(self._ended)
 
@@ -220,13 +222,13 @@ class AnsweringLoop:
         self._failure = self._failure or error
         return error is not None
 
-    async def _answer(self, line: BatchLine, size: int, rid: str) -> None:
+    async def _answer(self, line: BatchLine, sized: SizedLine, rid: str) -> None:
         """Get the answer to a line and keep it, unless it was given up."""
         self.totals.begin()
         try:
-            response, seen = await self._execute(line, rid)
+            response, seen = await self._execute(line, rid, self._prompts(sized))
         finally:
-            self._slots.give_back(size)
+            self._slots.give_back(sized.size)
         doubtful = response.status_code >= 500 or (seen is not None and seen.aborted is not None)
         if doubtful and await self._stop.requested_within(DOUBT_SECONDS):
             return  # an error that may come from being given up is no answer
@@ -234,6 +236,16 @@ class AnsweringLoop:
         tally = tally_of(response, seen)
         self._slots.meter.add(tally)
         self._keep(LineResult(line.line, tally, data), seen)
+
+    def _prompts(self, sized: SizedLine) -> Sequence[Tokens] | None:
+        """Return the token ids of a line's prompts, None if they are not known."""
+        try:
+            return None if sized.prompts is None else sized.prompts()
+        except Exception:
+            if not self._said_unknown:
+                logger.exception("%s: token ids that were made are made again", self._job.label)
+            self._said_unknown = True
+            return None
 
     def _write(self, line: BatchLine, rid: str, response: Response) -> tuple[Response, bytes]:
         """Return a line's result as it is written, and the response that it holds."""
@@ -245,11 +257,13 @@ class AnsweringLoop:
             response = _failed(line, rid, error)
             return response, answer(name, line.line, line.custom_id, response).to_json()
 
-    async def _execute(self, line: BatchLine, rid: str) -> tuple[Response, Observation | None]:
+    async def _execute(
+        self, line: BatchLine, rid: str, prompts: Sequence[Tokens] | None
+    ) -> tuple[Response, Observation | None]:
         """Return the engine's answer to a line, after at most three tries."""
         for attempt in range(1, _TRIES + 1):
             try:
-                found = await self._engine.execute(line, rid)
+                found = await self._engine.execute(line, rid, prompts)
             except Exception as error:
                 logger.exception("%s: line %d failed", self._job.label, line.line)
                 return _failed(line, rid, error), None

@@ -30,6 +30,7 @@ import argparse
 import asyncio
 import shlex
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sglang.srt.blendserve import job_ids
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from sglang.srt.blendserve.answering.engine import Answer, Engine
     from sglang.srt.blendserve.batch_file.types import BatchLine
     from sglang.srt.blendserve.cost.cost_model import CostModel
+    from sglang.srt.blendserve.pool.pool_request import Tokens
     from sglang.srt.blendserve.run.offline_engine import OfflineEngine
 
 add_arguments = flags.add_arguments
@@ -309,7 +311,9 @@ def answering_loop(
 class _NoEngine:
     """Stands for the engine of an input that has no valid line."""
 
-    async def execute(self, line: BatchLine, rid: str) -> Answer:
+    async def execute(
+        self, line: BatchLine, rid: str, prompts: Sequence[Tokens] | None = None
+    ) -> Answer:
         raise AssertionError(f"line {line.line} has no result but was not to be answered")
 
     def abort(self, job: str) -> None:
