@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier, Event
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from tokenizer_side import URLS, TokenizerSide
 
 from sglang.srt.blendserve.answering import loop
 from sglang.srt.blendserve.answering.conversion import RequestConversion
+from sglang.srt.blendserve.answering.known_prompts import KnownChat
 from sglang.srt.blendserve.answering.line_source import LineSource, SizedLine
 from sglang.srt.blendserve.batch_file.types import BatchLine
 
@@ -38,6 +40,12 @@ def converted(conversion: RequestConversion, body: dict[str, Any], prompts: Any 
     [url] = [url for name, url in URLS.items() if name in body]
     line = BatchLine(line=7, custom_id="a", method="POST", url=url, body=body)
     return conversion.convert(line, "rid", prompts).internal
+
+
+def known_chat(conversion: RequestConversion) -> KnownChat:
+    """What takes chats whose ids are known."""
+    assert conversion._known_chat is not None
+    return conversion._known_chat
 
 
 def test_known_ids_take_the_place_of_texts(conversion: RequestConversion) -> None:
@@ -84,46 +92,64 @@ def test_ids_of_the_line_itself_stay(conversion: RequestConversion) -> None:
 def test_ids_that_go_elsewhere_are_made_anew(
     conversion: RequestConversion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As of a handler of another release that tokenizes something else, or looks into the ids."""
-    known = conversion._known_chat
-    assert known is not None
-    convert = known.handler._convert_to_internal_request
-    plain = converted(conversion, CHAT).input_ids
+    """As of a handler of another release, which tokenizes something else beside the prompt."""
+    handler: Any = known_chat(conversion).handler
+    convert = handler._convert_to_internal_request
+    plain = converted(conversion, CHAT)
     looked_into = []
 
     def odd(request: Any, raw_request: None = None) -> Any:
-        marker = known.handler.tokenizer_manager.tokenizer.encode(TEXT)
+        marker = handler.tokenizer_manager.tokenizer.encode(TEXT)
         looked_into.append(list(marker))
-        return convert(request, raw_request)
+        internal, request = convert(request, raw_request)
+        internal.sampling_params["stop_token_ids"] = marker
+        return internal, request
 
-    monkeypatch.setattr(known.handler, "_convert_to_internal_request", odd)
-    assert converted(conversion, CHAT, [KNOWN]).input_ids == plain
+    monkeypatch.setattr(handler, "_convert_to_internal_request", odd)
+    found = converted(conversion, CHAT, [KNOWN])
+    assert (found.input_ids, found.sampling_params) == (plain.input_ids, plain.sampling_params)
     assert looked_into == [KNOWN.tolist()]
 
+
+def test_a_failure_on_the_way_without_tokenizing_is_none_of_the_line(
+    conversion: RequestConversion, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fails(request: Any, raw_request: None = None) -> Any:
         raise ArithmeticError("ours")
 
-    monkeypatch.setattr(known.handler, "_convert_to_internal_request", fails)
+    handler: Any = known_chat(conversion).handler
+    monkeypatch.setattr(handler, "_convert_to_internal_request", fails)
+    plain = converted(conversion, CHAT).input_ids
     assert converted(conversion, CHAT, [KNOWN]).input_ids == plain
 
 
 def test_only_the_one_conversion_sees_its_ids(
-    side: TokenizerSide, conversion: RequestConversion
+    side: TokenizerSide, conversion: RequestConversion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokenizer = side.manager.tokenizer
-    wanted = tokenizer.encode(TEXT)
-    bodies = [CHAT if number % 3 else {**CHAT, "temperature": 0.5} for number in range(60)]
+    handler: Any = known_chat(conversion).handler
+    all_in, may_go = Barrier(3), Event()
 
-    def one(number: int) -> bool:
-        if not number % 3:  # one that is not known, as others are
-            return len(converted(conversion, bodies[number]).input_ids) > 3
-        ids = np.asarray([number, 1], dtype=np.int32)
-        found = converted(conversion, bodies[number], [ids])
-        return bool(found.input_ids == [number, 1] and tokenizer.encode(TEXT) == wanted)
+    def waits(request: Any) -> None:
+        all_in.wait(60)
+        assert may_go.wait(60)
 
-    with ThreadPoolExecutor(4) as threads:
-        assert all(threads.map(one, range(60)))
-    assert "encode" not in vars(tokenizer)  # SGLang goes slower ways where it finds it replaced
+    monkeypatch.setattr(handler, "_validate_request", waits)
+    plain = converted(conversion, CHAT).input_ids
+    several = [np.asarray([number, 1], dtype=np.int32) for number in (7, 8)]
+    with ThreadPoolExecutor(2) as threads:
+        found = [threads.submit(converted, conversion, CHAT, [ids]) for ids in several]
+        all_in.wait(60)  # both hand out ids now, and neither has been converted
+        try:
+            assert converted(conversion, CHAT).input_ids == plain
+            own = handler.tokenizer_manager.tokenizer
+            assert own.encode(TEXT) == tokenizer.encode(TEXT) != []
+        finally:
+            may_go.set()
+        assert [one.result().input_ids for one in found] == [ids.tolist() for ids in several]
+    assert own.encode(TEXT) == tokenizer.encode(TEXT)
+    # SGLang 0.5.23 tokenizes long prompts more slowly where it finds this replaced.
+    assert "encode" not in vars(tokenizer)
 
 
 def test_a_tokenizer_that_cannot_be_copied_tokenizes(
