@@ -1,6 +1,6 @@
 """Lines whose token ids are known are answered as any, and nothing is tokenized again.
 
-pytest test/requests/test_known_prompts.py
+pytest test/requests/test_known_prompts_alike.py
 """
 
 from __future__ import annotations
