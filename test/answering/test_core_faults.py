@@ -72,8 +72,8 @@ async def test_an_answer_that_cannot_be_written_is_an_error_of_its_line(way: Way
     """Half a surrogate pair, which a model may write in the arguments of a tool call."""
 
     class Half(ScriptedEngine):
-        async def execute(self, line: BatchLine, rid: str) -> Answer:
-            found = await super().execute(line, rid)
+        async def execute(self, line: BatchLine, rid: str, prompts: Any = None) -> Answer:
+            found = await super().execute(line, rid, prompts)
             if line.custom_id == BAD:
                 found.response.body["text"] = "\ud800"
             return found

@@ -79,6 +79,25 @@ def test_bad_lines_come_as_errors_and_lines_with_results_not_at_all(
     assert [n for n, line in found.items() if not isinstance(line, BatchLine)] == [42]
 
 
+def test_planned_lines_have_the_token_ids_of_their_prompts(
+    tmp_path: Path, planner: PlannerClient
+) -> None:
+    several = Request([[5, 6], [7], [8, 9, 10]])
+    given = PlannedInput(tmp_path, [several, *SORTED[:3], several])
+    given.prepare()
+    lines = given.lines(planner)
+    found: dict[int, list[list[int]]] = {}
+    while (got := lines.next_lines()) != []:
+        for one in got or ():
+            if one.prompts is not None:
+                found[one.line.line or 0] = [ids.tolist() for ids in one.prompts() or ()]
+    assert found.keys() & {1, 5}
+    for line in found.keys() & {1, 5}:
+        assert found[line] == [[5, 6], [7], [8, 9, 10]]
+    for line in found.keys() & {2, 3, 4}:
+        assert found[line] == [[*SORTED[line - 2].prompts[0]]]
+
+
 def test_before_there_is_a_plan_lines_come_from_all_over_the_file(
     tmp_path: Path, planner: PlannerClient
 ) -> None:

@@ -16,6 +16,7 @@ from sglang.srt.blendserve.dispatch.planner_client import PlannerClient
 from sglang.srt.blendserve.requests.columns import COLUMNS, ColumnWriter, Flag
 from sglang.srt.blendserve.requests.line_blocks import FileScan
 from sglang.srt.blendserve.requests.line_blocks import scan as scan_blocks
+from sglang.srt.blendserve.requests.request_store import RequestStore
 
 JOB = "job"
 
@@ -65,6 +66,7 @@ class PlannedInput:
         with self.file.open("rb") as file:
             self.found: FileScan = scan_blocks(file, block_bytes=1 << 10)
         self._writer = ColumnWriter(self.folder)
+        self.store = RequestStore(self.folder)
         self._written = 0
 
     def prepare(self, lines: int | None = None) -> None:

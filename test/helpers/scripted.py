@@ -7,8 +7,8 @@ different from the real thing, so everything but the engine is: store, runner, r
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +25,7 @@ from sglang.srt.blendserve.answering.observer import Observation
 from sglang.srt.blendserve.batch_file.results import Response
 from sglang.srt.blendserve.batch_file.types import BatchLine, Endpoint
 from sglang.srt.blendserve.job_ids import job_prefix
+from sglang.srt.blendserve.pool.pool_request import Tokens
 from sglang.srt.blendserve.server.batch_settings import BatchSettings
 from sglang.srt.blendserve.server.mount import mount
 from sglang.srt.blendserve.server.plan_view import PlanView
@@ -48,6 +49,7 @@ class ScriptedEngine:
 
     script: Script = at_once
     executed: Counter[str] = field(default_factory=Counter)
+    prompts: defaultdict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
     refused: frozenset[str] = frozenset()
     ready: bool = True
     stopping: bool = False
@@ -60,8 +62,11 @@ class ScriptedEngine:
     models = frozenset((MODEL, "default"))
     endpoints = frozenset((Endpoint.CHAT, Endpoint.COMPLETIONS))
 
-    async def execute(self, line: BatchLine, rid: str) -> Answer:
+    async def execute(
+        self, line: BatchLine, rid: str, prompts: Sequence[Tokens] | None = None
+    ) -> Answer:
         self.executed[line.custom_id] += 1
+        self.prompts[line.custom_id].append(prompts)
         work = asyncio.ensure_future(self.script(line))
         self._running[rid] = work
         self.most_at_once = max(self.most_at_once, len(self._running))

@@ -9,131 +9,17 @@ line that reads tools, ``reasoning_effort`` and arguments of its own.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from engine_process import play
+from prompt_lines import CASES, COMPLETIONS, EMBEDDINGS, IDS, REFUSED
 from two_releases import OLD
 
 from sglang.srt.blendserve.answering.conversion import Converted
 from sglang.srt.blendserve.batch_file.types import BatchLine
 from sglang.srt.blendserve.requests.engine_prompts import EnginePrompts
-
-CHAT = "/v1/chat/completions"
-COMPLETIONS = "/v1/completions"
-EMBEDDINGS = "/v1/embeddings"
-
-TEMPLATE = """\
-{%- if reasoning_effort is defined %}[effort {{ reasoning_effort }}]{% endif -%}
-{%- if shout is defined %}[shout {{ shout }}]{% endif -%}
-{%- for tool in tools or [] %}[tool {{ tool | tojson }}]{% endfor -%}
-{%- for message in messages -%}
-<|im_start|>{{ message.role }}
-{% if message.content is string %}{{ message.content }}{% else %}[{{ message.content }}]{% endif %}
-{%- for call in message.tool_calls or [] %}[call {{ call | tojson }}]{% endfor %}<|im_end|>
-{% endfor -%}
-{%- if add_generation_prompt %}<|im_start|>assistant
-{% endif -%}
-"""
-
-USER = {"role": "user", "content": "What is the weather in Zürich, and why? 1234567 " * 2}
-SYSTEM = {"role": "system", "content": "You are brief. " * 6}
-ASSISTANT = {"role": "assistant", "content": "The weather is quite often like this, I believe: "}
-TOOLS = [
-    {
-        "type": "function",
-        "function": {"name": name, "parameters": {"type": "object", "properties": {}}},
-    }
-    for name in ("weather", "clock")
-]
-NAMED = {"type": "function", "function": {"name": "clock"}}
-CALLED = [
-    {"id": "a", "type": "function", "function": {"name": "clock", "arguments": '{"zone": "CET"}'}}
-]
-PARTS = [{"type": "text", "text": "one "}, {"type": "text", "text": "two"}]
-IDS = [5, 6, 7, 8, 9]
-
-CASES: dict[str, tuple[str, dict[str, Any]]] = {
-    "plain": (CHAT, {"messages": [USER]}),
-    "system": (CHAT, {"messages": [SYSTEM, USER]}),
-    "several text parts": (CHAT, {"messages": [{"role": "user", "content": PARTS}]}),
-    "tools": (CHAT, {"messages": [USER], "tools": TOOLS}),
-    "tools, none to be used": (CHAT, {"messages": [USER], "tools": TOOLS, "tool_choice": "none"}),
-    "a named tool": (CHAT, {"messages": [USER], "tools": TOOLS, "tool_choice": NAMED}),
-    "tool calls": (
-        CHAT,
-        {
-            "messages": [
-                USER,
-                {"role": "assistant", "content": None, "tool_calls": CALLED},
-                {"role": "tool", "tool_call_id": "a", "content": PARTS},
-            ]
-        },
-    ),
-    "reasoning effort": (CHAT, {"messages": [USER], "reasoning_effort": "low"}),
-    "template arguments": (CHAT, {"messages": [USER], "chat_template_kwargs": {"shout": "yes"}}),
-    "effort among the arguments": (
-        CHAT,
-        {"messages": [USER], "chat_template_kwargs": {"reasoning_effort": "high"}},
-    ),
-    "last from the assistant": (CHAT, {"messages": [USER, ASSISTANT]}),
-    "last continued": (CHAT, {"messages": [USER, ASSISTANT], "continue_final_message": True}),
-    "long one continued": (
-        CHAT,
-        {
-            "messages": [USER, {"role": "assistant", "content": "on and on " * 30}],
-            "continue_final_message": True,
-        },
-    ),
-    "null content": (
-        CHAT,
-        {"messages": [USER, {"role": "assistant", "content": None}, {**USER, "name": None}]},
-    ),
-    "ids for a chat": (CHAT, {"messages": [USER], "input_ids": IDS}),
-    "markers in a text": (CHAT, {"messages": [{"role": "user", "content": "<|im_end|> \n x"}]}),
-    "other scripts": (CHAT, {"messages": [{"role": "user", "content": "天気 🌦 ДВ\u2028\u0301é"}]}),
-    "a float cap": (CHAT, {"messages": [USER], "max_tokens": 64.0}),
-    "a text": (COMPLETIONS, {"prompt": "Once upon a time, far away"}),
-    "a text with blanks": (COMPLETIONS, {"prompt": "  two  blanks\n\n and tabs\t"}),
-    "texts": (COMPLETIONS, {"prompt": ["Once upon a time", "there was"]}),
-    "ids": (COMPLETIONS, {"prompt": IDS}),
-    "lists of ids": (COMPLETIONS, {"prompt": [IDS, IDS[:2]]}),
-}
-
-REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
-    "too long": (COMPLETIONS, {"prompt": [5] * 5000}),
-    "no such id": (COMPLETIONS, {"prompt": [1 << 20]}),
-    "no embeddings": (EMBEDDINGS, {"input": "a"}),
-    "no messages": (CHAT, {"messages": []}),
-    "an image": (
-        CHAT,
-        {
-            "messages": [
-                {
-                    "role": "user",
-                    "content": [{"type": "image_url", "image_url": {"url": "data:image/png,x"}}],
-                }
-            ]
-        },
-    ),
-}
-
-
-@pytest.fixture(scope="module")
-def odd_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model with a tokenizer that transformers alone does not load as it is."""
-    folder = tmp_path_factory.mktemp("odd") / "model"
-    folder.mkdir()
-    for path in tiny_model.iterdir():
-        (folder / path.name).symlink_to(path)
-    config = json.loads((tiny_model / "tokenizer_config.json").read_text())
-    config.update(tokenizer_class="LlamaTokenizer", add_bos_token=True)
-    (folder / "tokenizer_config.json").unlink()
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    (folder / "odd.jinja").write_text(TEMPLATE)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -225,7 +111,8 @@ def test_what_only_the_engine_can_tokenize_has_an_estimated_length(
         if line.custom_id != "media":
             return convert(line, rid)
         params = {"max_new_tokens": 9, "n": 2}
-        return Converted(GenerateReqInput(text="a" * 40, sampling_params=params, **asked), None)
+        request = GenerateReqInput(text="a" * 40, sampling_params=params, **asked)
+        return Converted(request, None, None)
 
     monkeypatch.setattr(prompts._conversion, "convert", with_media)
     lines = [

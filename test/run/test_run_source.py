@@ -51,7 +51,7 @@ def test_plain_and_compressed_are_the_same_input(tmp_path: Path) -> None:
             assert lines[-1] == read(source)
     assert scans[0][0][:3] == (51, 1, 50)
     assert scans[0] == scans[1] == scans[2]
-    assert sum(size for _, size in lines[0]) == len(DATA) - 1  # the last line is blank
+    assert sum(line.size for line in lines[0]) == len(DATA) - 1  # the last line is blank
     assert lines[0] == lines[1] == lines[2]
 
 

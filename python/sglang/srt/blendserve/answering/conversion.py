@@ -6,20 +6,27 @@ has it answered, and for those who only want to know its tokens (`requests/engin
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import BaseModel
 
+from sglang.srt.blendserve.answering.known_prompts import KnownChat, id_lists, replace_texts
 from sglang.srt.blendserve.answering.request_body import check_body, request_body
 from sglang.srt.blendserve.answering.request_guard import check_embedding, check_request
 from sglang.srt.blendserve.answering.request_refused import RequestRefused
 from sglang.srt.blendserve.answering.schema_errors import validated
 from sglang.srt.blendserve.batch_file.types import BatchLine, Endpoint
+from sglang.srt.blendserve.pool.pool_request import Tokens
 
 if TYPE_CHECKING:
     from sglang.srt.entrypoints.openai.serving_base import OpenAIServingBase
     from sglang.srt.managers.tokenizer_manager import TokenizerManager
     from sglang.srt.parser.template_manager import TemplateManager
+
+logger = logging.getLogger(__name__)
 
 
 class Route(NamedTuple):
@@ -37,10 +44,17 @@ class Route(NamedTuple):
 
 
 class Converted(NamedTuple):
-    """A request in the two forms that SGLang's handler takes: the engine's and OpenAI's."""
+    """A request in the two forms that SGLang's handler takes, and the handler that answers it.
+
+    Attributes:
+        internal: the engine's form.
+        request: OpenAI's form.
+        handler: the one that made it, as a handler may keep something of a request.
+    """
 
     internal: Any
     request: BaseModel
+    handler: OpenAIServingBase
 
 
 class RequestConversion:
@@ -62,6 +76,7 @@ class RequestConversion:
         from sglang.srt.entrypoints.openai.serving_embedding import OpenAIServingEmbedding
 
         manager: TokenizerManager = tokenizer_manager
+        self._manager, self._templates = tokenizer_manager, template_manager
         self._model = manager.model_config
         chat = manager.serving_chat_class(manager, template_manager)
         completion = OpenAIServingCompletion(manager, template_manager)
@@ -75,33 +90,84 @@ class RequestConversion:
         self._parses_tools = bool(getattr(chat, "tool_call_parser", None))
         self._own_templates = bool(getattr(settings, "trust_request_chat_template", False))
 
-    def convert(self, line: BatchLine, rid: str) -> Converted:
+    def convert(
+        self, line: BatchLine, rid: str, prompts: Sequence[Tokens] | None = None
+    ) -> Converted:
         """Check a line's request and render it.
 
         It takes the steps of ``OpenAIServingBase.handle_request``, which SGLang 0.5.17 takes on
         the event loop, and which tells what the user can mend by ValueError alone. Chats are
         tokenized as well; a text prompt stays one.
 
+        Args:
+            line: a valid line.
+            rid: the request id.
+            prompts: the token ids that the line's prompts have, in their order, int32 of shape
+                (tokens,) each: nothing is tokenized then, and text prompts become ids. None: not
+                known. If they do not fit the line they count as not known.
+
         Raises:
             RequestRefused: the user can mend it.
         """
-        route = self.routes[line.url]
         body = request_body(line)
         check_body(
             body, line.url, parses_tools=self._parses_tools, own_templates=self._own_templates
         )
-        request = validated(route.request_type, lambda: {**request_body(line), "rid": rid})
-        handler: Any = route.handler
+        converted = None if prompts is None else self._with_prompts(line, rid, prompts)
+        if converted is None:
+            try:
+                converted = self._converted(line, rid, self.routes[line.url].handler)
+            except _mendable() as error:
+                if isinstance(error, RequestRefused):
+                    raise
+                raise _not_rendered(body, error) from error
+        self._check(converted.internal)
+        return converted
+
+    def _converted(self, line: BatchLine, rid: str, handler: Any) -> Converted:
+        """Have a handler take the line.
+
+        Raises:
+            RequestRefused: it does not fit the schema, or the handler refuses it.
+            Exception: the handler fails.
+        """
+        schema = self.routes[line.url].request_type
+        request = validated(schema, lambda: {**request_body(line), "rid": rid})
+        if refusal := handler._validate_request(request):
+            raise RequestRefused(str(refusal))
+        internal, request = handler._convert_to_internal_request(request, None)
+        return Converted(internal, request, handler)
+
+    def _with_prompts(
+        self, line: BatchLine, rid: str, prompts: Sequence[Tokens]
+    ) -> Converted | None:
+        """Have a handler take the line without tokenizing it; None if that cannot be had."""
+        if line.url is Endpoint.EMBEDDINGS or self._model.is_multimodal:
+            return None  # tokenized in ways of their own
         try:
-            if refusal := handler._validate_request(request):
-                raise RequestRefused(str(refusal))
-            internal, request = handler._convert_to_internal_request(request, None)
-        except _mendable() as error:
-            if isinstance(error, RequestRefused):
-                raise
-            raise _not_rendered(body, error) from error
-        self._check(internal)
-        return Converted(internal, request)
+            ids = id_lists(prompts)
+            if line.url is Endpoint.CHAT and self._known_chat is not None:
+                with self._known_chat.handing_out(ids[0]) as check:
+                    converted = self._converted(line, rid, self._known_chat.handler)
+                    check(converted.internal)
+            else:
+                converted = self._converted(line, rid, self.routes[line.url].handler)
+            replace_texts(converted.internal, ids)
+        except Exception as error:  # if it is the line's own it shows again
+            logger.debug("line %s: its token ids are made anew: %r", line.line, error)
+            return None
+        return converted
+
+    @cached_property
+    def _known_chat(self) -> KnownChat | None:
+        """What takes chats whose ids are known; None where the tokenizer is of another kind."""
+        if not getattr(self._manager.tokenizer, "is_fast", False):
+            return None
+        try:
+            return KnownChat(self._manager, self._templates)
+        except Exception as error:
+            logger.info("chats are tokenized, whether or not their ids are known: %r", error)
+            return None
 
     def _check(self, internal: Any) -> None:
         from sglang.srt.managers.io_struct import GenerateReqInput

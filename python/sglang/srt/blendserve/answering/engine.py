@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from sglang.srt.blendserve.answering.observer import Observation
 from sglang.srt.blendserve.batch_file.results import Response
 from sglang.srt.blendserve.batch_file.types import BatchLine
+from sglang.srt.blendserve.pool.pool_request import Tokens
 
 
 class Answer(NamedTuple):
@@ -19,12 +21,16 @@ class Answer(NamedTuple):
 class Engine(Protocol):
     """Answers batch lines. All of it runs on one event loop."""
 
-    async def execute(self, line: BatchLine, rid: str) -> Answer:
+    async def execute(
+        self, line: BatchLine, rid: str, prompts: Sequence[Tokens] | None = None
+    ) -> Answer:
         """Return the answer to a line; ``observation.aborted`` is set if it was given up.
 
         Args:
             line: a valid line.
             rid: the request id, from `job_ids.make_rid`, by which the scheduler knows the job.
+            prompts: the token ids of the line's prompts, in their order, int32 of shape (tokens,)
+                each, which are not made again then; None: not known.
         """
         ...
 

@@ -8,6 +8,7 @@ of that tokenizer manager.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ from sglang.srt.blendserve.answering.off_loop import BoundedThreads
 from sglang.srt.blendserve.answering.request_refused import RequestRefused
 from sglang.srt.blendserve.batch_file.results import Response
 from sglang.srt.blendserve.batch_file.types import BatchLine
+from sglang.srt.blendserve.pool.pool_request import Tokens
 
 if TYPE_CHECKING:
     from sglang.srt.managers.tokenizer_manager import TokenizerManager
@@ -64,7 +66,9 @@ class Executor:
         self._conversion = RequestConversion(manager, template_manager)
         self._threads = BoundedThreads(PREPARE_SECONDS)
 
-    async def execute(self, line: BatchLine, rid: str) -> Answer:
+    async def execute(
+        self, line: BatchLine, rid: str, prompts: Sequence[Tokens] | None = None
+    ) -> Answer:
         """Answer ``line``; a request that is refused is an answer too, with its 4xx status.
 
         Whatever fails on the way is an answer as well: 400 where the user can mend it, else 500.
@@ -74,12 +78,14 @@ class Executor:
             line: a valid line.
             rid: the request id, from `job_ids.make_rid`, by which the scheduler knows the job. A
                 line with several prompts or answers is several requests ``<rid>_...`` there.
+            prompts: the token ids of the line's prompts, as `RequestConversion.convert` takes
+                them; None: not known.
         """
         from fastapi import HTTPException
 
         observation = observe()
         try:
-            response = await self._answer(line, rid, observation)
+            response = await self._answer(line, rid, prompts, observation)
         except RequestRefused as refused:
             response = _failure(line, rid, 400, str(refused), param=refused.param)
         except HTTPException as failed:
@@ -95,7 +101,13 @@ class Executor:
             response = _failure(line, rid, 500, message)
         return Answer(response, observation)
 
-    async def _answer(self, line: BatchLine, rid: str, observation: Observation) -> Response:
+    async def _answer(
+        self,
+        line: BatchLine,
+        rid: str,
+        prompts: Sequence[Tokens] | None,
+        observation: Observation,
+    ) -> Response:
         """Return the endpoint's response to a line.
 
         Raises:
@@ -103,9 +115,11 @@ class Executor:
             HTTPException: SGLang refuses it with this status, or has given it up.
         """
         route = self._conversion.routes[line.url]
-        internal, request = await self._threads.run(lambda: self._conversion.convert(line, rid))
+        internal, request, converter = await self._threads.run(
+            lambda: self._conversion.convert(line, rid, prompts)
+        )
         # The raw HTTP request, of which there is none, only tells that the client is gone.
-        handler: Any = route.handler
+        handler: Any = converter
         result = await handler._handle_non_streaming_request(internal, request, None)
         if observation.aborted is not None:
             return _failure(line, rid, 503, observation.aborted, kind="Aborted")

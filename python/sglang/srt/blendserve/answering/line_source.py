@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 from sglang.srt.blendserve.answering.stop import Stop, Stopped
 from sglang.srt.blendserve.batch_file.types import BatchLine, LineError
 from sglang.srt.blendserve.batch_file.validation import Rules, parse_lines
+from sglang.srt.blendserve.pool.pool_request import Tokens
 
 _LINES = 64
 _BYTES = 1 << 18
@@ -80,10 +81,16 @@ def read_input(path: Path, rules: Rules) -> Iterator[BatchLine | LineError]:
 
 
 class SizedLine(NamedTuple):
-    """A line, and the bytes that were read for it."""
+    """A line, and the bytes that were read for it.
+
+    Attributes:
+        prompts: returns the token ids of the line's prompts, as `Engine.execute` takes them;
+            asked once, when the line goes into the engine, on the event loop. None: not known.
+    """
 
     line: BatchLine | LineError
     size: int
+    prompts: Callable[[], Sequence[Tokens] | None] | None = None
 
 
 class LineSource(Protocol):
@@ -174,5 +181,5 @@ class FileOrder:
         """
         yield from list(self._open.values())
         while lines := self.next_lines():
-            for line, _ in lines:
-                yield line
+            for found in lines:
+                yield found.line

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from sglang.srt.blendserve.answering.disk_retry import DiskRetry
 from sglang.srt.blendserve.answering.engine import Engine
+from sglang.srt.blendserve.answering.line_failures import engine_died, failed
 from sglang.srt.blendserve.answering.line_source import LineSource, SizedLine
 from sglang.srt.blendserve.answering.observer import Observation
 from sglang.srt.blendserve.answering.result_log import ResultLog, refused
@@ -19,7 +20,8 @@ from sglang.srt.blendserve.answering.stop import Stop
 from sglang.srt.blendserve.answering.totals import JobTotals, tally_of
 from sglang.srt.blendserve.answering.turns import EngineTurns
 from sglang.srt.blendserve.batch_file.results import Response, answer
-from sglang.srt.blendserve.batch_file.types import BatchLine, ErrorCode, LineError
+from sglang.srt.blendserve.batch_file.types import BatchLine, LineError
+from sglang.srt.blendserve.pool.pool_request import Tokens
 from sglang.srt.blendserve.store.engine_record import EngineRecord
 from sglang.srt.blendserve.store.line_result import LineResult
 
@@ -123,6 +125,7 @@ class AnsweringLoop:
         self._entered: set[int] = set()  # lines in the engine, as the record has it
         self._in_flight: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
+        self._said_unknown = False
 
     async def run(self) -> None:
         """Answer the lines; return when each has a result that is synced, or the job stops.
@@ -155,16 +158,16 @@ class AnsweringLoop:
         while (lines := await self._off_loop(self._source.next_lines)) != []:
             if lines is None:
                 await asyncio.sleep(_ASK_AGAIN_SECONDS)
-            for line, size in lines or ():
+            for sized in lines or ():
                 await self._retry.wait_until_fine()
-                if isinstance(line, LineError):
+                if isinstance(line := sized.line, LineError):
                     self._keep(refused(self._job.name, line))
                 elif self._record.condemned(line.line):
-                    self._keep(refused(self._job.name, _engine_died(line)))
+                    self._keep(refused(self._job.name, engine_died(line)))
                 elif self._record.group(line.line):
-                    suspects.append(SizedLine(line, size))
+                    suspects.append(sized)
                 else:
-                    await self._begin(line, size)
+                    await self._begin(line, sized)
                     await asyncio.sleep(0)  # online requests come in between
         self._turns.ordinary_done(self._job.name)
         await self._begin_all(suspects)
@@ -174,9 +177,9 @@ class AnsweringLoop:
     async def _begin_all(self, suspects: list[SizedLine]) -> None:
         """Send lines in whatever rounds they get their turn."""
         tasks = [
-            asyncio.create_task(self._begin(line, size))
-            for line, size in suspects
-            if isinstance(line, BatchLine)
+            asyncio.create_task(self._begin(sized.line, sized))
+            for sized in suspects
+            if isinstance(sized.line, BatchLine)
         ]
         try:
             await asyncio.gather(*tasks)
@@ -184,17 +187,17 @@ class AnsweringLoop:
             for task in tasks:
                 task.cancel()
 
-    async def _begin(self, line: BatchLine, size: int) -> None:
+    async def _begin(self, line: BatchLine, sized: SizedLine) -> None:
         """Send a line when it is its turn and there is a slot, on record before it goes in."""
         await self._turns.enter(self._record.group(line.line))
         self._entered.add(line.line)
-        await self._slots.take(size, self._demand)
+        await self._slots.take(sized.size, self._demand)
         try:
             await self._retry.persist(lambda: self._on_record(line.line))
         except BaseException:
-            self._slots.give_back(size)
+            self._slots.give_back(sized.size)
             raise
-        self._send(line, size)
+        self._send(line, sized)
 
     async def _on_record(self, line: int) -> None:
         self._record.enter(line)
@@ -209,8 +212,8 @@ class AnsweringLoop:
                 logger.error("%s: the record cannot be written: %s", self._job.label, error)
         self._turns.leave(len(left))
 
-    def _send(self, line: BatchLine, size: int) -> None:
-        task = asyncio.create_task(self._answer(line, size, self._job.rid(line)))
+    def _send(self, line: BatchLine, sized: SizedLine) -> None:
+        task = asyncio.create_task(self._answer(line, sized, self._job.rid(line)))
         self._in_flight.add(task)
         task.add_done_callback(self._ended)
 
@@ -225,13 +228,13 @@ class AnsweringLoop:
         self._failure = self._failure or error
         return error is not None
 
-    async def _answer(self, line: BatchLine, size: int, rid: str) -> None:
+    async def _answer(self, line: BatchLine, sized: SizedLine, rid: str) -> None:
         """Get the answer to a line and keep it, unless it was given up."""
         self.totals.begin()
         try:
-            response, seen = await self._execute(line, rid)
+            response, seen = await self._execute(line, rid, self._prompts(sized))
         finally:
-            self._slots.give_back(size)
+            self._slots.give_back(sized.size)
         doubtful = response.status_code >= 500 or (seen is not None and seen.aborted is not None)
         if doubtful and await self._stop.requested_within(DOUBT_SECONDS):
             return  # an error that may come from being given up is no answer
@@ -240,6 +243,16 @@ class AnsweringLoop:
         self._slots.meter.add(tally)
         self._keep(LineResult(line.line, tally, data), seen)
 
+    def _prompts(self, sized: SizedLine) -> Sequence[Tokens] | None:
+        """Return the token ids of a line's prompts, None if they are not known."""
+        try:
+            return None if sized.prompts is None else sized.prompts()
+        except Exception:
+            if not self._said_unknown:
+                logger.exception("%s: token ids that were made are made again", self._job.label)
+            self._said_unknown = True
+            return None
+
     def _write(self, line: BatchLine, rid: str, response: Response) -> tuple[Response, bytes]:
         """Return a line's result as it is written, and the response that it holds."""
         name = self._job.name
@@ -247,17 +260,19 @@ class AnsweringLoop:
             return response, answer(name, line.line, line.custom_id, response).to_json()
         except Exception as error:  # half a surrogate pair in what the model wrote, for one
             logger.exception("%s: line %d cannot be written", self._job.label, line.line)
-            response = _failed(line, rid, error)
+            response = failed(line, rid, error)
             return response, answer(name, line.line, line.custom_id, response).to_json()
 
-    async def _execute(self, line: BatchLine, rid: str) -> tuple[Response, Observation | None]:
+    async def _execute(
+        self, line: BatchLine, rid: str, prompts: Sequence[Tokens] | None
+    ) -> tuple[Response, Observation | None]:
         """Return the engine's answer to a line, after at most three tries."""
         for attempt in range(1, _TRIES + 1):
             try:
-                found = await self._engine.execute(line, rid)
+                found = await self._engine.execute(line, rid, prompts)
             except Exception as error:
                 logger.exception("%s: line %d failed", self._job.label, line.line)
-                return _failed(line, rid, error), None
+                return failed(line, rid, error), None
             aborted = found.observation.aborted
             if aborted is None or self._stop.reason is not None:
                 break
@@ -316,26 +331,3 @@ class AnsweringLoop:
 
     def _demand(self) -> Demand:
         return Demand(self._left, len(self._in_flight), self._job.seconds_left())
-
-
-def _engine_died(line: BatchLine) -> LineError:
-    return LineError(
-        code=ErrorCode.ENGINE_DIED,
-        message=f"Line {line.line}: the engine died while this request was in it, the last time "
-        "alone, so it is not sent again. Send the line with other parameters or a shorter prompt, "
-        "or leave it out; SGLang's log says what the engine died of.",
-        line=line.line,
-        custom_id=line.custom_id,
-    )
-
-
-def _failed(line: BatchLine, rid: str, error: Exception) -> Response:
-    reason = ascii(str(error))[1:-1]  # a text that is certain to be written
-    body = {
-        "message": f"Line {line.line}: an error while it was executed: {reason}",
-        "type": "server_error",
-        "param": None,
-        "code": None,
-        "line": line.line,
-    }
-    return Response(status_code=500, request_id=rid, body={"error": body})

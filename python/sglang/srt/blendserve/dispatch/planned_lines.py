@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -24,13 +25,19 @@ from sglang.srt.blendserve.dispatch.first_lines import first_lines, read_bytes
 from sglang.srt.blendserve.dispatch.messages import News
 from sglang.srt.blendserve.dispatch.planner_client import PlannerClient, PlannerDied, Taken
 from sglang.srt.blendserve.dispatch.store_plan import Place
+from sglang.srt.blendserve.pool.pool_request import Tokens
+from sglang.srt.blendserve.requests.columns import Flag
 from sglang.srt.blendserve.requests.line_blocks import FileScan, lines_of
+from sglang.srt.blendserve.requests.request_store import RequestStore
 
 logger = logging.getLogger(__name__)
 
 FIRST_LINES = 256
 """Lines that go in before there is a plan: they keep the engine busy until then, and teach it how
 long answers are."""
+
+MAX_PROMPTS = 2048
+"""Prompts of one line whose token ids are looked up; a line with more is tokenized again."""
 
 _LINES = 64
 _DEATHS = 3
@@ -45,10 +52,12 @@ class Preparing(Protocol):
     Attributes:
         folder: the store's own.
         found: what the input holds.
+        store: what is there of it.
     """
 
     folder: Path
     found: FileScan
+    store: RequestStore
 
     def wait(self, seconds: float | None = None) -> bool:
         """Return whether the store is whole, at the latest after a time; raises why it cannot
@@ -167,8 +176,20 @@ class PlannedLines:
                 continue
             data = read_bytes(self._file, place.offset, place.offset + place.length)
             for raw, _ in lines_of(data, place.line, self._rules.max_line_bytes):
-                found.append(self._hand_out(raw, place.length))
+                one = self._hand_out(raw, place.length)
+                found.append(one._replace(prompts=partial(self._prompts, place)))
         return found or None  # the input is shorter than it was: its end is read, and says so
+
+    def _prompts(self, place: Place) -> Sequence[Tokens] | None:
+        """The token ids of a line's prompts, None where only the engine can make them."""
+        store = self._preparation.store
+        rows = slice(place.row, place.row + MAX_PROMPTS)
+        other = np.flatnonzero(store.column("line")[rows] != place.line)
+        count = int(other[0]) if other.size else MAX_PROMPTS
+        chosen = np.arange(place.row, min(place.row + count, store.ready))
+        if not (store.column("flags")[chosen] & Flag.EXACT).all():
+            return None
+        return store.prompts(chosen)
 
     def _next_first(self) -> list[SizedLine] | None:
         """A few lines that no plan has ordered; None when it is enough of them."""

@@ -29,11 +29,13 @@ class Place(NamedTuple):
     Attributes:
         line: its number, from 1.
         offset, length: bytes of the input.
+        row: the first of its rows in the request store.
     """
 
     line: int
     offset: int
     length: int
+    row: int
 
 
 class StorePlan:
@@ -210,6 +212,9 @@ class StorePlan:
         if not rows:
             return []
         chosen = np.array(rows)
-        names = ("line", "byte_offset", "byte_length")
-        columns = [self._store.column(name, self.rows)[chosen].tolist() for name in names]
-        return [Place(*values) for values in zip(*columns, strict=True)]
+        names = ("line", "byte_offset", "byte_length", "prompt")
+        line, offset, length, which = (
+            self._store.column(name, self.rows)[chosen].tolist() for name in names
+        )
+        first = (row - number for row, number in zip(rows, which, strict=True))
+        return [Place(*values) for values in zip(line, offset, length, first, strict=True)]

@@ -31,7 +31,7 @@ import asyncio
 import shlex
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from sglang.srt.blendserve.answering.engine import Answer, Engine
     from sglang.srt.blendserve.batch_file.types import BatchLine
     from sglang.srt.blendserve.cost.cost_model import CostModel
+    from sglang.srt.blendserve.pool.pool_request import Tokens
     from sglang.srt.blendserve.run.offline_engine import OfflineEngine
     from sglang.srt.blendserve.run.planning import RunPlanning
 
@@ -368,7 +369,9 @@ def answering_loop(
 class _NoEngine:
     """Stands for the engine of an input that has no valid line."""
 
-    async def execute(self, line: BatchLine, rid: str) -> Answer:
+    async def execute(
+        self, line: BatchLine, rid: str, prompts: Sequence[Tokens] | None = None
+    ) -> Answer:
         raise AssertionError(f"line {line.line} has no result but was not to be answered")
 
     def abort(self, job: str) -> None:

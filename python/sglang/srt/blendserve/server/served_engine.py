@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sglang.srt.blendserve.answering.engine import Answer, Engine
 from sglang.srt.blendserve.answering.liveness import Liveness
 from sglang.srt.blendserve.batch_file.types import BatchLine, Endpoint
+from sglang.srt.blendserve.pool.pool_request import Tokens
 from sglang.srt.blendserve.runtime.compat.server_args import release
 from sglang.srt.blendserve.server.batch_planning import BatchPlanning
 from sglang.srt.blendserve.server.plan_view import PlanView
@@ -115,9 +116,11 @@ class LaunchedEngine:
         """Whether SIGTERM has come: SGLang then waits for all requests to end, and ends."""
         return bool(self._manager.gracefully_exit)
 
-    async def execute(self, line: BatchLine, rid: str) -> Answer:
+    async def execute(
+        self, line: BatchLine, rid: str, prompts: Sequence[Tokens] | None = None
+    ) -> Answer:
         """Return the answer to a line; ``observation.aborted`` is set if it was given up."""
-        return await self._executor.execute(line, rid)
+        return await self._executor.execute(line, rid, prompts)
 
     def abort(self, job: str) -> None:
         """Give up all requests of a job, wherever in the scheduler they are."""

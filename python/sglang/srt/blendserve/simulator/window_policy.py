@@ -38,7 +38,7 @@ class WindowPolicy(BlendPolicy):
             WaitingWork(),
         )
         self._elsewhere = self._make_requests(workload, prompts, told)
-        """The same requests, as the plan over everything has them."""
+        """As the plan over everything has the requests."""
         for request in self._elsewhere:
             everything.add(request)
 
