@@ -147,6 +147,40 @@ def users() -> list[Cell]:
     ]
 
 
+WINDOWS = (0, 2048, 8192)
+"""Requests of the engine's window; 0: all are in the engine."""
+
+
+def windows() -> list[Cell]:
+    """A plan over everything before engines that hold a window, and windows in the file's order."""
+    ahead: list[dict[str, Any]] = [{"window": window} for window in WINDOWS]
+    in_order = {"window": 8192, "plan_ahead": False}
+    sizes = [
+        *(
+            (SWEEP, order, workload)
+            for order in ("sorted", "jobs", "shuffled")
+            for workload in ("trace1", "trace4")
+        ),
+        *((MAIN, "sorted", workload) for workload in TRACES),
+    ]
+    return [
+        Cell(
+            "blendserve",
+            workload,
+            requests,
+            seed,
+            engine="lanes",
+            order=order,
+            rates="tables",
+            options=options,
+        )
+        for requests, order, workload in sizes
+        for seed in (0, *SEEDS)
+        for options in (*ahead, in_order)
+        if requests == SWEEP or options is not in_order or seed == 0
+    ]
+
+
 def hopper() -> list[Cell]:
     """The four traces on newer GPUs, two lanes and none."""
     flags = [("dfs", 2048, _LOW), ("fcfs", 512, _LOW), ("fcfs", *RELEASED), ("blendserve", 0, 1.0)]
@@ -395,6 +429,7 @@ STUDIES: dict[str, Callable[[], list[Cell]]] = {
     "measured": measured,
     "users": users,
     "hopper": hopper,
+    "windows": windows,
     "traces": traces,
     "full": full,
     "paper": paper,

@@ -167,15 +167,15 @@ class _Prompts:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.asked: list[str] = []
-        plain = LineSource.next_lines
+        plain = FileOrder.next_lines
 
-        def next_lines(source: LineSource) -> list[SizedLine]:
+        def next_lines(source: FileOrder) -> list[SizedLine]:
             return [
                 one._replace(prompts=lambda one=one: self.of(one))  # type: ignore[misc]
                 for one in plain(source)
             ]
 
-        monkeypatch.setattr(LineSource, "next_lines", next_lines)
+        monkeypatch.setattr(FileOrder, "next_lines", next_lines)
 
     def of(self, sized: SizedLine) -> Any:
         name = sized.line.custom_id or ""

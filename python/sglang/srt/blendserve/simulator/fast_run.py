@@ -102,8 +102,15 @@ class FastRun:
             told = told_lengths(self.replica, options.told)
             if options.window:
                 everything = RequestPool(machine.cost, machine.kv_slots, rules=options.rules)
-                args = self.replica, self.prompts, policy, everything, options.window, told
-                return WindowPolicy(*args)
+                return WindowPolicy(
+                    self.replica,
+                    self.prompts,
+                    policy,
+                    everything,
+                    options.window,
+                    told,
+                    plan_ahead=options.plan_ahead,
+                )
             return BlendPolicy(self.replica, self.prompts, policy, told)
 
         return self._play(name, make, options.chunk, progress, plan_aware=not options.lru_eviction)

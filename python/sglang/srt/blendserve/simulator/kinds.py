@@ -23,9 +23,12 @@ from sglang.srt.blendserve.simulator.length_traces import LengthTrace, WorkloadE
 from sglang.srt.blendserve.simulator.recipe import Recipe
 from sglang.srt.blendserve.simulator.workload import Workload, cap_for
 
-ORDERS = ("shuffled", "sorted", "interleaved")
+ORDERS = ("shuffled", "sorted", "interleaved", "jobs")
 """Orders of a file. ``sorted``: source after source, prefix after prefix. ``interleaved``: of each
-prefix its first request, then of each its second: question by question."""
+prefix its first request, then of each its second: question by question. ``jobs``: sorted, and cut
+into jobs of a hundred requests that come in any order."""
+
+_JOB_REQUESTS = 100
 
 Range = tuple[int, int]
 
@@ -80,6 +83,11 @@ def ordered(workload: Workload, order: str) -> Workload:
     if order == "shuffled":
         return workload
     number = workload.prefix
+    if order == "jobs":
+        workload = ordered(workload, "sorted")
+        job = np.arange(workload.size) // _JOB_REQUESTS
+        turn = np.random.default_rng([workload.size, 11]).permutation(job[-1] + 1)
+        return workload.take(np.argsort(turn[job], kind="stable"))
     if order == "sorted":
         # Within a prefix the shorter uses first: an agent's steps in their order.
         keep = np.lexsort((workload.prefix_tokens, number, workload.source))

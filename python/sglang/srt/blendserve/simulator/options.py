@@ -30,6 +30,9 @@ class BlendOptions:
     """Lengths the policy is told: see `told_lengths`."""
     window: int = 0
     """Requests that the engine holds at most, waiting and running; 0: all of them."""
+    plan_ahead: bool = True
+    """Whether a plan over everything says which requests come into the window next; else they come
+    in the order of the file (an ablation)."""
     lru_eviction: bool = False
     """Evict the least recently used instead of what the plan needs last."""
     rules: PlanningRules = field(default_factory=PlanningRules)

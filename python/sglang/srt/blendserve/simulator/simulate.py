@@ -53,6 +53,8 @@ def main(args: argparse.Namespace) -> int:
 def _simulate(args: argparse.Namespace) -> int:
     if args.requests < 1:
         raise ValueError(f"--requests {args.requests}: must be at least 1")
+    if args.window < 0:
+        raise ValueError(f"--window {args.window}: must be at least 1, or 0 for all")
     policies = [name for name in args.policies.split(",") if name]
     if unknown := [name for name in policies if name not in POLICIES]:
         raise ValueError(f"--policies: unknown {unknown[0]!r}; known: {', '.join(POLICIES)}")
@@ -81,13 +83,15 @@ def _simulate(args: argparse.Namespace) -> int:
         f"{described['density_here']:.3f} by the rates here"
     )
     print(f"engine {args.engine}, step times {rates_source(args, machine)}")
-    options = BlendOptions(pace=args.pace, chunk=args.pace_chunk)
+    options = BlendOptions(pace=args.pace, chunk=args.pace_chunk, window=args.window)
     runner: FastRun | FullRun
     if args.fast:
         if args.separate_prefill:
             raise ValueError("--separate-prefill: the step model always mixes; leave out --fast")
         runner = FastRun(workload, machine, options)
     else:
+        if args.window:
+            raise ValueError("--window: the step model alone has one; add --fast")
         runner = FullRun(workload, machine, args.model, device, args.tp, calibration, options)
         runner.mixed = not args.separate_prefill
     results = [_run(runner, policy, flags, workload.size) for policy in policies]

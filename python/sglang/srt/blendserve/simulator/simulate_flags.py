@@ -50,8 +50,9 @@ def _add_workload(parser: argparse.ArgumentParser) -> None:
         "--arrival",
         choices=ORDERS,
         default="shuffled",
-        help="order of the file: sorted by source and prefix, or interleaved: question by question "
-        "(default: shuffled; of a --batch: its own)",
+        help="order of the file: sorted by source and prefix, interleaved: question by question, "
+        "or jobs: a hundred requests of one source after a hundred of another (default: shuffled; "
+        "of a --batch: its own)",
     )
 
 
@@ -113,6 +114,14 @@ def _add_policies(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="of blendserve, as --blendserve-pace of a server (default: balance on an engine that "
         "overlaps, spread on one that does not)",
+    )
+    parser.add_argument(
+        "--window",
+        type=int,
+        default=0,
+        metavar="N",
+        help="most requests of blendserve in the engine at once, waiting ones included, which a "
+        "plan over all of them hands over, as `run --max-in-flight`; with --fast (default: all)",
     )
     parser.add_argument(
         "--pace-chunk",
