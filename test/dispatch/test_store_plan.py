@@ -8,18 +8,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pytest
 from planned_input import PlannedInput, Request, long_answer, long_prompt
 from pools import COST
 
-from sglang.srt.blendserve.cost.remaining_work import RemainingWork
 from sglang.srt.blendserve.dispatch.store_plan import StorePlan
-from sglang.srt.blendserve.dispatch.window import WaitingWork
 from sglang.srt.blendserve.pool.planning_rules import PlanningRules
 from sglang.srt.blendserve.pool.request_pool import RequestPool
 from sglang.srt.blendserve.requests.request_store import RequestStore
 
-NONE = RemainingWork(0.0, 0.0)
 RULES = PlanningRules(sample=0.0)
 SORTED = [long_prompt(i) for i in range(40)] + [long_answer(i) for i in range(40)]
 
@@ -45,31 +41,34 @@ def planned(given: PlannedInput, **options) -> StorePlan:
     return plan
 
 
-def lines(plan: StorePlan, most: int = 1000, window: WaitingWork | None = None) -> list[int]:
-    return [place.line for place in plan.take(most, window or WaitingWork(), NONE)]
+def lines(plan: StorePlan, most: int = 1000) -> list[int]:
+    return [place.line for place in plan.take(most)]
 
 
-def test_a_window_is_a_small_picture_of_a_file_sorted_by_source(tmp_path: Path) -> None:
-    plan, window = planned(PlannedInput(tmp_path, SORTED)), WaitingWork()
-    everything = plan.left
-    got = lines(plan, 20, window)
-    assert {line <= 40 for line in got} == {True, False}
-    ratio = window.work.compute / window.work.memory
-    assert ratio == pytest.approx(everything.compute / everything.memory, rel=0.35)
+def test_a_window_has_as_many_of_either_end_of_a_file_sorted_by_source(tmp_path: Path) -> None:
+    plan = planned(PlannedInput(tmp_path, SORTED))
+    got = lines(plan, 20)
+    assert sum(line <= 40 for line in got) == 10
 
 
-def test_work_that_has_begun_is_replaced_by_work_of_its_kind(tmp_path: Path) -> None:
-    plan, window = planned(PlannedInput(tmp_path, SORTED)), WaitingWork()
-    lines(plan, 20, window)
-    # All memory-bound requests run by now, of those that wait each has long prompts.
-    window.report(RemainingWork(window.work.compute, 0.0), unplanned=0)
-    assert all(line > 40 for line in lines(plan, 3, window))
+def test_who_has_ended_is_replaced_from_the_same_end(tmp_path: Path) -> None:
+    plan = planned(PlannedInput(tmp_path, SORTED))
+    got = lines(plan, 20)
+    for line in [line for line in got if line > 40][:6]:
+        plan.ended(line, 400)
+    assert all(line > 40 for line in lines(plan, 6))
+    assert {line <= 40 for line in lines(plan, 2)} == {True, False}
+
+
+def test_where_one_end_is_used_up_the_other_one_goes_on(tmp_path: Path) -> None:
+    plan = planned(PlannedInput(tmp_path, SORTED))
+    assert len(lines(plan)) == 80
 
 
 def test_every_line_is_handed_over_once_with_its_place(tmp_path: Path) -> None:
     given = PlannedInput(tmp_path, [*SORTED, Request([])])
     plan = planned(given)
-    places = plan.take(1000, WaitingWork(), NONE)
+    places = plan.take(1000)
     assert sorted(place.line for place in places) == [*range(1, 81)]
     data = given.file.read_bytes()
     for place in places:
@@ -83,11 +82,8 @@ def test_prompts_and_answers_of_a_line_go_in_together(tmp_path: Path) -> None:
     several = Request([[1, 2, 3], [4, 5, 6]], choices=3)
     plan = planned(PlannedInput(tmp_path, [several, *SORTED[:4]]))
     assert len(plan.pool) == 10
-    window = WaitingWork()
-    before = plan.left
-    assert 1 in lines(plan, 5, window)
+    assert 1 in lines(plan, 5)
     assert not len(plan.pool)
-    assert window.work.compute == pytest.approx(before.compute)
     plan.ended(1, 60)
     assert [tokens for _, tokens in plan.pool.table.finished] == [10] * 6
 

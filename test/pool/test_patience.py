@@ -123,6 +123,31 @@ def test_no_mix_of_jobs_overtakes_a_request_without_bound(
     assert longest(line) <= (TURNS + 1) * size
 
 
+@pytest.mark.parametrize("whole", [0, 200])
+def test_what_waits_before_a_window_overtakes_as_well(whole: int) -> None:
+    """A pool that holds forty requests of two hundred: in a pool of all, one in the middle of the
+    plan could wait for four hundred starts, not for eighty."""
+    rng = np.random.default_rng(0)
+    pool = RequestPool(COST, 10_000)
+    requests = [request(number, "job", rng) for number in range(500)]
+    for one in requests:
+        one.job_requests = whole
+    middle = PoolRequest("middle", np.arange(20, dtype=np.int32), 100, True, "job", whole)
+    for one in [middle, *requests[:39]]:
+        pool.add(one)
+    starts = 0
+    pool.plan_if_due(quiet=True)
+    while pool.patience.overdue() is not middle:
+        one = next(one for one in pool.table.everyone_waiting() if one is not middle)
+        pool.start(one)
+        pool.finish(one, 5)
+        starts += 1
+        pool.add(requests[39 + starts])
+        pool.plan_if_due(quiet=True)
+    explained = max(whole, 40)
+    assert starts == TURNS * explained
+
+
 def test_a_small_job_is_done_in_starts_that_its_size_explains() -> None:
     """A hundred requests behind a pool full of another job's, again and again."""
     waits: list[int] = []

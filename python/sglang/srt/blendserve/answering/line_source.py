@@ -27,6 +27,7 @@ class InputScan(NamedTuple):
         todo: valid requests that have no result yet.
         errors: the first hundred bad lines.
         bad_lines: numbers of all bad lines.
+        last_line: number of the last line, blank lines counted.
     """
 
     total: int
@@ -34,6 +35,7 @@ class InputScan(NamedTuple):
     todo: int
     errors: list[LineError]
     bad_lines: Sequence[int] = ()
+    last_line: int = 0
 
 
 def scan(
@@ -52,13 +54,14 @@ def scan(
     Raises:
         Stopped: a stop was requested.
     """
-    total = todo = 0
+    total = todo = last = 0
     errors: list[LineError] = []
     bad = array("q")
     for line in lines:
         if stop is not None and stop.reason is not None:
             raise Stopped
         total += 1
+        last = line.line or 0
         done = has_result(line)
         if isinstance(line, BatchLine):
             todo += not done
@@ -66,7 +69,7 @@ def scan(
         bad.append(line.line or 0)
         if len(errors) < _MAX_LISTED:
             errors.append(line)
-    return InputScan(total, len(bad), todo, errors, bad)
+    return InputScan(total, len(bad), todo, errors, bad, last)
 
 
 def read_input(path: Path, rules: Rules) -> Iterator[BatchLine | LineError]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +11,12 @@ from typing import Any
 from sglang.srt.blendserve.batch_file.line_check import Rules
 from sglang.srt.blendserve.cost.cost_model import CostModel
 from sglang.srt.blendserve.dispatch.engine_cost import engine_cost_model
-from sglang.srt.blendserve.dispatch.engine_report import keep_reporting, kv_slots
+from sglang.srt.blendserve.dispatch.engine_state import kv_slots
 from sglang.srt.blendserve.dispatch.planned_lines import FileOrderOf, PlannedLines
 from sglang.srt.blendserve.dispatch.planner import PlannerSettings
 from sglang.srt.blendserve.dispatch.planner_client import PlannerClient
 from sglang.srt.blendserve.pool.planning_rules import PlanningRules
 from sglang.srt.blendserve.requests.preparation import Preparation
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +52,6 @@ class JobPlanning:
         """
         self._manager, self._cost = tokenizer_manager, cost
         self._planner: PlannerClient | None = None
-        self._reporting: asyncio.Task[None] | None = None
 
     async def lines(self, job: PlannedJob, preparation: Preparation) -> PlannedLines:
         """Return the lines of a job in the order of a plan.
@@ -70,8 +65,6 @@ class JobPlanning:
         """
         if self._planner is None:
             self._planner = PlannerClient(await self._settings())
-        if self._reporting is None or self._reporting.done():
-            self._reporting = asyncio.create_task(self._report(self._planner))
         return PlannedLines(
             job.name,
             job.file,
@@ -85,10 +78,6 @@ class JobPlanning:
 
     async def close(self) -> None:
         """End the planner's process."""
-        if self._reporting is not None:
-            self._reporting.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._reporting
         if self._planner is not None:
             await asyncio.to_thread(self._planner.end)
 
@@ -101,9 +90,3 @@ class JobPlanning:
             cost = await asyncio.to_thread(engine_cost_model, manager)
         slots = await kv_slots(manager.get_internal_state)
         return PlannerSettings(cost, slots, most_tokens=int(manager.context_len), rules=rules)
-
-    async def _report(self, planner: PlannerClient) -> None:
-        try:
-            await keep_reporting(self._manager.get_internal_state, planner.report)
-        except Exception:  # of any kind, inside SGLang: the window is filled less well without
-            logger.exception("The engine does not say what waits there")

@@ -34,16 +34,3 @@ class News(NamedTuple):
     started: list[int]
     ended: list[tuple[int, int | None]]
     whole: bool
-
-
-class EngineReport(NamedTuple):
-    """What an engine's scheduler says of the requests that wait there.
-
-    Attributes:
-        compute, memory: predicted work of those in its plan, seconds.
-        unplanned: how many are not in it.
-    """
-
-    compute: float
-    memory: float
-    unplanned: int

@@ -10,10 +10,8 @@ from typing import Any
 import numpy as np
 
 from sglang.srt.blendserve.cost.cost_model import CostModel
-from sglang.srt.blendserve.cost.remaining_work import RemainingWork
-from sglang.srt.blendserve.dispatch.messages import EngineReport, News, pack, unpack
+from sglang.srt.blendserve.dispatch.messages import News, pack, unpack
 from sglang.srt.blendserve.dispatch.store_plan import StorePlan
-from sglang.srt.blendserve.dispatch.window import WaitingWork
 from sglang.srt.blendserve.pool.background import Background
 from sglang.srt.blendserve.pool.planning_rules import PlanningRules
 from sglang.srt.blendserve.pool.request_pool import RequestPool
@@ -41,12 +39,11 @@ class PlannerSettings:
 
 
 class Planner:
-    """One plan a job; all of them blended into one engine's window."""
+    """One plan a job."""
 
     def __init__(self, settings: PlannerSettings) -> None:
         self._settings = settings
         self._jobs: dict[str, StorePlan] = {}
-        self._window = WaitingWork()
 
     def answer(self, message: bytes) -> bytes:
         """Return the reply to a message of `planner_client.PlannerClient`.
@@ -98,16 +95,10 @@ class Planner:
         plan.started(news.started)
         for line, output_tokens in news.ended:
             plan.ended(line, output_tokens)
-        if header["report"] is not None:
-            report = EngineReport(*header["report"])
-            self._window.report(RemainingWork(report.compute, report.memory), report.unplanned)
-        others = [one.left for name, one in self._jobs.items() if name != job]
-        rest = RemainingWork(sum(one.compute for one in others), sum(one.memory for one in others))
-        places = plan.take(header["most"], self._window, rest)
+        places = plan.take(header["most"])
         return {
             "places": [[*place] for place in places],
             "ended": not places and plan.all_handed_over,
             "planned": plan.pool.current.requests,
             "prepared": plan.rows,
-            "left": [*plan.left],
         }

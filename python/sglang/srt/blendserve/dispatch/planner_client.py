@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sglang.srt.blendserve.cost.remaining_work import RemainingWork
 from sglang.srt.blendserve.dispatch import planner_process
-from sglang.srt.blendserve.dispatch.messages import EngineReport, News, pack, unpack
+from sglang.srt.blendserve.dispatch.messages import News, pack, unpack
 from sglang.srt.blendserve.dispatch.planner import PlannerSettings
 from sglang.srt.blendserve.dispatch.store_plan import Place
 
@@ -36,14 +35,12 @@ class Taken:
         ended: whether there are no others and will be none.
         planned: requests that the plan was made of.
         prepared: rows of the store that it has taken up.
-        left: predicted work of what is planned and was not handed over, seconds.
     """
 
     places: list[Place]
     ended: bool
     planned: int
     prepared: int
-    left: RemainingWork
 
 
 class PlannerClient:
@@ -58,7 +55,6 @@ class PlannerClient:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._messages: Connection | None = None
-        self._report: EngineReport | None = None
 
     def __enter__(self) -> PlannerClient:
         return self
@@ -94,21 +90,13 @@ class PlannerClient:
             PlannerDied: it knows nothing of the job; ``news`` are lost.
         """
         with self._lock:
-            report, self._report = self._report, None
-            header = {
-                "op": "take",
-                "job": job,
-                "most": most,
-                "news": [*news],
-                "report": None if report is None else [*report],
-            }
+            header = {"op": "take", "job": job, "most": most, "news": [*news]}
             reply = self._ask(pack(header))
         return Taken(
             [Place(*place) for place in reply["places"]],
             reply["ended"],
             reply["planned"],
             reply["prepared"],
-            RemainingWork(*reply["left"]),
         )
 
     def close(self, job: str) -> None:
@@ -116,10 +104,6 @@ class PlannerClient:
         with self._lock, contextlib.suppress(PlannerDied):
             if self._messages is not None:
                 self._ask(pack({"op": "close", "job": job}))
-
-    def report(self, report: EngineReport) -> None:
-        """The engine has said what waits there; goes along with the next `take`."""
-        self._report = report
 
     def end(self) -> None:
         """End the process. Calling it twice does nothing."""

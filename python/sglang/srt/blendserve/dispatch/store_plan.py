@@ -9,9 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sglang.srt.blendserve.cost.remaining_work import RemainingWork
 from sglang.srt.blendserve.dispatch.dispatcher import Dispatcher
-from sglang.srt.blendserve.dispatch.window import WaitingWork
 from sglang.srt.blendserve.pool.pool_request import PoolRequest, Tokens
 from sglang.srt.blendserve.pool.request_pool import RequestPool
 from sglang.srt.blendserve.requests.columns import Flag
@@ -71,11 +69,6 @@ class StorePlan:
         self._ahead: dict[int, int | None] = {}
 
     @property
-    def left(self) -> RemainingWork:
-        """Predicted work of what is planned and was not handed over, seconds."""
-        return self._dispatcher.left
-
-    @property
     def all_handed_over(self) -> bool:
         """Whether nothing will come any more."""
         return self.whole and self.rows == self._store.ready and not len(self.pool)
@@ -110,26 +103,17 @@ class StorePlan:
             self.pool.plan_if_due(quiet=settled, idle_seconds=idle_seconds)
         return self.pool.planning
 
-    def take(self, most: int, window: WaitingWork, others: RemainingWork) -> list[Place]:
-        """Hand over so many lines at ``most``, for an engine in which ``window`` waits.
-
-        Args:
-            others: predicted work left of other jobs for the same engine, seconds.
-        """
+    def take(self, most: int) -> list[Place]:
+        """Hand over so many lines at ``most``."""
         rows = []
         for _ in range(most):
-            left = self.left
-            request = self._dispatcher.hand_over(
-                window.work,
-                RemainingWork(left.compute + others.compute, left.memory + others.memory),
-            )
+            request = self._dispatcher.hand_over()
             if request is None:
                 break
             rows.append(request.payload)
             for one in self._of_line_of(request):
                 if one is not request and self.pool.table.waits(one.index):
                     self.pool.start(one)
-                window.add(self._dispatcher.work(one))
         return self._places(rows)
 
     def started(self, lines: Iterable[int]) -> None:
@@ -152,6 +136,7 @@ class StorePlan:
         if not requests and line in self._ahead:
             self._ahead[line] = output_tokens
         for request in requests:
+            self._dispatcher.ended(request)
             if output_tokens is None:
                 self.pool.forget(request)
             else:

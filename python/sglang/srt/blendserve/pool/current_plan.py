@@ -193,13 +193,6 @@ class CurrentPlan:
             self._sample.pop()
         return self._table.all[self._sample[-1]] if self._sample else None
 
-    def work(self, request: int) -> RemainingWork:
-        """Predicted work of one request, seconds; none of one that is not planned."""
-        compute, memory, _ = self._work
-        if request >= len(compute):
-            return RemainingWork(0.0, 0.0)
-        return RemainingWork(compute[request], memory[request])
-
     def note_returns(self) -> None:
         """Other requests than before are served before the plan."""
         self._returns_changed = True

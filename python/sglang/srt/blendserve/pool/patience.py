@@ -4,7 +4,9 @@ A plan is made for throughput: it takes requests from both ends of its order, an
 arrivals each new plan puts newcomers in front of what lay in the middle of the one before. Left to
 itself the middle waits for ever. So each request may be overtaken by a number of starts that its
 job explains: as many as its job would take if all jobs in the pool took turns, or the whole pool if
-that is less, twice over (`PlanningRules.turns`). Then it goes first, by deadline.
+that is less, twice over (`PlanningRules.turns`). Then it goes first, by deadline. Where a pool has
+only a window of its jobs, their sizes are those of the whole jobs (`PoolRequest.job_requests`):
+what waits elsewhere overtakes, too.
 
 A pool that is filled once and served never comes to that: with W requests there are W starts. Its
 size counts as the largest that a request has seen, because a job arrives bit by bit. The bound: a
@@ -51,9 +53,12 @@ class Patience:
         ``waiting``: all of them; those that were never handed out in the order of arrival.
         """
         requests = list(waiting)
-        jobs = Counter(map(_job, requests))
+        jobs: dict[str, int] = Counter(map(_job, requests))
+        for request in requests:
+            jobs[request.job] = max(jobs[request.job], request.job_requests)
+        everything = sum(jobs.values())
         explained = {
-            job: min(len(requests), len(jobs) * own + self._least) for job, own in jobs.items()
+            job: min(everything, len(jobs) * own + self._least) for job, own in jobs.items()
         }
         more = any(most > self._explained.get(job, 0) for job, most in explained.items())
         if more or len(self._queue) > 2 * len(requests):

@@ -25,6 +25,8 @@ class PoolRequest:
     known_length: bool = False
     """Whether the output is exactly ``max_tokens`` long (``ignore_eos``)."""
     job: str = ""
+    job_requests: int = 0
+    """Requests of the whole job, where it is known; not all of them need be in the pool."""
     namespace: str = ""
     """Requests of different namespaces share no prefix (adapters, cache salts)."""
     payload: Any = None

@@ -191,7 +191,7 @@ class _Run:
 
     def _answer_with_an_engine(self, server_args: ServerArgs, planning: RunPlanning | None) -> None:
         from sglang.srt.blendserve.answering.executor import Executor
-        from sglang.srt.blendserve.dispatch.engine_report import first_start
+        from sglang.srt.blendserve.dispatch.engine_state import first_start
         from sglang.srt.blendserve.run.offline_engine import OfflineEngine
 
         print("Starting the engine ...", file=sys.stderr, flush=True)
@@ -349,7 +349,7 @@ def answering_loop(
             name,
             "the run",
             found.total - log.done,
-            lambda line: job_ids.make_rid(name, 0, line.line - 1),
+            lambda line: job_ids.make_rid(name, found.last_line, line.line - 1),
         ),
         lines,
         log,

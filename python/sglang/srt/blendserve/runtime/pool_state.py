@@ -22,8 +22,7 @@ def pool_state(
 ) -> dict[str, Any]:
     """Return requests, KV slots (tokens) and the plan, in types that every format can carry.
 
-    ``waiting_work`` is the predicted work of the planned requests that wait, compute and memory, in
-    seconds; ``unplanned`` requests have come since that plan. ``first_started_at``: Unix seconds.
+    ``first_started_at``: Unix seconds.
 
     ``step_factors``: measured over predicted seconds of compute and of memory traffic, None where
     steps are not measured. ``lanes``: the counts of the two lanes, None where there is one.
@@ -34,8 +33,6 @@ def pool_state(
     return {
         "waiting": len(pool),
         "running": len(pool.table.running),
-        "waiting_work": [*pool.current.rest],
-        "unplanned": pool.current.unplanned,
         "first_started_at": view.first_started_at,
         "plans_made": pool.current.orders,
         "planner_failures": view.planner_failures,

@@ -65,6 +65,7 @@ class OfflineReceiver:
             max_tokens=parameters.max_new_tokens,
             known_length=bool(parameters.ignore_eos and not parameters.stop_strs),
             job=mark.job,
+            job_requests=mark.total,
             namespace=seams.namespace(req),
             payload=req,
         )

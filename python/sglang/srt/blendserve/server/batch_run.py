@@ -187,6 +187,7 @@ class BatchRun:
         """
         record, context = self._record, self._context
         job, counted = job_of(record.id), record.tally
+        size = 0 if self._found is None else self._found.last_line
 
         async def count() -> None:
             nonlocal counted
@@ -209,7 +210,7 @@ class BatchRun:
                 job,
                 record.id,
                 left=max(record.total - len(journal), 0),
-                rid=lambda line: make_rid(job, 0, line.line - 1),
+                rid=lambda line: make_rid(job, size, line.line - 1),
                 seconds_left=lambda: record.expires_at - time.time(),
             ),
             self._source,
