@@ -11,7 +11,7 @@ Results go to ``benchmark/simulate/results/STUDY.jsonl``; cells that are there a
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from cells import Cell, forget, run
@@ -154,30 +154,51 @@ WINDOWS = (0, 2048, 8192)
 def windows() -> list[Cell]:
     """A plan over everything before engines that hold a window, and windows in the file's order."""
     ahead: list[dict[str, Any]] = [{"window": window} for window in WINDOWS]
-    in_order = {"window": 8192, "plan_ahead": False}
-    sizes = [
-        *(
-            (SWEEP, order, workload)
-            for order in ("sorted", "jobs", "shuffled")
-            for workload in ("trace1", "trace4")
-        ),
-        *((MAIN, "sorted", workload) for workload in TRACES),
-    ]
-    return [
+    in_order = {"window": WINDOWS[-1], "plan_ahead": False}
+
+    def cells(workload: str, engine: str, order: str, seeds: Sequence[int]) -> list[Cell]:
+        return [
+            Cell(
+                "blendserve",
+                workload,
+                SWEEP,
+                seed,
+                engine=engine,
+                order=order,
+                rates="tables",
+                options=options,
+            )
+            for seed in seeds
+            for options in (*ahead, in_order)
+        ]
+
+    large = [
         Cell(
             "blendserve",
             workload,
-            requests,
-            seed,
+            MAIN,
             engine="lanes",
-            order=order,
+            order="sorted",
             rates="tables",
-            options=options,
+            options={"window": window},
         )
-        for requests, order, workload in sizes
-        for seed in (0, *SEEDS)
-        for options in (*ahead, in_order)
-        if requests == SWEEP or options is not in_order or seed == 0
+        for workload in TRACES
+        for window in (0, WINDOWS[-1])
+    ]
+    return [
+        *(
+            cell
+            for workload in ("trace1", "trace4")
+            for engine in ("lanes", "sequential")
+            for cell in cells(workload, engine, "sorted", (0, *SEEDS))
+        ),
+        *(
+            cell
+            for workload in ("trace1", "trace4")
+            for order in ("jobs", "shuffled")
+            for cell in cells(workload, "lanes", order, (0,))
+        ),
+        *large,
     ]
 
 

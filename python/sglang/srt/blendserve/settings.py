@@ -17,6 +17,10 @@ from sglang.srt.blendserve.flag_fields import Flags, flag
 POLICY = "blendserve"
 """The name behind ``--schedule-policy``."""
 
+BEYOND_COMPUTE, BEYOND_MEMORY = "blendserve_beyond_compute", "blendserve_beyond_memory"
+"""Names under which a scheduler is told, as SGLang's internal state, how much predicted work waits
+elsewhere for it, in seconds."""
+
 PREFIX = "blendserve_"
 """What the names of the settings begin with, on the command line and as keyword arguments."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +11,16 @@ from typing import Any
 
 from sglang.srt.blendserve.batch_file.line_check import Rules
 from sglang.srt.blendserve.cost.cost_model import CostModel
+from sglang.srt.blendserve.cost.remaining_work import RemainingWork
 from sglang.srt.blendserve.dispatch.engine_cost import engine_cost_model
-from sglang.srt.blendserve.dispatch.engine_state import kv_slots
+from sglang.srt.blendserve.dispatch.engine_state import keep_telling, kv_slots
 from sglang.srt.blendserve.dispatch.planned_lines import FileOrderOf, PlannedLines
 from sglang.srt.blendserve.dispatch.planner import PlannerSettings
 from sglang.srt.blendserve.dispatch.planner_client import PlannerClient
 from sglang.srt.blendserve.pool.planning_rules import PlanningRules
 from sglang.srt.blendserve.requests.preparation import Preparation
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,8 @@ class JobPlanning:
         """
         self._manager, self._cost = tokenizer_manager, cost
         self._planner: PlannerClient | None = None
+        self._open: dict[str, PlannedLines] = {}
+        self._telling: asyncio.Task[None] | None = None
 
     async def lines(self, job: PlannedJob, preparation: Preparation) -> PlannedLines:
         """Return the lines of a job in the order of a plan.
@@ -65,7 +71,9 @@ class JobPlanning:
         """
         if self._planner is None:
             self._planner = PlannerClient(await self._settings())
-        return PlannedLines(
+        if self._telling is None or self._telling.done():
+            self._telling = asyncio.create_task(self._tell())
+        lines = self._open[job.name] = PlannedLines(
             job.name,
             job.file,
             job.rules,
@@ -75,9 +83,17 @@ class JobPlanning:
             bad=job.bad,
             file_order=job.file_order,
         )
+        return lines
+
+    def end(self, job: str) -> None:
+        """The lines of a job are not asked for any more. Of one that has none it does nothing."""
+        self._open.pop(job, None)
 
     async def close(self) -> None:
         """End the planner's process."""
+        if self._telling is not None:
+            self._telling.cancel()
+            await asyncio.wait({self._telling})
         if self._planner is not None:
             await asyncio.to_thread(self._planner.end)
 
@@ -90,3 +106,14 @@ class JobPlanning:
             cost = await asyncio.to_thread(engine_cost_model, manager)
         slots = await kv_slots(manager.get_internal_state)
         return PlannerSettings(cost, slots, most_tokens=int(manager.context_len), rules=rules)
+
+    async def _tell(self) -> None:
+        """Tell the engine what is left of all jobs."""
+        try:
+            await keep_telling(self._manager, self._left)
+        except Exception:  # of any kind, inside SGLang: the engine goes by what it has itself
+            logger.exception("The engine is not told what waits elsewhere for it")
+
+    def _left(self) -> RemainingWork:
+        work = [lines.left for lines in self._open.values()]
+        return RemainingWork(sum(one.compute for one in work), sum(one.memory for one in work))

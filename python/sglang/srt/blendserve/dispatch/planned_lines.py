@@ -21,6 +21,7 @@ from sglang.srt.blendserve.answering.line_source import LineSource, SizedLine
 from sglang.srt.blendserve.batch_file.line_check import Rules, check_line
 from sglang.srt.blendserve.batch_file.lines import RawLine
 from sglang.srt.blendserve.batch_file.types import BatchLine, LineError
+from sglang.srt.blendserve.cost.remaining_work import RemainingWork
 from sglang.srt.blendserve.dispatch.first_lines import first_lines, read_bytes
 from sglang.srt.blendserve.dispatch.messages import News
 from sglang.srt.blendserve.dispatch.planner_client import PlannerClient, PlannerDied, Taken
@@ -115,6 +116,13 @@ class PlannedLines:
         self._deaths = 0
         self._rest: LineSource | None = None
         self._reading = threading.Lock()
+
+    @property
+    def left(self) -> RemainingWork:
+        """Predicted work of what is planned and was not handed out, seconds."""
+        if self.taken is None or self._rest is not None:
+            return RemainingWork(0.0, 0.0)
+        return self.taken.left
 
     def next_lines(self) -> list[SizedLine] | None:
         """Return the next lines; see `LineSource`."""

@@ -101,4 +101,5 @@ class Planner:
             "ended": not places and plan.all_handed_over,
             "planned": plan.pool.current.requests,
             "prepared": plan.rows,
+            "left": [*plan.pool.current.rest],
         }

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sglang.srt.blendserve.cost.remaining_work import RemainingWork
 from sglang.srt.blendserve.dispatch import planner_process
 from sglang.srt.blendserve.dispatch.messages import News, pack, unpack
 from sglang.srt.blendserve.dispatch.planner import PlannerSettings
@@ -35,12 +36,14 @@ class Taken:
         ended: whether there are no others and will be none.
         planned: requests that the plan was made of.
         prepared: rows of the store that it has taken up.
+        left: predicted work of what is planned and was not handed over, seconds.
     """
 
     places: list[Place]
     ended: bool
     planned: int
     prepared: int
+    left: RemainingWork
 
 
 class PlannerClient:
@@ -97,6 +100,7 @@ class PlannerClient:
             reply["ended"],
             reply["planned"],
             reply["prepared"],
+            RemainingWork(*reply["left"]),
         )
 
     def close(self, job: str) -> None:

@@ -173,6 +173,10 @@ class LengthEstimator:
         square = np.minimum(square, expected * self._upper)
         return np.asarray(self._prompt * expected + square / 2)
 
+    def finished_before(self, max_tokens: Floats) -> Floats:
+        """(k,) requests of a cap of about ``max_tokens`` (k,) that had finished when this began."""
+        return self._prior.finished(np.round(max_tokens).astype(np.int64))
+
     def prior(self) -> LengthPrior:
         """Return what the lengths seen teach about later requests: a few numbers per kind."""
         seen = np.array(self._finished, dtype=np.int64)

@@ -47,8 +47,10 @@ class LengthForecast:
         # As lists, too: one request at a time is looked up faster there.
         self._kinds: list[int] = self._kind.tolist()
         self._exact_kind = names == -2
-        self._started = [0] * names.size
-        self._finished = [0] * names.size
+        # What earlier requests have taught of a kind stays known when they are forgotten.
+        before = lengths.finished_before(np.exp2(np.maximum(names, 0) / 2))
+        self._started: list[float] = np.where(names >= 0, before, 0.0).tolist()
+        self._finished = [*self._started]
         self._belief = np.zeros(names.size)
         self._note_doubt()
         self._fresh: Floats = np.zeros((0, LEVELS.size))

@@ -50,6 +50,16 @@ class LengthPrior:
             cells, group_sums(place, count, cells.size), group_sums(place, total, cells.size)
         )
 
+    def finished(self, max_tokens: Ints) -> Floats:
+        """(k,) finished requests of a cap of about ``max_tokens`` (k,), to half an octave."""
+        wanted = _cell(np.ones_like(max_tokens), max_tokens) // _STRIDE
+        caps, place = np.unique(self.cells // _STRIDE, return_inverse=True)
+        if not caps.size:
+            return np.zeros(wanted.shape)
+        count = group_sums(place, self.count, caps.size)
+        at = np.minimum(np.searchsorted(caps, wanted), caps.size - 1)
+        return np.where(caps[at] == wanted, count[at], 0.0)
+
     def predict(self, prompt_tokens: Ints, max_tokens: Ints) -> Floats:
         """(n,) expected output tokens from prompt length and ``max_tokens`` (n,), shrunk."""
         cap = np.maximum(max_tokens, 1).astype(np.float64)

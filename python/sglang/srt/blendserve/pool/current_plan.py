@@ -45,6 +45,8 @@ class CurrentPlan:
         """What the last plan was made of; None before the first."""
         self.orders = orders
         """How often the order was made, with or without a new tree."""
+        self.beyond = RemainingWork(0.0, 0.0)
+        """Predicted work that waits elsewhere for this engine, seconds."""
         self._returns_changed = False
         self._table, self._planner, self._background = table, planner, background
         self._rules = planner.rules
@@ -69,8 +71,10 @@ class CurrentPlan:
 
     @property
     def rest(self) -> RemainingWork:
-        """Predicted work of the planned requests that still wait, seconds."""
-        return RemainingWork(max(self._compute, 0.0), max(self._memory, 0.0))
+        """Predicted work of the planned requests that still wait, and of what is `beyond`,
+        seconds."""
+        compute, memory = self.beyond
+        return RemainingWork(max(self._compute, 0.0) + compute, max(self._memory, 0.0) + memory)
 
     @property
     def rest_tokens(self) -> float:
@@ -107,10 +111,15 @@ class CurrentPlan:
         unplanned = self.unplanned
         if unplanned == 0:
             return self._order_if_due()
-        if quiet or len(self.scanner) == 0 or unplanned >= self._rules.growth * self.requests:
+        if quiet or len(self.scanner) == 0 or unplanned >= self._enough():
             snapshot = self._snapshot()
             return self._make(lambda: self._planner.plan(snapshot), snapshot)
         return False
+
+    def _enough(self) -> float:
+        """Arrivals that are worth a plan: a share of what waits, or a fourth of it of all that the
+        plan was made of, most of which may have ended."""
+        return self._rules.growth * max(len(self.scanner), self.requests / 4)
 
     def _order_if_due(self) -> bool:
         """Predict lengths anew when enough has been seen, and order anew if that matters."""

@@ -21,8 +21,9 @@ class PlanningRules:
     least_sample: int = 4
     """A sample of fewer requests is not worth leaving the plan's order for."""
     growth: float = 0.25
-    """Plan again once this share of the planned requests has newly arrived: the total planning
-    time then stays proportional to the last plan's."""
+    """Plan again once this share of the planned requests that wait has newly arrived, or a fourth
+    of it of all that were planned: the total planning time then stays proportional to the last
+    plan's."""
     learn_growth: float = 0.5
     """Predict lengths anew when as many more have finished, or as many more passes were made."""
     learn_least: int = 32

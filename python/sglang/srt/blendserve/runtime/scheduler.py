@@ -13,10 +13,11 @@ import time
 from typing import Any
 
 from sglang.srt.managers import scheduler as upstream
-from sglang.srt.managers.io_struct import AbortReq
+from sglang.srt.managers.io_struct import AbortReq, SetInternalStateReqOutput
 from sglang.srt.managers.schedule_batch import Req, ScheduleBatch
 
 from sglang.srt.blendserve import hook_check
+from sglang.srt.blendserve.cost.remaining_work import RemainingWork
 from sglang.srt.blendserve.policy.named import AnyStepPolicy
 from sglang.srt.blendserve.policy.state import EngineState
 from sglang.srt.blendserve.pool.pool_request import PoolRequest
@@ -48,7 +49,7 @@ from sglang.srt.blendserve.runtime.record.step_record import StepRecorder
 from sglang.srt.blendserve.runtime.record.step_sinks import step_sinks
 from sglang.srt.blendserve.runtime.request_progress import note_progress
 from sglang.srt.blendserve.runtime.view import Evictions, KvCacheSlots
-from sglang.srt.blendserve.settings import POLICY, Settings
+from sglang.srt.blendserve.settings import BEYOND_COMPUTE, BEYOND_MEMORY, POLICY, Settings
 
 logger = logging.getLogger(__name__)
 
@@ -379,6 +380,14 @@ class BlendScheduler(upstream.Scheduler):
             self._serve_by_arrival(error)
             output.internal_state["blendserve"] = self._pool_state()
         return output
+
+    def set_internal_state(self, recv_req: Any) -> Any:
+        given = recv_req.server_args
+        if BEYOND_COMPUTE not in given:
+            return super().set_internal_state(recv_req)
+        work = RemainingWork(float(given[BEYOND_COMPUTE]), float(given[BEYOND_MEMORY]))
+        self.pool.current.beyond = work
+        return SetInternalStateReqOutput(updated=True)
 
     def _pool_state(self) -> dict[str, Any]:
         note_progress(self.pool)  # what has ended since the last pass no longer runs

@@ -58,6 +58,7 @@ class BatchPlanning:
 
     async def end(self, job: str) -> None:
         """A batch needs no plan any more. Of one that has none it does nothing."""
+        self._planning.end(job)
         preparation = self._preparations.pop(job, None)
         if preparation is not None:
             await asyncio.to_thread(preparation.close)

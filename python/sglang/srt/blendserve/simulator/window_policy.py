@@ -54,6 +54,7 @@ class WindowPolicy(BlendPolicy):
             if request is None:
                 break
             self.pool.add(request)
+        self.pool.current.beyond = self._dispatcher.pool.current.rest
         return super().choose(engine)
 
     def _next(self) -> PoolRequest | None:
