@@ -6,7 +6,7 @@ from collections.abc import Callable
 from statistics import median
 from typing import Any
 
-from studies import MEASURED_ENGINES, RELEASED, SEEDS, USERS
+from studies import MEASURED_ENGINES, RELEASED, SEEDS, USERS, WINDOWS
 from tables import ENGINE_CHUNK, TRACES, Row, best, figure, rate, rows, table
 
 PAPER_RATES = dict(zip(TRACES, (11_080, 8_408, 8_403, 6_325), strict=True))
@@ -111,11 +111,43 @@ def _users(engine: str) -> str:
     return table(head, body)
 
 
+def _name(options: dict[str, Any]) -> str:
+    return str(sorted(options.items()))
+
+
+def _windows() -> str:
+    """What a window before the engine costs against all requests in it, with a plan ahead of it
+    and in the order of the file."""
+    settings: list[dict[str, Any]] = [{"window": 0}, *({"window": w} for w in WINDOWS[1:])]
+    settings.append({"window": WINDOWS[-1], "plan_ahead": False})
+    found: dict[tuple[Any, ...], dict[int, dict[str, float]]] = {}
+    for row in rows("windows"):
+        cell = row["cell"]
+        key = cell["workload"], cell["engine"], cell["order"], cell["requests"]
+        of_seed = found.setdefault(key, {}).setdefault(cell["seed"], {})
+        of_seed[_name(cell["options"])] = rate(row)
+    body = []
+    for (workload, engine, order, requests), seeds in found.items():
+        everything = [rates[_name(settings[0])] for rates in seeds.values()]
+        line = [f"{workload}, {engine}, {order}, {requests:,}", spread(everything, ",.0f")]
+        for setting in settings[1:]:
+            shares = [
+                rates[_name(setting)] / rates[_name(settings[0])]
+                for rates in seeds.values()
+                if _name(setting) in rates
+            ]
+            line.append(spread(shares, ".3f"))
+        body.append(line)
+    head = ["", "all in the engine, tokens/s", *(f"window of {w:,}" for w in WINDOWS[1:])]
+    return table([*head, f"{WINDOWS[-1]:,} in the file's order"], body)
+
+
 MEASURED_TABLES: dict[str, Callable[[], str]] = {
     "validation": _validation,
     **{f"measured {engine}": lambda e=engine: _engine(e) for engine in MEASURED_ENGINES},
     "hopper lanes": lambda: "\n\n".join(_engine("lanes", d, "hopper") for d in ("H100", "H200")),
     "hopper sequential": lambda: _engine("sequential", "H200", "hopper"),
+    "windows": _windows,
     "users lanes": lambda: _users("lanes"),
     "users sequential": lambda: _users("sequential"),
 }
