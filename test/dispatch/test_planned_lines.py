@@ -5,21 +5,30 @@ pytest test/dispatch/test_planned_lines.py
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import signal
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 from planned_input import JOB, PlannedInput, Request, long_answer, long_prompt
 from pools import COST
 
+from sglang.srt.blendserve.answering.line_source import SizedLine
 from sglang.srt.blendserve.batch_file.types import BatchLine
+from sglang.srt.blendserve.dispatch import planned_lines, planner_client
+from sglang.srt.blendserve.dispatch.first_lines import read_bytes
 from sglang.srt.blendserve.dispatch.planned_lines import FIRST_LINES, PlannedLines
 from sglang.srt.blendserve.dispatch.planner import PlannerSettings
 from sglang.srt.blendserve.dispatch.planner_client import PlannerClient
+from sglang.srt.blendserve.dispatch.store_plan import Place
 
 SETTINGS = PlannerSettings(COST, 4000, most_tokens=4096)
 SORTED = [long_prompt(i) for i in range(300)] + [long_answer(i) for i in range(300)]
@@ -109,7 +118,11 @@ def test_before_there_is_a_plan_lines_come_from_all_over_the_file(
     assert FIRST_LINES <= len(first) < FIRST_LINES + 8
     half = first[:32]
     assert 8 <= sum(line <= 300 for line in half) <= 24
-    assert lines.next_lines() is None  # it waits for the plan
+    assert lines.next_lines() is None  # enough of them are in the engine
+    for line in first[:40]:
+        lines.answered(line, 5)
+    first += numbers(lines.next_lines())
+    assert len(first) > FIRST_LINES
     given.prepare()
     assert Counter(first + drain(lines)) == Counter(range(1, 601))
 
@@ -200,3 +213,136 @@ def test_two_jobs_are_planned_by_one_process(tmp_path: Path, planner: PlannerCli
     assert first._planner is second._planner
     drain(first)
     drain(second)
+
+
+def test_before_its_store_has_begun_a_batch_is_answered_from_all_over_the_file(
+    tmp_path: Path, planner: PlannerClient
+) -> None:
+    given = PlannedInput(tmp_path, SORTED, begun=False)
+    lines = given.lines(planner)
+    first = [line for _ in range(20) for line in numbers(lines.next_lines())]
+    assert {line <= 300 for line in first} == {True, False}
+    assert planner.process_id is None
+    given.begun = True
+    given.prepare()
+    assert Counter(first + drain(lines)) == Counter(range(1, 601))
+
+
+def test_lines_that_a_call_hands_out_while_the_batch_ends_are_not_lost(
+    tmp_path: Path, planner: PlannerClient
+) -> None:
+    """The call goes on in a thread when nobody waits for it any more."""
+    given = PlannedInput(tmp_path, SORTED)
+    given.prepare()
+    lines = given.lines(planner)
+    planned_first(lines)
+    inside, go_on = threading.Event(), threading.Event()
+    read = lines._read
+
+    def slowly(places: list[Place]) -> list[SizedLine] | None:
+        inside.set()
+        go_on.wait(10)
+        return read(places)
+
+    lines._read = slowly  # type: ignore[method-assign]
+    handing = threading.Thread(target=lines.next_lines)
+    handing.start()
+    assert inside.wait(10)
+    left = lines.unanswered()
+    found: list[int] = []
+    asking = threading.Thread(target=lambda: found.extend(line.line or 0 for line in left))
+    asking.start()
+    go_on.set()
+    handing.join()
+    asking.join()
+    assert {*found} == {*range(1, 601)}
+
+
+def test_a_reading_that_fails_and_is_made_again_loses_nothing(
+    tmp_path: Path, planner: PlannerClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = PlannedInput(tmp_path, SORTED)
+    given.prepare()
+    lines = given.lines(planner)
+    seen = planned_first(lines)
+    calls = 0
+
+    def failing(*place: Any) -> bytes:
+        nonlocal calls
+        calls += 1
+        if calls == 30:
+            raise OSError(errno.EMFILE, "too many open files")
+        return read_bytes(*place)
+
+    monkeypatch.setattr(planned_lines, "read_bytes", failing)
+    with pytest.raises(OSError, match="too many"):
+        lines.next_lines()
+    assert Counter(seen + drain(lines)) == Counter(range(1, 601))
+
+
+def test_a_planner_that_does_not_start_is_done_without(
+    tmp_path: Path, planner: PlannerClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = PlannedInput(tmp_path, SORTED)
+    given.prepare()
+
+    def nothing(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EAGAIN, "no more processes")
+
+    monkeypatch.setattr(planner_client.subprocess, "Popen", nothing)
+    assert drain(given.lines(planner)) == [*range(1, 601)]
+
+
+def test_a_planner_that_does_not_answer_is_ended_and_done_without(
+    tmp_path: Path, planner: PlannerClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = PlannedInput(tmp_path, SORTED)
+    given.prepare()
+    lines = given.lines(planner)
+    seen = planned_first(lines)
+    monkeypatch.setattr(planner_client, "_ANSWER_SECONDS", 0.2)
+    assert planner.process_id is not None
+    os.kill(planner.process_id, signal.SIGSTOP)
+    assert Counter(seen + drain(lines)) == Counter(range(1, 601))
+
+
+def test_a_stopped_planner_keeps_nobody_from_ending_it(tmp_path: Path) -> None:
+    given = PlannedInput(tmp_path, SORTED)
+    given.prepare()
+    with PlannerClient(SETTINGS) as planner:
+        lines = given.lines(planner)
+        planned_first(lines)
+        process = psutil.Process(planner.process_id)
+        process.suspend()
+        waiting = threading.Thread(target=lines.next_lines)
+        waiting.start()
+        planner.end()
+        waiting.join(20)
+        assert not waiting.is_alive()
+    assert not process.is_running()
+
+
+def test_the_fault_of_one_job_is_its_own(tmp_path: Path, planner: PlannerClient) -> None:
+    one = PlannedInput(tmp_path / "one", SORTED[:300])
+    other = PlannedInput(tmp_path / "other", SORTED[300:])
+    one.prepare()
+    other.prepare()
+    first, second = one.lines(planner), other.lines(planner)
+    second._job = f"{JOB}2"
+    seen = planned_first(first)
+    process = planner.process_id
+    shutil.rmtree(other.folder)
+    assert drain(second) == [*range(1, 301)]
+    seen += drain(first)
+    assert Counter(seen) == Counter(range(1, 301))
+    assert planner.process_id == process
+
+
+def test_an_input_that_has_grown_ends_no_loop(tmp_path: Path, planner: PlannerClient) -> None:
+    given = PlannedInput(tmp_path, SORTED[:20])
+    given.prepare()
+    lines = given.lines(planner)
+    with given.file.open("ab") as file:
+        file.write(given.file.read_bytes() * 3)
+    found = drain(lines)
+    assert {*found} >= {*range(1, 21)}

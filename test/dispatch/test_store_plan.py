@@ -160,3 +160,17 @@ def test_prompts_that_only_the_engine_knows_share_nothing(tmp_path: Path) -> Non
     assert unknown.pool.current.plan is not None
     assert unknown.pool.current.plan.sharing == 0
     assert len(lines(unknown)) == 8
+
+
+def test_a_line_that_has_ended_before_its_rows_come_leaves_none_behind(tmp_path: Path) -> None:
+    several = Request([[1, 2, 3], [4, 5, 6]], choices=2)
+    given = PlannedInput(tmp_path, [several, *SORTED[:4]])
+    plan = plan_of(given)
+    plan.started([1])
+    plan.ended(1, 40)
+    given.prepare()
+    plan.whole = True
+    while plan.look(1):  # a line's rows are taken up together all the same
+        pass
+    plan.plan_if_due()
+    assert sorted(lines(plan)) == [2, 3, 4, 5]

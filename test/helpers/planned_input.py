@@ -47,6 +47,7 @@ class PlannedInput:
     place: Path
     requests: Sequence[Request]
     whole: bool = False
+    begun: bool = True
     failure: Exception | None = None
     answered: set[int] = field(default_factory=set)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -101,3 +102,35 @@ def test_an_input_that_is_no_batch(tmp_path: Path, data: bytes, reason: str) -> 
 def test_an_input_that_is_no_file(tmp_path: Path, name: str) -> None:
     with pytest.raises(RunFailure, match=r"Cannot read|not a file"):
         BatchSource(str(tmp_path / name), Rules())
+
+
+@pytest.mark.parametrize("name", ["in.jsonl", "in.jsonl.gz"])
+def test_what_other_processes_read_is_the_file_that_was_opened(tmp_path: Path, name: str) -> None:
+    """Editors put another file in the place of the one that they change."""
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(DATA) if name.endswith("gz") else DATA)
+    with BatchSource(str(path), Rules()) as source:
+        source.scan(none)
+        plain = source.plain()
+        other = tmp_path / "other"
+        other.write_bytes(b"other")
+        other.rename(path)
+        command = [sys.executable, "-c", "import sys; print(len(open(sys.argv[1]).read()))"]
+        printed = subprocess.run([*command, str(plain)], capture_output=True, check=True).stdout
+        assert int(printed) == len(DATA)
+        path.unlink()
+        assert plain.read_bytes() == DATA
+        assert source.plain() == plain
+        assert len(read(source)) == 51
+
+
+def test_an_input_that_cannot_be_unpacked_is_not_taken_for_a_whole_one(tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl.gz"
+    path.write_bytes(gzip.compress(DATA))
+    with BatchSource(str(path), Rules()) as source:
+        source.scan(none)
+        with path.open("r+b") as file:
+            file.truncate(40)
+        for _ in range(2):
+            with pytest.raises(EOFError):
+                source.plain()

@@ -9,18 +9,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sglang.srt.blendserve.answering.stop import Stop
 from sglang.srt.blendserve.batch_file.line_check import Rules
 from sglang.srt.blendserve.cost.cost_model import CostModel
 from sglang.srt.blendserve.cost.remaining_work import RemainingWork
 from sglang.srt.blendserve.dispatch.engine_cost import engine_cost_model
-from sglang.srt.blendserve.dispatch.engine_state import keep_telling, kv_slots
-from sglang.srt.blendserve.dispatch.planned_lines import FileOrderOf, PlannedLines
+from sglang.srt.blendserve.dispatch.engine_state import ask, keep_telling, kv_slots
+from sglang.srt.blendserve.dispatch.planned_lines import FileOrderOf, PlannedLines, Preparing
 from sglang.srt.blendserve.dispatch.planner import PlannerSettings
 from sglang.srt.blendserve.dispatch.planner_client import PlannerClient
 from sglang.srt.blendserve.pool.planning_rules import PlanningRules
-from sglang.srt.blendserve.requests.preparation import Preparation
 
 logger = logging.getLogger(__name__)
+
+_ASK_SECONDS = 60.0
+"""For the first answer of an engine, which may be in the middle of a long step."""
+
+_END_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,61 +61,73 @@ class JobPlanning:
         """
         self._manager, self._cost = tokenizer_manager, cost
         self._planner: PlannerClient | None = None
+        self._starting = asyncio.Lock()
         self._open: dict[str, PlannedLines] = {}
         self._telling: asyncio.Task[None] | None = None
+        self._closed = False
 
-    async def lines(self, job: PlannedJob, preparation: Preparation) -> PlannedLines:
+    async def lines(self, job: PlannedJob, preparation: Preparing, stop: Stop) -> PlannedLines:
         """Return the lines of a job in the order of a plan.
 
         Args:
-            preparation: of its request store; has begun.
+            preparation: of its request store.
+            stop: ends the waiting for the engine's answer.
 
         Raises:
             ConfigError: nobody knows what work costs on the engine.
-            ValueError: the engine has no pool of offline requests.
+            ValueError: the engine has no pool of offline requests, or does not answer.
         """
-        if self._planner is None:
-            self._planner = PlannerClient(await self._settings())
+        async with self._starting:  # two would start two planners
+            if self._planner is None:
+                self._planner = PlannerClient(await self._settings(stop))
         if self._telling is None or self._telling.done():
             self._telling = asyncio.create_task(self._tell())
-        lines = self._open[job.name] = PlannedLines(
-            job.name,
-            job.file,
-            job.rules,
-            preparation=preparation,
-            planner=self._planner,
-            has_result=job.has_result,
-            bad=job.bad,
-            file_order=job.file_order,
+        planner = self._planner
+        lines = await asyncio.to_thread(  # it looks at each line of the input
+            lambda: PlannedLines(
+                job.name,
+                job.file,
+                job.rules,
+                preparation=preparation,
+                planner=planner,
+                has_result=job.has_result,
+                bad=job.bad,
+                file_order=job.file_order,
+            )
         )
+        self._open[job.name] = lines
         return lines
 
-    def end(self, job: str) -> None:
+    async def end(self, job: str) -> None:
         """The lines of a job are not asked for any more. Of one that has none it does nothing."""
-        self._open.pop(job, None)
+        lines, planner = self._open.pop(job, None), self._planner
+        if lines is not None and planner is not None:
+            await asyncio.to_thread(planner.close, job)
 
     async def close(self) -> None:
         """End the planner's process."""
-        if self._telling is not None:
-            self._telling.cancel()
-            await asyncio.wait({self._telling})
+        self._closed = True
         if self._planner is not None:
             await asyncio.to_thread(self._planner.end)
+        if self._telling is not None:  # not cancelled: SGLang would wait for the answer for ever
+            await asyncio.wait({self._telling}, timeout=_END_SECONDS)
 
-    async def _settings(self) -> PlannerSettings:
+    async def _settings(self, stop: Stop) -> PlannerSettings:
         manager = self._manager
         settings = getattr(manager.server_args, "blendserve", None)
         rules = PlanningRules() if settings is None else PlanningRules(settings.keep_sharing)
         cost = self._cost
         if cost is None:
             cost = await asyncio.to_thread(engine_cost_model, manager)
-        slots = await kv_slots(manager.get_internal_state)
-        return PlannerSettings(cost, slots, most_tokens=int(manager.context_len), rules=rules)
+        states = await ask(manager.get_internal_state, stop, _ASK_SECONDS)
+        return PlannerSettings(
+            cost, kv_slots(states or ()), most_tokens=int(manager.context_len), rules=rules
+        )
 
     async def _tell(self) -> None:
         """Tell the engine what is left of all jobs."""
         try:
-            await keep_telling(self._manager, self._left)
+            await keep_telling(self._manager, self._left, lambda: self._closed)
         except Exception:  # of any kind, inside SGLang: the engine goes by what it has itself
             logger.exception("The engine is not told what waits elsewhere for it")
 

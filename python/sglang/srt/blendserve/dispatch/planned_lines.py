@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -33,9 +33,11 @@ from sglang.srt.blendserve.requests.request_store import RequestStore
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 FIRST_LINES = 256
-"""Lines that go in before there is a plan: they keep the engine busy until then, and teach it how
-long answers are."""
+"""Lines that are in the engine at once before there is a plan: they keep it busy until then, and
+teach how long answers are."""
 
 MAX_PROMPTS = 2048
 """Prompts of one line whose token ids are looked up; a line with more is tokenized again."""
@@ -48,17 +50,27 @@ FileOrderOf = Callable[[Callable[[int], bool]], LineSource]
 
 
 class Preparing(Protocol):
-    """A request store that is being made, as `requests.preparation.Preparation` makes it.
+    """A request store that is being made, as `requests.preparation.Preparation` makes it."""
 
-    Attributes:
-        folder: the store's own.
-        found: what the input holds.
-        store: what is there of it.
-    """
+    @property
+    def folder(self) -> Path:
+        """The store's own."""
+        ...
 
-    folder: Path
-    found: FileScan
-    store: RequestStore
+    @property
+    def found(self) -> FileScan:
+        """What the input holds."""
+        ...
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is something of it; until then nothing is planned."""
+        ...
+
+    @property
+    def store(self) -> RequestStore:
+        """What is there of it, once it has begun."""
+        ...
 
     def wait(self, seconds: float | None = None) -> bool:
         """Return whether the store is whole, at the latest after a time; raises why it cannot
@@ -91,7 +103,7 @@ class PlannedLines:
             job: its name.
             file: the input, as bytes that can be read from anywhere.
             rules: what the input must keep to.
-            preparation: makes its request store, and has begun.
+            preparation: makes its request store; what the input holds is known.
             planner: of the engine that the lines are for.
             has_result: whether the line of a number has a result; such a line is left out.
             bad: numbers of the lines that reading the whole input has shown to be none.
@@ -106,9 +118,9 @@ class PlannedLines:
         self._out = bytearray(map(has_result, range(lines + 1)))  # by line: whether not to plan
         self._kept = frozenset(bad)  # nobody plans them, and they are handed out at the end
         for line in self._kept:
-            self._out[line] = 1
+            if line < len(self._out):
+                self._out[line] = 1
         self._first = first_lines(file, preparation.found.blocks, rules.max_line_bytes)
-        self._first_left = FIRST_LINES
         self._open: dict[int, BatchLine | LineError] = {}
         self._started: list[int] = []
         self._ended: list[tuple[int, int | None]] = []
@@ -146,9 +158,10 @@ class PlannedLines:
 
     def unanswered(self) -> Iterator[BatchLine | LineError]:
         """Yield the lines that have no result; see `LineSource`."""
-        yield from list(self._open.values())
-        with self._reading:
+        with self._reading:  # a call that nobody waits for any more may still hand lines out
             rest = self._rest or self._begin_rest()
+            handed_out = list(self._open.values())
+        yield from handed_out
         yield from rest.unanswered()
 
     def _take(self) -> Taken | None:
@@ -158,9 +171,10 @@ class PlannedLines:
         except Exception as error:  # of any kind: without a store there is only the file's order
             logger.error("The rest goes in the order of the file: %s", error)
             return None
+        if not self._preparation.begun:
+            return Taken([], False, 0, 0, RemainingWork(0.0, 0.0))
         while True:
-            started, self._started = self._started, []
-            ended, self._ended = self._ended, []
+            started, ended = _all_of(self._started), _all_of(self._ended)
             try:
                 if not self._opened:
                     folder, out = self._preparation.folder, np.frombuffer(self._out, np.uint8)
@@ -175,15 +189,18 @@ class PlannedLines:
                     return None
                 logger.warning("%s All that was not handed over is planned anew.", death)
                 continue
+            if self.taken.places:
+                self._deaths = 0
             return self.taken
 
     def _read(self, places: list[Place]) -> list[SizedLine] | None:
+        # All are read before one is handed out: a call that fails is made again.
+        data = [read_bytes(self._file, one.offset, one.offset + one.length) for one in places]
         found = []
-        for place in places:
-            if self._out[place.line]:
+        for place, content in zip(places, data, strict=True):
+            if self._is_out(place.line):
                 continue
-            data = read_bytes(self._file, place.offset, place.offset + place.length)
-            for raw, _ in lines_of(data, place.line, self._rules.max_line_bytes):
+            for raw, _ in lines_of(content, place.line, self._rules.max_line_bytes):
                 one = self._hand_out(raw, place.length)
                 found.append(one._replace(prompts=partial(self._prompts, place)))
         return found or None  # the input is shorter than it was: its end is read, and says so
@@ -200,20 +217,28 @@ class PlannedLines:
         return store.prompts(chosen)
 
     def _next_first(self) -> list[SizedLine] | None:
-        """A few lines that no plan has ordered; None when it is enough of them."""
-        if self._first_left <= 0:
+        """A few lines that no plan has ordered; None while enough of them are in the engine."""
+        if len(self._open) >= FIRST_LINES:
             return None
         for lines in self._first:
             found = [
                 self._hand_out(raw, len(raw.data or b""))
                 for raw in lines
-                if not self._out[raw.number]
+                if not self._is_out(raw.number)
             ]
             if found:
-                self._first_left -= len(found)
                 self._started += [one.line.line or 0 for one in found]
                 return found
         return None
+
+    def _is_out(self, line: int) -> bool:
+        """Whether a line is not to be handed out, or not again; of a file that has grown, too."""
+        return line >= len(self._out) or bool(self._out[line])
+
+    def _is_done_with(self, line: int) -> bool:
+        """Whether a line is not to be read at the end: it has its result, or was handed out."""
+        handed_out = line < len(self._out) and self._out[line] and line not in self._kept
+        return self._has_result(line) or bool(handed_out)
 
     def _hand_out(self, raw: RawLine, size: int) -> SizedLine:
         line = check_line(raw, self._rules).line
@@ -224,9 +249,12 @@ class PlannedLines:
     def _begin_rest(self) -> LineSource:
         """Read on front to back: what has no result and was not handed out."""
         self._planner.close(self._job)
-        self._rest = self._file_order(
-            lambda line: (
-                self._has_result(line) or (bool(self._out[line]) and line not in self._kept)
-            )
-        )
+        self._rest = self._file_order(self._is_done_with)
         return self._rest
+
+
+def _all_of(news: list[T]) -> list[T]:
+    """Take what is in a list to which another thread appends."""
+    taken = news[:]
+    del news[: len(taken)]
+    return taken

@@ -3,6 +3,8 @@ process, which `planner_process` runs."""
 
 from __future__ import annotations
 
+import gc
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from sglang.srt.blendserve.pool.background import Background
 from sglang.srt.blendserve.pool.planning_rules import PlanningRules
 from sglang.srt.blendserve.pool.request_pool import RequestPool
 from sglang.srt.blendserve.requests.request_store import RequestStore
+
+logger = logging.getLogger(__name__)
 
 FIRST_PLAN = 2048
 """Rows that are worth a first plan; fewer where the store has no more."""
@@ -46,21 +50,22 @@ class Planner:
         self._jobs: dict[str, StorePlan] = {}
 
     def answer(self, message: bytes) -> bytes:
-        """Return the reply to a message of `planner_client.PlannerClient`.
-
-        Raises:
-            OSError: a job's store cannot be read.
-        """
+        """Return the reply to a message of `planner_client.PlannerClient`."""
         header, body = unpack(message)
         job = header["job"]
-        if header["op"] == "open":
-            self._open(job, Path(header["folder"]), body)
-        elif header["op"] == "close":
-            self._jobs.pop(job, None)
-        elif job not in self._jobs:
+        try:
+            if header["op"] == "open":
+                self._open(job, Path(header["folder"]), body)
+            elif header["op"] == "close":
+                self._close(job)
+            elif job in self._jobs:
+                return pack(self._take(job, header))
+            else:
+                return pack({"unknown": True})
+        except Exception:  # of any kind: the other jobs are planned on
+            logger.exception("%s cannot be planned", job)
+            self._close(job)
             return pack({"unknown": True})
-        else:
-            return pack(self._take(job, header))
         return pack({})
 
     def work(self, idle_seconds: float) -> bool:
@@ -70,17 +75,30 @@ class Planner:
             idle_seconds: how long it may wait for a plan that is being made.
         """
         busy = False
-        for plan in self._jobs.values():
-            more = plan.look()
-            planning = plan.plan_if_due(0.0 if more else idle_seconds)
+        for job, plan in [*self._jobs.items()]:
+            try:
+                more = plan.look()
+                planning = plan.plan_if_due(0.0 if more else idle_seconds)
+            except Exception:  # of any kind: the other jobs are planned on
+                logger.exception("%s cannot be planned", job)
+                self._close(job)
+                continue
             busy = busy or more or planning or not plan.whole
         return busy
+
+    def _close(self, job: str) -> None:
+        plan = self._jobs.pop(job, None)
+        if plan is not None:
+            plan.close()
+            del plan
+            gc.collect()  # a pool's parts know each other, and this process makes little garbage
 
     def _open(self, job: str, folder: Path, skip: bytes) -> None:
         settings = self._settings
         pool = RequestPool(
             settings.cost, settings.kv_slots, rules=settings.rules, background=Background()
         )
+        self._close(job)
         self._jobs[job] = StorePlan(
             RequestStore(folder),
             pool,

@@ -22,6 +22,10 @@ from sglang.srt.blendserve.dispatch.messages import News, pack, unpack
 from sglang.srt.blendserve.dispatch.planner import PlannerSettings
 from sglang.srt.blendserve.dispatch.store_plan import Place
 
+_ANSWER_SECONDS = 60.0
+"""After which a process that does not answer is taken for dead. It starts in two seconds, and plans
+in a thread of its own."""
+
 
 class PlannerDied(RuntimeError):
     """The planner's process has ended, or knows nothing of the job: `PlannerClient.open` it."""
@@ -58,6 +62,7 @@ class PlannerClient:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._messages: Connection | None = None
+        self._ended = False
 
     def __enter__(self) -> PlannerClient:
         return self
@@ -81,6 +86,8 @@ class PlannerClient:
             PlannerDied: the process has ended at once.
         """
         with self._lock:
+            if self._ended:
+                raise PlannerDied("The planner was told to end.")
             if self._process is None or self._process.poll() is not None:
                 self._start()
             header = {"op": "open", "job": job, "folder": str(folder)}
@@ -110,20 +117,30 @@ class PlannerClient:
                 self._ask(pack({"op": "close", "job": job}))
 
     def end(self) -> None:
-        """End the process. Calling it twice does nothing."""
+        """End the process, also one that does not answer. Calling it twice does nothing."""
+        self._ended = True
+        if (process := self._process) is not None:
+            process.kill()  # whoever waits for its answer goes on, and lets the lock go
         with self._lock:
             self._end()
 
     def _start(self) -> None:
         self._end()
-        self._messages, theirs = Pipe()
+        try:
+            self._messages, theirs = Pipe()
+        except OSError as error:
+            raise PlannerDied(f"The planner's process cannot be asked: {error}.") from error
         with theirs:
             descriptor = theirs.fileno()
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-c", planner_process.COMMAND, str(descriptor)],
-                pass_fds=[descriptor],
-                stdin=subprocess.DEVNULL,
-            )
+            try:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-P", "-c", planner_process.COMMAND, str(descriptor)],
+                    pass_fds=[descriptor],
+                    stdin=subprocess.DEVNULL,
+                )
+            except OSError as error:  # no memory for it, say
+                self._end()
+                raise PlannerDied(f"The planner's process does not start: {error}.") from error
         with contextlib.suppress(OSError):  # it has ended, which the first question finds
             self._messages.send_bytes(pickle.dumps(self._settings))
 
@@ -132,6 +149,8 @@ class PlannerClient:
             raise PlannerDied("The planner's process is not there.")
         try:
             self._messages.send_bytes(message)
+            if not self._messages.poll(_ANSWER_SECONDS):
+                raise EOFError
             reply, _ = unpack(self._messages.recv_bytes())
         except (EOFError, OSError) as error:
             self._end()

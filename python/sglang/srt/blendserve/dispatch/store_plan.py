@@ -82,6 +82,9 @@ class StorePlan:
         ready = min(self._store.ready, self.rows + most)
         if ready == self.rows:
             return False
+        numbers = self._store.column("line")
+        while ready < numbers.size and numbers[ready] == numbers[ready - 1]:
+            ready += 1  # a line's rows together
         rows = np.arange(self.rows, ready)
         columns = [self._store.column(name, ready)[self.rows :].tolist() for name in _READ]
         prompts = self._store.prompts(rows)
@@ -89,8 +92,14 @@ class StorePlan:
             rows.tolist(), prompts, zip(*columns, strict=True), strict=True
         ):
             self._take_up(row, prompt, *values)
+        for line in self._ahead.keys() & set(columns[_READ.index("line")]):
+            self._catch_up(line)
         self.rows = ready
         return True
+
+    def close(self) -> None:
+        """Read the store no more."""
+        self._store.close()
 
     def plan_if_due(self, idle_seconds: float = 0.0) -> bool:
         """Plan again if it is worth it; say whether a plan is being made.
@@ -165,8 +174,6 @@ class StorePlan:
             )
             request.payload = row
             self.pool.add(request)
-        if line in self._ahead:
-            self._catch_up(line)
 
     def _catch_up(self, line: int) -> None:
         """The rows of a line that went ahead of the plan are there."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from datetime import date
 from hashlib import blake2b
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -32,6 +33,8 @@ _SETTINGS = (
 )
 """Server arguments that SGLang renders, tokenizes, caps or refuses by."""
 
+_TEMPLATES = ("tokenizer_config.json", "*.jinja", "chat_template*", "additional_chat_templates/*")
+
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".npz", ".h5", ".msgpack", ".onnx")
 _LARGEST = 1 << 28
 """Files of a model folder with more bytes hold weights."""
@@ -52,7 +55,22 @@ def model_fingerprint(server_args: ServerArgs) -> dict[str, str]:
         path = settings[name]
         if isinstance(path, str) and os.path.exists(path):
             found[name] = _digest_of_files(Path(path))
+    if _names_the_date(settings):
+        found["date"] = date.today().isoformat()
     return found
+
+
+def _names_the_date(settings: dict[str, Any]) -> bool:
+    """Whether a chat template may write today's date into a prompt."""
+    for name in ("model_path", "tokenizer_path", "chat_template"):
+        path = settings[name]
+        if not isinstance(path, str) or not os.path.exists(path):
+            continue
+        there = Path(path)
+        files = [one for p in _TEMPLATES for one in there.glob(p)] if there.is_dir() else [there]
+        if any(b"strftime_now" in one.read_bytes() for one in files if one.is_file()):
+            return True
+    return False
 
 
 def _plain(value: Any) -> Any:

@@ -52,6 +52,7 @@ class Preparation:
         folder: the store's own.
         store: what is there of it, from `begin` on.
         found: what the input holds, from `begin` on.
+        begun: whether `store` is there.
         made: whether the store had to be made; False: it was there and whole.
     """
 
@@ -79,6 +80,7 @@ class Preparation:
             mend: what to do if the disk has too little room, as a sentence.
         """
         self.made = True
+        self.begun = False
         self._began = self._ended = 0.0
         self.folder = folder
         self._source, self._rules = source, rules
@@ -118,7 +120,7 @@ class Preparation:
             self._fingerprint = self._make_fingerprint()
             there = open_whole(self.folder, self._fingerprint)
             if there is not None:
-                self.store, self.made = there, False
+                self.store, self.made, self.begun = there, False, True
                 self._ended = time.monotonic()
                 self._end_workers()
                 return
@@ -129,7 +131,7 @@ class Preparation:
             in_order = self._source.in_order_because is not None
             across = AcrossLines(self._rules, in_order=in_order)
             self._recorder = Recorder(self.folder, across, self._stopped)
-            self.store = RequestStore(self.folder)
+            self.store, self.begun = RequestStore(self.folder), True
             self._start_workers()
         except BaseException:
             self._ended = time.monotonic()
@@ -236,6 +238,7 @@ class Preparation:
             self._end_workers()
             if self._recorder is not None:
                 self._recorder.close()
+                self._recorder = None  # it knows all lines, to compare them
 
     def _prepare_all(self) -> None:
         assert self._workers is not None

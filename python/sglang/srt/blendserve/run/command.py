@@ -67,6 +67,9 @@ if TYPE_CHECKING:
     from sglang.srt.blendserve.run.offline_engine import OfflineEngine
     from sglang.srt.blendserve.run.planning import RunPlanning
 
+_ASK_SECONDS = 5.0
+"""For what the engine says of its first step, when all is done."""
+
 add_arguments = flags.add_arguments
 parse_args = flags.parse_args
 
@@ -129,6 +132,8 @@ class _Run:
                 self._report()
             raise RunFailure(f"{failure}\n{self._how_to_go_on()}", failure.status) from failure
         self._report()
+        if self._log.done == self._found.total:
+            self._forget_the_store()
         return 0
 
     def _announce(self) -> None:
@@ -181,7 +186,7 @@ class _Run:
             return stack.enter_context(
                 RunPlanning(args.output, self._source, self._found, self._log, server_args)
             )
-        except (OSError, ValueError) as error:
+        except (OSError, EOFError, ValueError) as error:
             print(
                 f"{error}\nThe lines go to the engine in their order, of which it plans "
                 f"{args.max_in_flight:,} at a time.",
@@ -191,7 +196,7 @@ class _Run:
 
     def _answer_with_an_engine(self, server_args: ServerArgs, planning: RunPlanning | None) -> None:
         from sglang.srt.blendserve.answering.executor import Executor
-        from sglang.srt.blendserve.dispatch.engine_state import first_start
+        from sglang.srt.blendserve.dispatch.engine_state import ask, first_start
         from sglang.srt.blendserve.run.offline_engine import OfflineEngine
 
         print("Starting the engine ...", file=sys.stderr, flush=True)
@@ -204,11 +209,12 @@ class _Run:
             stop, ready = Stop(), time.time()
             lines = self._in_order()
             if planning is not None and self._cost is not None:
-                lines = planning.lines(engine, self._cost)
+                lines = planning.lines(engine, self._cost, stop)
 
             async def work() -> None:
                 await self._answer(executor, progress, stop, lines)
-                started = await first_start(engine.tokenizer_manager.get_internal_state)
+                states = await ask(engine.tokenizer_manager.get_internal_state, stop, _ASK_SECONDS)
+                started = first_start(states or ())
                 if started is not None and self._first_forward is None:
                     self._first_forward = max(started - ready, 0.0)
 
@@ -216,6 +222,12 @@ class _Run:
                 engine.run(work(), stop)
         if planning is not None:
             self._prepare_seconds = planning.seconds
+
+    def _forget_the_store(self) -> None:
+        """Remove the request store that this run or an earlier one has left."""
+        from sglang.srt.blendserve.run.planning import forget_store
+
+        forget_store(self._args.output)
 
     def _answer_without_an_engine(self) -> None:
         asyncio.run(self._answer(_NoEngine(), None, Stop(), self._in_order()))
@@ -349,7 +361,10 @@ def answering_loop(
             name,
             "the run",
             found.total - log.done,
-            lambda line: job_ids.make_rid(name, found.last_line, line.line - 1),
+            # A line that was added since has a number beyond; that it was is found at the end.
+            lambda line: job_ids.make_rid(
+                name, found.last_line if line.line <= found.last_line else 0, line.line - 1
+            ),
         ),
         lines,
         log,

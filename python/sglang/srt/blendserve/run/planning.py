@@ -6,17 +6,18 @@ and works, and deleted when every line has its result; a run that goes on finds 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sglang.srt.blendserve import job_ids
-from sglang.srt.blendserve.answering.line_source import InputScan
+from sglang.srt.blendserve.answering.line_source import InputScan, LineSource
+from sglang.srt.blendserve.answering.stop import Stop
 from sglang.srt.blendserve.batch_file.validation import Rules
 from sglang.srt.blendserve.cost.cost_model import CostModel
 from sglang.srt.blendserve.dispatch.job_planning import JobPlanning, PlannedJob
-from sglang.srt.blendserve.dispatch.planned_lines import PlannedLines
 from sglang.srt.blendserve.requests.inputs import PlainFile
 from sglang.srt.blendserve.requests.preparation import Preparation
 from sglang.srt.blendserve.requests.request_store import delete_store
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from sglang.srt.server_args import ServerArgs
 
     from sglang.srt.blendserve.run.offline_engine import OfflineEngine
+
+logger = logging.getLogger(__name__)
 
 
 class RunPlanning:
@@ -54,10 +57,10 @@ class RunPlanning:
         """
         self._source, self._found, self._log = source, found, log
         self._rules = Rules(max_lines=job_ids.MAX_REQUESTS)
-        self._folder = output.with_name(f"{output.name}.requests")
+        self._output = output
         self._file = source.plain()
         self._preparation = Preparation(
-            self._folder,
+            store_folder(output),
             PlainFile(str(self._file)),
             server_args,
             self._rules,
@@ -70,9 +73,10 @@ class RunPlanning:
 
     def __exit__(self, *_: object) -> None:
         self._preparation.close()
+        if self._preparation.begun:
+            self._preparation.store.close()
         if self._log.done == self._found.total or not self._is_whole:
-            with suppress(OSError):
-                delete_store(self._folder)
+            forget_store(self._output)
 
     @property
     def seconds(self) -> float:
@@ -86,11 +90,15 @@ class RunPlanning:
         return False
 
     @asynccontextmanager
-    async def lines(self, engine: OfflineEngine, cost: CostModel) -> AsyncIterator[PlannedLines]:
-        """Give the lines that have no result, planned for ``engine``.
+    async def lines(
+        self, engine: OfflineEngine, cost: CostModel, stop: Stop
+    ) -> AsyncIterator[LineSource]:
+        """Give the lines that have no result, planned for ``engine``; in the order of the file if
+        there can be no plan.
 
         Args:
             cost: what work costs on it.
+            stop: of the run.
         """
         planning = JobPlanning(engine.tokenizer_manager, cost)
         with ExitStack() as stack:
@@ -103,6 +111,25 @@ class RunPlanning:
                 lambda leave_out: stack.enter_context(self._source.lines(leave_out)),
             )
             try:
-                yield await planning.lines(job, self._preparation)
+                lines: LineSource
+                try:
+                    lines = await planning.lines(job, self._preparation, stop)
+                except Exception as error:  # of any kind, inside SGLang too: a plan is an extra
+                    logger.error("The lines go in the order of the file: %s", error)
+                    lines = job.file_order(self._log.__contains__)
+                yield lines
             finally:
                 await planning.close()
+
+
+def store_folder(output: Path) -> Path:
+    """Return where the request store of the run lies that writes ``output``."""
+    return output.with_name(f"{output.name}.requests")
+
+
+def forget_store(output: Path) -> None:
+    """Remove that store, if there is one; it stays where that fails."""
+    folder = store_folder(output)
+    if folder.is_dir():
+        with suppress(OSError):
+            delete_store(folder)

@@ -8,6 +8,7 @@ more than some lines in memory.
 from __future__ import annotations
 
 import gzip
+import os
 import shutil
 import sys
 import tempfile
@@ -63,18 +64,25 @@ class BatchSource:
         """Return where the input lies as bytes that can be read from anywhere, until the end of the
         context: what is compressed is unpacked into a temporary file, once.
 
+        The path is that of a file descriptor of this process, which other processes of the user can
+        open: whoever puts another file in the input's place changes nothing.
+
         Raises:
-            OSError: the disk is full, or the input has changed since `scan`.
+            OSError, EOFError: the disk is full, or the input has changed since `scan`.
         """
-        if not self._compressed:
-            return Path(self._file.name)
-        if self._unpacked is None:
-            unpacked = self._unpacked = _spool()
-            self._file.seek(0)
-            with gzip.GzipFile(fileobj=self._file) as packed:
-                shutil.copyfileobj(packed, unpacked)
-            unpacked.flush()
-        return Path(self._unpacked.name)
+        if self._compressed and self._unpacked is None:
+            unpacked = _spool()
+            try:
+                self._file.seek(0)
+                with gzip.GzipFile(fileobj=self._file) as packed:
+                    shutil.copyfileobj(packed, unpacked)
+                unpacked.flush()
+            except BaseException:
+                unpacked.close()
+                raise
+            self._unpacked = unpacked
+        file = self._file if self._unpacked is None else self._unpacked
+        return Path(f"/proc/{os.getpid()}/fd/{file.fileno()}")
 
     def scan(self, has_result: Callable[[BatchLine | LineError], bool]) -> InputScan:
         """Read the input through once; see `line_source.scan`.
@@ -137,11 +145,10 @@ def _spool_standard_input() -> IO[bytes]:
         raise RunFailure("Standard input is the terminal; pipe a JSONL file into it.")
     spool = _spool()
     shutil.copyfileobj(sys.stdin.buffer, spool)
+    spool.flush()
     spool.seek(0)
     return spool
 
 
 def _spool() -> IO[bytes]:
-    """Return a new temporary file that other processes can open by its name; closing it removes
-    it."""
-    return tempfile.NamedTemporaryFile(prefix="sglang-blendserve-")
+    return tempfile.TemporaryFile(prefix="sglang-blendserve-")

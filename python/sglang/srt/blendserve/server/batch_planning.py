@@ -9,65 +9,118 @@ from typing import Any
 
 from sglang.srt.blendserve.answering.line_source import LineSource
 from sglang.srt.blendserve.answering.stop import Stop
-from sglang.srt.blendserve.cost.model_config import ConfigError
 from sglang.srt.blendserve.dispatch.job_planning import JobPlanning, PlannedJob
 from sglang.srt.blendserve.requests.inputs import PlainFile
+from sglang.srt.blendserve.requests.line_blocks import FileScan
 from sglang.srt.blendserve.requests.preparation import Preparation
+from sglang.srt.blendserve.requests.request_store import RequestStore
 
 logger = logging.getLogger(__name__)
 
-_TURN_SECONDS = 0.5
+_LOOK_SECONDS = 0.5
+
+
+class QueuedPreparation:
+    """A request store that is made when no other one is; see `planned_lines.Preparing`."""
+
+    def __init__(self, preparation: Preparation, found: FileScan, turn: asyncio.Lock) -> None:
+        """Wait for the ``turn``.
+
+        Args:
+            found: what the input holds.
+        """
+        self.folder, self.found = preparation.folder, found
+        self._preparation = preparation
+        self._failure: Exception | None = None
+        self._making = asyncio.create_task(self._make(turn))
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is something of it."""
+        return self._failure is not None or self._preparation.begun
+
+    @property
+    def store(self) -> RequestStore:
+        """What is there of it, once it has begun."""
+        return self._preparation.store
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Return whether it is whole; raises why it cannot be."""
+        if self._failure is not None:
+            raise self._failure
+        return self._preparation.begun and self._preparation.wait(seconds)
+
+    async def close(self) -> None:
+        """End it, wherever it is."""
+        self._making.cancel()
+        await asyncio.wait({self._making})
+        await asyncio.to_thread(self._preparation.close)
+        if self._preparation.begun:
+            self._preparation.store.close()
+
+    async def _make(self, turn: asyncio.Lock) -> None:
+        async with turn:
+            try:
+                await asyncio.to_thread(self._preparation.begin)
+            except Exception as error:  # of any kind: the lines go in the order of the file
+                self._failure = error
+            while self._preparation.working:
+                await asyncio.sleep(_LOOK_SECONDS)
 
 
 class BatchPlanning:
     """Request stores and plans of the open batches. Belongs to the server's event loop.
 
-    Stores are made one after another: each keeps all cores busy.
+    Stores are made one after another: each keeps all cores busy. Meanwhile a batch goes on with
+    lines from all over its file.
     """
 
     def __init__(self, tokenizer_manager: Any) -> None:
         """Start nothing yet; ``tokenizer_manager`` is the server's."""
         self._manager = tokenizer_manager
-        self._planning = JobPlanning(tokenizer_manager)
-        self._preparations: dict[str, Preparation] = {}
+        self._planning: JobPlanning | None = None
+        self._turn = asyncio.Lock()
+        self._preparations: dict[str, QueuedPreparation] = {}
 
     async def lines(self, job: PlannedJob, folder: Path, stop: Stop) -> LineSource | None:
         """Return the lines of a batch in the order of a plan; None where there can be none.
 
         Args:
             folder: for its request store.
-            stop: ends the waiting for others.
+            stop: of the batch.
         """
-        while self._busy():
-            if await stop.requested_within(_TURN_SECONDS):
-                return None
-        preparation = self._preparations[job.name] = Preparation(
-            folder,
-            PlainFile(str(job.file)),
-            self._manager.server_args,
-            job.rules,
-            mend="Free some, or give --batch-dir a place with more.",
-        )
+        planning = self._planning = self._planning or JobPlanning(self._manager)
         try:
-            await asyncio.to_thread(preparation.begin)
-            return await self._planning.lines(job, preparation)
-        except (OSError, ValueError, ConfigError) as error:
+            source = PlainFile(str(job.file))
+            preparation = self._preparations[job.name] = QueuedPreparation(
+                Preparation(
+                    folder,
+                    source,
+                    self._manager.server_args,
+                    job.rules,
+                    mend="Free some, or give --batch-dir a place with more.",
+                ),
+                await asyncio.to_thread(source.scan),
+                self._turn,
+            )
+            return await planning.lines(job, preparation, stop)
+        except Exception as error:  # of any kind, inside SGLang too: a plan is an extra
             logger.error("%s goes to the engine in the order of its file: %s", job.name, error)
             await self.end(job.name)
             return None
 
     async def end(self, job: str) -> None:
         """A batch needs no plan any more. Of one that has none it does nothing."""
-        self._planning.end(job)
         preparation = self._preparations.pop(job, None)
-        if preparation is not None:
-            await asyncio.to_thread(preparation.close)
+        if preparation is None:
+            return
+        if self._planning is not None:
+            await self._planning.end(job)
+        await preparation.close()
 
     async def close(self) -> None:
         """End all processes."""
         for job in [*self._preparations]:
             await self.end(job)
-        await self._planning.close()
-
-    def _busy(self) -> bool:
-        return any(preparation.working for preparation in self._preparations.values())
+        if self._planning is not None:
+            await self._planning.close()

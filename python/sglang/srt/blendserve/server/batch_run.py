@@ -210,7 +210,7 @@ class BatchRun:
                 job,
                 record.id,
                 left=max(record.total - len(journal), 0),
-                rid=lambda line: make_rid(job, size, line.line - 1),
+                rid=lambda line: make_rid(job, size if line.line <= size else 0, line.line - 1),
                 seconds_left=lambda: record.expires_at - time.time(),
             ),
             self._source,
