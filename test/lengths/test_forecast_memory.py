@@ -31,3 +31,20 @@ def test_what_is_forgotten_of_a_kind_leaves_no_doubt_behind() -> None:
     fresh.started(0)
     fresh.renew([0], [3])
     assert fresh.doubt_of(1) == 1  # of another kind nothing was seen
+
+
+def test_a_rare_kind_is_not_forgotten_because_many_of_another_one_end() -> None:
+    caps = np.array([16_384] * 4 + [512] * 400)
+    prompts, unknown = np.full(404, 50), np.zeros(404, dtype=np.bool_)
+    prior = None
+    for begin in range(12):
+        lengths = LengthEstimator(prompts, caps, unknown, prior=prior)
+        for request in range(0 if begin == 0 else 4, 404):
+            lengths.observe(request, 3000 if request < 4 else 8)
+        prior = lengths.prior()
+    forecast = LengthForecast(LengthEstimator(prompts, caps, unknown, prior=prior), caps, unknown)
+    forecast.started(0)
+    forecast.renew([0], [10])
+    assert forecast.doubt_of(1) == 0
+    assert prior is not None
+    assert prior.predict(np.array([50]), np.array([16_384]))[0] > 600

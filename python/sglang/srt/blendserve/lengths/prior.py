@@ -29,7 +29,7 @@ class LengthPrior:
     cells: Ints
     """(c,) distinct feature cells, ascending."""
     count: Floats
-    """(c,) finished requests in each cell; fades with age."""
+    """(c,) finished requests in each cell; fades as newer ones come."""
     total: Floats
     """(c,) output tokens of the finished requests in each cell."""
 
@@ -39,13 +39,19 @@ class LengthPrior:
         return cls(np.zeros(0, dtype=np.int64), np.zeros(0), np.zeros(0))
 
     def updated(self, prompt_tokens: Ints, max_tokens: Ints, lengths: Floats) -> LengthPrior:
-        """This prior, faded, and s finished requests; all arguments (s,), tokens."""
+        """This prior, faded where newer ones come, and s finished requests; all arguments (s,),
+        tokens."""
         if lengths.size == 0:
             return self
         keys = np.concatenate((self.cells, _cell(prompt_tokens, max_tokens)))
         cells, place = np.unique(keys, return_inverse=True)
-        count = np.concatenate((self.count * _FADE, np.ones(lengths.size)))
-        total = np.concatenate((self.total * _FADE, lengths))
+        # What a cell has taught fades as newer requests of that cell come: a rare kind of long
+        # outputs is not forgotten because many short ones have ended.
+        newer = np.zeros(cells.size, dtype=np.bool_)
+        newer[place[self.cells.size :]] = True
+        kept = np.where(newer[place[: self.cells.size]], _FADE, 1.0)
+        count = np.concatenate((self.count * kept, np.ones(lengths.size)))
+        total = np.concatenate((self.total * kept, lengths))
         return LengthPrior(
             cells, group_sums(place, count, cells.size), group_sums(place, total, cells.size)
         )
