@@ -18,8 +18,8 @@ from scripted import ScriptedEngine, jsonl, line, serve
 
 from sglang.srt.blendserve.answering.stop import Stop
 from sglang.srt.blendserve.batch_file.validation import Rules
-from sglang.srt.blendserve.run.command import answering_loop
 from sglang.srt.blendserve.run.run_log import Identity, RunLog
+from sglang.srt.blendserve.run.run_loop import answering_loop
 from sglang.srt.blendserve.run.source import BatchSource
 from sglang.srt.blendserve.run.suspects import Suspects
 from sglang.srt.blendserve.store.journal import ResultJournal

@@ -165,7 +165,7 @@ class RequestConversion:
             return None
         try:
             return KnownChat(self._manager, self._templates)
-        except Exception as error:
+        except Exception as error:  # of any kind, inside SGLang: knowing them is an extra
             logger.info("chats are tokenized, whether or not their ids are known: %r", error)
             return None
 

@@ -247,7 +247,7 @@ class AnsweringLoop:
         """Return the token ids of a line's prompts, None if they are not known."""
         try:
             return None if sized.prompts is None else sized.prompts()
-        except Exception:
+        except Exception:  # of any kind, in the store: the engine can make the ids itself
             if not self._said_unknown:
                 logger.exception("%s: token ids that were made are made again", self._job.label)
             self._said_unknown = True
@@ -270,7 +270,7 @@ class AnsweringLoop:
         for attempt in range(1, _TRIES + 1):
             try:
                 found = await self._engine.execute(line, rid, prompts)
-            except Exception as error:
+            except Exception as error:  # of any kind: it is the result of this line alone
                 logger.exception("%s: line %d failed", self._job.label, line.line)
                 return failed(line, rid, error), None
             aborted = found.observation.aborted

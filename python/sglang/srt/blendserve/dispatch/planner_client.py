@@ -156,7 +156,7 @@ class PlannerClient:
             self._end()
             raise PlannerDied("The planner's process has ended.") from error
         if reply.get("unknown"):
-            raise PlannerDied("The planner's process was started anew.")
+            raise PlannerDied("The planner knows nothing of the job.")
         return reply
 
     def _end(self) -> None:

@@ -31,19 +31,14 @@ import asyncio
 import shlex
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
 from sglang.srt.blendserve import job_ids
-from sglang.srt.blendserve.answering.disk_retry import DiskRetry
 from sglang.srt.blendserve.answering.line_source import InputScan, LineSource
-from sglang.srt.blendserve.answering.loop import AnsweringLoop, Job
-from sglang.srt.blendserve.answering.rate_meter import RateMeter
-from sglang.srt.blendserve.answering.slots import SlotPool
 from sglang.srt.blendserve.answering.stop import Stop
 from sglang.srt.blendserve.answering.totals import MAX_KEPT_TOKENS, JobTotals
-from sglang.srt.blendserve.answering.turns import EngineTurns
 from sglang.srt.blendserve.batch_file.validation import Rules
 from sglang.srt.blendserve.cost.model_config import ConfigError
 from sglang.srt.blendserve.run import flags
@@ -51,19 +46,17 @@ from sglang.srt.blendserve.run.failure import INTERRUPTED, EngineDied, RunFailur
 from sglang.srt.blendserve.run.plan_figures import PlanFigures, plan_figures
 from sglang.srt.blendserve.run.progress import Progress
 from sglang.srt.blendserve.run.run_log import Identity, RunLog
+from sglang.srt.blendserve.run.run_loop import NoEngine, answering_loop
 from sglang.srt.blendserve.run.source import BatchSource
 from sglang.srt.blendserve.run.summary import Summary
 from sglang.srt.blendserve.run.suspects import Restarts, Suspects
 from sglang.srt.blendserve.settings import POLICY
-from sglang.srt.blendserve.store.engine_record import EngineRecord
 
 if TYPE_CHECKING:
     from sglang.srt.server_args import ServerArgs
 
-    from sglang.srt.blendserve.answering.engine import Answer, Engine
-    from sglang.srt.blendserve.batch_file.types import BatchLine
+    from sglang.srt.blendserve.answering.engine import Engine
     from sglang.srt.blendserve.cost.cost_model import CostModel
-    from sglang.srt.blendserve.pool.pool_request import Tokens
     from sglang.srt.blendserve.run.offline_engine import OfflineEngine
     from sglang.srt.blendserve.run.planning import RunPlanning
 
@@ -230,7 +223,7 @@ class _Run:
         forget_store(self._args.output)
 
     def _answer_without_an_engine(self) -> None:
-        asyncio.run(self._answer(_NoEngine(), None, Stop(), self._in_order()))
+        asyncio.run(self._answer(NoEngine(), None, Stop(), self._in_order()))
 
     @asynccontextmanager
     async def _in_order(self) -> AsyncIterator[LineSource]:
@@ -325,69 +318,3 @@ class _Run:
         command = shlex.join(["sglang-blendserve", *given[1:], "--resume"])
         done, total = self._log.done, self._found.total
         return f"{done} of {total} lines have their result. To go on:\n  {command}"
-
-
-def answering_loop(
-    log: RunLog,
-    lines: LineSource,
-    found: InputScan,
-    engine: Engine,
-    stop: Stop,
-    progress: Progress | None,
-    max_in_flight: int,
-    *,
-    record: EngineRecord,
-    totals: JobTotals | None = None,
-) -> AnsweringLoop:
-    """Return the loop that answers a run's ``lines``: all of them are one job without a deadline.
-
-    Args:
-        log: the run's, after `RunLog.begin`.
-        found: what reading the input has shown.
-        progress: shown twice a second, None: not at all.
-        max_in_flight: most requests in the engine at once.
-        record: of lines in the engine.
-        totals: of the run so far, None: it begins.
-    """
-    name, turns = log.identity.job, EngineTurns()
-    turns.join(name)
-
-    async def show() -> None:
-        if progress is not None:
-            progress.show(loop.totals.tally)
-
-    loop = AnsweringLoop(
-        Job(
-            name,
-            "the run",
-            found.total - log.done,
-            # A line that was added since has a number beyond; that it was is found at the end.
-            lambda line: job_ids.make_rid(
-                name, found.last_line if line.line <= found.last_line else 0, line.line - 1
-            ),
-        ),
-        lines,
-        log,
-        engine=engine,
-        slots=SlotPool(max_in_flight, None, RateMeter(), turnaround=False),
-        turns=turns,
-        record=record,
-        stop=stop,
-        retry=DiskRetry("the run", stop),
-        off_loop=asyncio.to_thread,
-        after_sync=show,
-        totals=totals,
-    )
-    return loop
-
-
-class _NoEngine:
-    """Stands for the engine of an input that has no valid line."""
-
-    async def execute(
-        self, line: BatchLine, rid: str, prompts: Sequence[Tokens] | None = None
-    ) -> Answer:
-        raise AssertionError(f"line {line.line} has no result but was not to be answered")
-
-    def abort(self, job: str) -> None:
-        pass
