@@ -27,7 +27,7 @@ def random_prompts(seed: int, sizes: list[int]) -> list[list[int]]:
 @pytest.mark.parametrize("pace", DEFAULTS)
 def test_a_pool_that_never_runs_empty_forgets_what_has_ended(pace: str) -> None:
     asked = [Asked([n, 2, 3], 6, 4, arrives=max(0, n - 10)) for n in range(200)]
-    played = Played(asked, pace, rules=PlanningRules(least_ended=8))
+    played = Played(asked, pace, rules=PlanningRules(least_ended=8, kept_ended=4))
     most = 0
     while played.engine.left:
         played.run(steps=1)

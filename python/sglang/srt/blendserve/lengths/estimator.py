@@ -14,6 +14,7 @@ tree the mean of its sampled ones. Here all requests that have finished count, a
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from copy import copy
 
 import numpy as np
@@ -177,9 +178,14 @@ class LengthEstimator:
         """(k,) requests of a cap of about ``max_tokens`` (k,) that had finished when this began."""
         return self._prior.finished(np.round(max_tokens).astype(np.int64))
 
-    def prior(self) -> LengthPrior:
-        """Return what the lengths seen teach about later requests: a few numbers per kind."""
-        seen = np.array(self._finished, dtype=np.int64)
+    def prior(self, besides: Iterable[int] = ()) -> LengthPrior:
+        """Return what the lengths seen teach about later requests: a few numbers per kind.
+
+        ``besides``: requests that stay and go on teaching it themselves.
+        """
+        seen = np.setdiff1d(
+            np.array(self._finished, dtype=np.int64), np.array([*besides], dtype=np.int64)
+        )
         return self._prior.updated(self._prompt[seen], self._limit[seen], self._output[seen])
 
     def _running(

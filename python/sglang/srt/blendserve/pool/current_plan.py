@@ -6,7 +6,7 @@ has been learned of output lengths moves the remaining work.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -96,9 +96,9 @@ class CurrentPlan:
             self._returns_changed = False
         return self.made.upcoming
 
-    def prior(self) -> LengthPrior | None:
-        """What the lengths seen so far teach about later requests."""
-        return self._prior if self.made is None else self.made.lengths.prior()
+    def prior(self, besides: Iterable[int] = ()) -> LengthPrior | None:
+        """What the lengths seen so far teach about later requests, those of some ``besides``."""
+        return self._prior if self.made is None else self.made.lengths.prior(besides)
 
     # --- making it ------------------------------------------------------------------------
 
@@ -136,8 +136,11 @@ class CurrentPlan:
         table = self._table
         if not table.mostly_ended(self._rules.least_ended):
             return table.snapshot(len(table.all), self.requests, self._prior)
-        self._prior = self.prior()
-        return table.snapshot_of_unfinished(self.requests, self._prior)
+        # Those that run on are the long ones: beside none that have ended, they would be taken for
+        # the rule.
+        kept = table.newest_ended(self._rules.kept_ended)
+        self._prior = self.prior(besides=kept)
+        return table.snapshot_without_ended(self.requests, self._prior, kept)
 
     def _make(self, work: Callable[[], Planned], snapshot: PoolSnapshot) -> bool:
         if self._background is None:

@@ -32,6 +32,9 @@ class PlanningRules:
     """Order anew when predictions have moved the KV reads of what waits by this share."""
     least_ended: int = 4096
     """Ended requests that are kept, at least, for what their prompts tell about lengths."""
+    kept_ended: int = 128
+    """Ended requests that stay of each kind (same ``max_tokens``, in half octaves) when the others
+    are forgotten: what runs is judged beside them."""
     turns: float = 2.0
     """How many times the starts that its job explains a request may be overtaken (`patience`).
     With less, a steady stream of arrivals is served nearly in the order of arrival."""

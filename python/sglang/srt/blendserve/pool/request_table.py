@@ -6,7 +6,9 @@ out and number the others anew, which the table follows when the plan is adopted
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from itertools import chain, compress
 
 import numpy as np
@@ -125,19 +127,42 @@ class RequestTable:
             planned=planned,
         )
 
-    def snapshot_of_unfinished(self, planned: int, prior: LengthPrior | None) -> PoolSnapshot:
-        """All requests but the ended ones, which have taught ``prior``; see `snapshot`."""
-        alive = np.array([r.index for r in self.all if r.rid in self.by_rid], dtype=np.int64)
+    def newest_ended(self, most: int) -> list[int]:
+        """Of each kind of unknown length (same ``max_tokens``, in half octaves) the ``most`` that
+        ended last by themselves: their numbers."""
+        counts: Counter[int] = Counter()
+        chosen = []
+        for index, _ in reversed(self.finished):
+            request = self.all[index]
+            kind = round(2 * math.log2(max(request.max_tokens, 1)))
+            if not request.known_length and counts[kind] < most:
+                counts[kind] += 1
+                chosen.append(index)
+        return chosen
+
+    def snapshot_without_ended(
+        self, planned: int, prior: LengthPrior | None, kept: Iterable[int]
+    ) -> PoolSnapshot:
+        """All requests but the ended ones, of which only those ``kept`` are there; what the others
+        were is in ``prior``. See `snapshot`."""
+        stay = {*kept}
+        there = np.array(
+            [r.index for r in self.all if r.rid in self.by_rid or r.index in stay], dtype=np.int64
+        )
         running = np.array([*self.running], dtype=np.int64)
+        finished = [(index, tokens) for index, tokens in self.finished if index in stay]
+        numbers = np.searchsorted(there, [index for index, _ in finished]).tolist()
         return PoolSnapshot(
-            requests=[self.all[index] for index in alive.tolist()],
+            requests=[self.all[index] for index in there.tolist()],
             arrived=len(self.all),
-            waiting=self.waiting_mask(len(self.all))[alive],
-            running=np.searchsorted(alive, running),
+            waiting=self.waiting_mask(len(self.all))[there],
+            running=np.searchsorted(there, running),
             generated=np.array([r.generated for r in self.running.values()], dtype=np.int64),
-            finished=[],
+            finished=[
+                (number, tokens) for number, (_, tokens) in zip(numbers, finished, strict=True)
+            ],
             prior=prior,
-            planned=int(np.searchsorted(alive, planned)),
+            planned=int(np.searchsorted(there, planned)),
         )
 
     def renumber(self, snapshot: PoolSnapshot) -> dict[int, int] | None:
