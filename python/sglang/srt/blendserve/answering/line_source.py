@@ -14,6 +14,7 @@ from sglang.srt.blendserve.batch_file.validation import Rules, parse_lines
 from sglang.srt.blendserve.pool.pool_request import Tokens
 
 _LINES = 64
+_LINES_LOOKED_AT = 1 << 16
 _BYTES = 1 << 18
 _MAX_LISTED = 100
 
@@ -151,8 +152,11 @@ class FileOrder:
         # Reading that nobody waits for any more ends before the next begins.
         self._reading = threading.Lock()
 
-    def next_lines(self) -> list[SizedLine]:
+    def next_lines(self) -> list[SizedLine] | None:
         """Return the next lines, about 256 KiB and at most 64 of them; none at the end.
+
+        Where many lines have their result it returns None now and then, so that whoever stops need
+        not wait for the end of the file.
 
         Raises:
             Exception: the input cannot be read on.
@@ -160,17 +164,19 @@ class FileOrder:
         found: list[SizedLine] = []
         room = _BYTES
         with self._reading:
-            while room > 0 and len(found) < _LINES:
+            for _ in range(_LINES_LOOKED_AT):
                 line = next(self._lines, None)
                 if line is None:
-                    break
+                    return found
                 size, self._position = self._tell() - self._position, self._tell()
                 assert line.line is not None
                 if not self._has_result(line.line):
                     self._open[line.line] = line
                     found.append(SizedLine(line, size))
                     room -= size
-        return found
+                    if room <= 0 or len(found) == _LINES:
+                        return found
+        return found or None
 
     def answered(self, line: int, output_tokens: int | None = None) -> None:
         """Forget the line of that number, which has its result; see `LineSource`."""
@@ -183,6 +189,6 @@ class FileOrder:
             Exception: the input cannot be read on.
         """
         yield from list(self._open.values())
-        while lines := self.next_lines():
-            for found in lines:
+        while (lines := self.next_lines()) != []:
+            for found in lines or ():
                 yield found.line

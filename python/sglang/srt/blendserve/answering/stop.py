@@ -1,11 +1,13 @@
-"""The one way that stops a job: Ctrl-C, cancelling, expiry, suspension, an engine's death."""
+"""The one way that stops a job: Ctrl-C, a time limit, cancelling, expiry, an engine's death."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Literal
 
-StopReason = Literal["cancelled", "expired", "suspended", "interrupted", "engine died", "failed"]
+StopReason = Literal[
+    "cancelled", "expired", "suspended", "interrupted", "time is up", "engine died", "failed"
+]
 
 
 class Stopped(Exception):

@@ -21,7 +21,7 @@ and the lines that were in it go last, in ever smaller groups; one that was alon
 it died becomes an error line, all others are answered.
 
 Exit status: 0 all lines have their result, 1 the run could not start or go on, 2 wrong flags,
-130 stopped by Ctrl-C or SIGTERM.
+75 stopped by --stop-after, 130 by Ctrl-C or SIGTERM; after these two --resume goes on.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ from sglang.srt.blendserve.answering.totals import MAX_KEPT_TOKENS, JobTotals
 from sglang.srt.blendserve.batch_file.validation import Rules
 from sglang.srt.blendserve.cost.model_config import ConfigError
 from sglang.srt.blendserve.run import flags
-from sglang.srt.blendserve.run.failure import INTERRUPTED, EngineDied, RunFailure
+from sglang.srt.blendserve.run.deadline import Deadline
+from sglang.srt.blendserve.run.failure import INTERRUPTED, TIME_IS_UP, EngineDied, RunFailure
 from sglang.srt.blendserve.run.plan_figures import PlanFigures, plan_figures
 from sglang.srt.blendserve.run.progress import Progress
 from sglang.srt.blendserve.run.run_log import Identity, RunLog
@@ -69,17 +70,22 @@ parse_args = flags.parse_args
 
 def main(args: argparse.Namespace) -> int:
     """Run the batch; return the exit status."""
+    deadline = Deadline(args.stop_after)
     try:
-        return _main(args)
+        return _main(args, deadline)
     except RunFailure as failure:
         print(failure, file=sys.stderr)
-        return failure.status
+        status = failure.status
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
-        return INTERRUPTED
+        status = INTERRUPTED
+    if status != INTERRUPTED or not deadline.passed:
+        return status
+    print("The time of --stop-after is up.", file=sys.stderr)
+    return TIME_IS_UP
 
 
-def _main(args: argparse.Namespace) -> int:
+def _main(args: argparse.Namespace, deadline: Deadline) -> int:
     with (
         BatchSource(args.input, Rules(max_lines=job_ids.MAX_REQUESTS)) as source,
         RunLog(
@@ -90,18 +96,25 @@ def _main(args: argparse.Namespace) -> int:
             retry_errors=args.retry_errors,
         ) as log,
     ):
-        found = source.scan(log.find)
+        with deadline.interrupting():
+            found = source.scan(log.find)
         log.begin(Identity(job_ids.new_job(), source.digest, args.model_path))
-        return _Run(args, source, found, log).run()
+        return _Run(args, source, found, log, deadline).run()
 
 
 class _Run:
     """One run, from a checked input and an open log to the summary."""
 
     def __init__(
-        self, args: argparse.Namespace, source: BatchSource, found: InputScan, log: RunLog
+        self,
+        args: argparse.Namespace,
+        source: BatchSource,
+        found: InputScan,
+        log: RunLog,
+        deadline: Deadline,
     ) -> None:
         self._args, self._source, self._found, self._log = args, source, found, log
+        self._deadline = deadline
         self._resumed = log.done
         self._suspects = Suspects(log.engine_record, log)
         self._totals = JobTotals()
@@ -193,7 +206,7 @@ class _Run:
         from sglang.srt.blendserve.run.offline_engine import OfflineEngine
 
         print("Starting the engine ...", file=sys.stderr, flush=True)
-        with OfflineEngine(server_args) as engine:
+        with OfflineEngine(server_args, self._deadline) as engine:
             self._startup_seconds += engine.startup_seconds
             self._cost = self._find_cost(engine)
             executor = Executor(
@@ -256,7 +269,7 @@ class _Run:
                 totals=self._totals,
             )
             await loop.run()
-        if stop.reason == "interrupted":
+        if stop.reason in ("interrupted", "time is up"):
             raise RunFailure("Stopped before the end.", INTERRUPTED)
         if stop.reason is not None:
             raise EngineDied("The engine died; SGLang's error, if it had one, stands above.")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 FAILED = 1
 INTERRUPTED = 130
-"""Exit statuses; 130 is what shells use for a program ended by Ctrl-C."""
+TIME_IS_UP = 75
+"""Exit statuses; 130 is what shells use for a program ended by Ctrl-C, 75 is the "try again later"
+of sysexits.h."""
 
 
 class RunFailure(Exception):

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sglang.srt.blendserve.run.deadline import duration
 from sglang.srt.blendserve.run.failure import RunFailure
 from sglang.srt.blendserve.run.same_file import first_clash, sidecar_of
 from sglang.srt.blendserve.runtime.cpu import defaults as cpu_defaults
@@ -92,6 +93,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="how often in a row an engine that died is started again without any line answered or "
         "any suspect cleared in between (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--stop-after",
+        type=duration,
+        metavar="TIME",
+        help="stop after so long (5400, 90m, 1h30m, from the start of the command) with what is "
+        "done until then, for --resume to go on; the exit status is 75 then. Leave some seconds to "
+        "what ends the job by force",
     )
     parser.add_argument(
         "--help-sglang", action=_SGLangHelp, help="list the flags of SGLang's server and exit"

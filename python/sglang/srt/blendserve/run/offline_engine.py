@@ -22,6 +22,7 @@ from sglang.srt.blendserve.answering.liveness import Liveness
 from sglang.srt.blendserve.answering.stop import Stop
 from sglang.srt.blendserve.cost.cost_model import CostModel
 from sglang.srt.blendserve.dispatch.engine_cost import engine_cost_model
+from sglang.srt.blendserve.run.deadline import Deadline
 from sglang.srt.blendserve.run.failure import INTERRUPTED, RunFailure
 from sglang.srt.blendserve.runtime.compat.server_args import release
 
@@ -36,17 +37,22 @@ class OfflineEngine:
         startup_seconds: how long the start took.
     """
 
-    def __init__(self, server_args: ServerArgs) -> None:
+    def __init__(self, server_args: ServerArgs, deadline: Deadline) -> None:
         """Start the engine; takes seconds to minutes.
 
+        Args:
+            deadline: of the run.
+
         Raises:
-            RunFailure: it did not start, or Ctrl-C came first.
+            RunFailure: it did not start, or Ctrl-C or the deadline came first.
         """
         if server_args.tokenizer_worker_num != 1:
             raise RunFailure("--tokenizer-worker-num must be 1: the run tokenizes in one process.")
+        self._deadline = deadline
         started = time.perf_counter()
         try:
-            self._engine = _start(server_args)
+            with deadline.interrupting():
+                self._engine = _start(server_args)
         except KeyboardInterrupt as interrupt:
             _kill_children()
             message = "Stopped while the engine was starting; no request was sent."
@@ -83,9 +89,9 @@ class OfflineEngine:
     def run(self, work: Awaitable[None], stop: Stop) -> None:
         """Await ``work`` on the engine's event loop.
 
-        ``stop`` is requested as "interrupted" on SIGINT or SIGTERM, and as "engine died" when one
-        of the engine's processes has ended or none has answered for a long time (`Liveness`, with
-        SGLang's ``--watchdog-timeout`` as its floor).
+        ``stop`` is requested as "interrupted" on SIGINT or SIGTERM, as "time is up" at the
+        deadline, and as "engine died" when one of the engine's processes has ended or none has
+        answered for a long time (`Liveness`, with SGLang's ``--watchdog-timeout`` as its floor).
         """
         self._engine.loop.run_until_complete(self._run(work, stop))
 
@@ -96,9 +102,13 @@ class OfflineEngine:
         manager.auto_create_handle_loop()
         loop.add_signal_handler(signal.SIGINT, _Signals(stop).sigterm_handler)
         watching = asyncio.create_task(self._watch(stop))
+        left = self._deadline.left
+        alarm = None if left is None else loop.call_later(left, stop.request, "time is up")
         try:
             await work
         finally:
+            if alarm is not None:
+                alarm.cancel()
             tasks = {watching, *manager.asyncio_tasks}
             for task in tasks:
                 task.cancel()

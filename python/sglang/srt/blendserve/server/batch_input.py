@@ -140,7 +140,7 @@ class _BatchLines(FileOrder):
         super().__init__(lines, position, has_result)
         self._stream = stream
 
-    def next_lines(self) -> list[SizedLine]:
+    def next_lines(self) -> list[SizedLine] | None:
         """As `FileOrder.next_lines`; after an `OSError` of the opening it may be called again."""
         self._stream.open()
         try:
