@@ -8,9 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 from planned_input import PlannedInput, Request, long_answer, long_prompt
 from pools import COST
 
+from sglang.srt.blendserve.dispatch.dispatcher import Dispatcher
 from sglang.srt.blendserve.dispatch.store_plan import StorePlan
 from sglang.srt.blendserve.pool.planning_rules import PlanningRules
 from sglang.srt.blendserve.pool.request_pool import RequestPool
@@ -21,13 +23,18 @@ SORTED = [long_prompt(i) for i in range(40)] + [long_answer(i) for i in range(40
 
 
 def plan_of(
-    given: PlannedInput, *, skip: set[int] = frozenset(), first_plan: int = 1, rules=RULES
+    given: PlannedInput,
+    *,
+    job: str = "job",
+    skip: set[int] = frozenset(),
+    rules=RULES,
+    dispatcher: Dispatcher | None = None,
 ) -> StorePlan:
     """A plan over the store of an input, which may still grow."""
-    pool = RequestPool(COST, 4000, rules=rules)
+    dispatcher = dispatcher or Dispatcher(RequestPool(COST, 4000, rules=rules))
     out = np.zeros(len(given.requests) + 1, dtype=np.bool_)
     out[[*skip]] = True
-    return StorePlan(RequestStore(given.folder), pool, out, most_tokens=4096, first_plan=first_plan)
+    return StorePlan(job, RequestStore(given.folder), dispatcher, out, most_tokens=4096)
 
 
 def planned(given: PlannedInput, **options) -> StorePlan:
@@ -37,8 +44,12 @@ def planned(given: PlannedInput, **options) -> StorePlan:
     plan.whole = True
     while plan.look(7):
         pass
-    plan.plan_if_due()
+    replan(plan)
     return plan
+
+
+def replan(plan: StorePlan) -> None:
+    plan.pool.plan_if_due(quiet=True)
 
 
 def lines(plan: StorePlan, most: int = 1000) -> list[int]:
@@ -93,20 +104,6 @@ def test_lines_that_have_a_result_are_left_out(tmp_path: Path) -> None:
     assert sorted(lines(plan)) == [line for line in range(1, 81) if line not in (2, 80)]
 
 
-def test_nothing_is_planned_before_there_is_enough(tmp_path: Path) -> None:
-    given = PlannedInput(tmp_path, SORTED)
-    plan = plan_of(given, first_plan=30)
-    given.prepare(29)
-    assert plan.look()
-    plan.plan_if_due()
-    assert lines(plan) == []
-    given.prepare(1)
-    plan.look()
-    plan.plan_if_due()
-    assert len(lines(plan)) == 30
-    assert not plan.all_handed_over  # the store may grow
-
-
 def test_the_plan_grows_with_the_store(tmp_path: Path) -> None:
     given = PlannedInput(tmp_path, SORTED)
     plan = plan_of(given)
@@ -115,10 +112,10 @@ def test_the_plan_grows_with_the_store(tmp_path: Path) -> None:
         given.prepare(10)
         while plan.look():
             pass
-        plan.plan_if_due()
+        replan(plan)
         seen += lines(plan, 4)
     plan.whole = True
-    plan.plan_if_due()
+    replan(plan)
     seen += lines(plan)
     assert sorted(seen) == [*range(1, 81)]
 
@@ -134,7 +131,7 @@ def test_lines_ahead_of_the_plan_are_not_handed_over_again_and_teach_lengths(
     given.prepare()
     plan.whole = True
     plan.look()
-    plan.plan_if_due()
+    replan(plan)
     assert [tokens for _, tokens in plan.pool.table.finished] == [250]
     assert len(plan.pool.table.running) == 1
     assert sorted(lines(plan)) == [line for line in range(1, 81) if line not in (1, 41, 42)]
@@ -156,7 +153,7 @@ def test_prompts_that_only_the_engine_knows_share_nothing(tmp_path: Path) -> Non
     unknown = plan_of(given)
     unknown.whole = True
     unknown.look()
-    unknown.plan_if_due()
+    replan(unknown)
     assert unknown.pool.current.plan is not None
     assert unknown.pool.current.plan.sharing == 0
     assert len(lines(unknown)) == 8
@@ -172,5 +169,93 @@ def test_a_line_that_has_ended_before_its_rows_come_leaves_none_behind(tmp_path:
     plan.whole = True
     while plan.look(1):  # a line's rows are taken up together all the same
         pass
-    plan.plan_if_due()
+    replan(plan)
     assert sorted(lines(plan)) == [2, 3, 4, 5]
+
+
+def two_jobs(place: Path) -> tuple[StorePlan, StorePlan]:
+    """A job of long prompts and one of long answers, in one plan."""
+    dispatcher = Dispatcher(RequestPool(COST, 4000, rules=RULES))
+    plans = []
+    for name, requests in (("prompts", SORTED[:40]), ("answers", SORTED[40:])):
+        given = PlannedInput(place / name, requests)
+        given.prepare()
+        plan = plan_of(given, job=name, dispatcher=dispatcher)
+        plan.whole = True
+        plan.look()
+        plans.append(plan)
+    replan(plans[0])
+    return plans[0], plans[1]
+
+
+def test_each_job_gets_its_own_lines_out_of_one_plan(tmp_path: Path) -> None:
+    prompts, answers = two_jobs(tmp_path)
+    assert len(prompts.pool) == 80
+    first = lines(answers, 5)
+    assert len(first) == 5
+    assert sorted(first + lines(answers)) == [*range(1, 41)]
+    assert answers.all_handed_over
+    assert not prompts.all_handed_over
+    assert sorted(lines(prompts)) == [*range(1, 41)]
+
+
+def test_the_window_has_as_many_of_either_end_over_all_jobs(tmp_path: Path) -> None:
+    """A job whose requests are all alike takes one end's place, and another one fills the other."""
+    prompts, answers = two_jobs(tmp_path)
+    mixed = PlannedInput(tmp_path / "mixed", SORTED)
+    mixed.prepare()
+    both = plan_of(mixed, job="mixed", dispatcher=answers._dispatcher)
+    both.whole = True
+    both.look()
+    replan(both)
+    of_prompts = lines(prompts, 1)  # from the compute-bound end, which goes first
+    got = lines(both, 1)
+    assert got[0] > 40  # so now a long answer
+    prompts.ended(of_prompts[0], 2)
+    assert lines(both, 1)[0] <= 40
+
+
+def test_a_job_that_ends_leaves_the_others_as_they_are(tmp_path: Path) -> None:
+    prompts, answers = two_jobs(tmp_path)
+    gone = lines(prompts, 7)
+    answers.ended(lines(answers, 1)[0], 300)
+    prompts.close()
+    assert {one.job for one in answers.pool.table.by_rid.values()} == {"answers"}
+    replan(answers)
+    assert {one.job for one in answers.pool.table.all} == {"answers"}  # and no file of it is kept
+    assert len(gone) == 7
+    assert len(lines(answers)) == 39
+
+
+def test_a_late_job_is_merged_into_the_plan(tmp_path: Path) -> None:
+    early = planned(PlannedInput(tmp_path / "early", SORTED))
+    late = PlannedInput(tmp_path / "late", [long_answer(i) for i in range(5)])
+    late.prepare()
+    plan = plan_of(late, job="late", dispatcher=early._dispatcher)
+    plan.whole = True
+    plan.look()
+    assert (plan.planned, plan.unplanned) == (0, 5)
+    assert lines(plan) == []
+    replan(plan)
+    assert sorted(lines(plan)) == [1, 2, 3, 4, 5]
+    assert (plan.planned, plan.unplanned) == (5, 0)
+    assert sorted(lines(early)) == [*range(1, 81)]
+
+
+def test_work_goes_from_left_to_running_to_done(tmp_path: Path) -> None:
+    prompts, answers = two_jobs(tmp_path)
+    before = answers.work
+    total = before.compute + before.memory
+    assert prompts.work.compute > before.compute
+    assert total > 0
+    assert before.running == before.done == 0
+    got = lines(answers, 10)
+    assert answers.work.running > 0
+    for line in got:
+        answers.ended(line, 400)
+    work = answers.work
+    assert work.running == pytest.approx(0)
+    assert work.done + work.compute + work.memory == pytest.approx(total)
+    lines(answers)
+    assert answers.work.compute == pytest.approx(0)
+    assert answers.work.memory == pytest.approx(0)

@@ -4,13 +4,42 @@ An engine holds a window: the requests that it runs and some that wait there, of
 policy chooses from both ends of their order. So half of the window comes from either end of the
 order of everything, and who has ended is replaced from the same end: as long as some of either half
 wait, the engine has the choice that it would have if all requests were in it.
+
+The plan is over all jobs. How much of the window each of them gets is not decided here: whoever
+feeds the engine asks for a job's next request, and gets the one that is nearest to that end of the
+order which the window has fewer of, whosever they are.
 """
 
 from __future__ import annotations
 
-from sglang.srt.blendserve.plan.scanner import Side
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+
+from sglang.srt.blendserve.cost.remaining_work import RemainingWork
+from sglang.srt.blendserve.dispatch.both_ends import BothEnds
+from sglang.srt.blendserve.plan.scanner import DualScanner, Side
 from sglang.srt.blendserve.pool.pool_request import PoolRequest
 from sglang.srt.blendserve.pool.request_pool import RequestPool
+
+_NO_WORK = RemainingWork(0.0, 0.0)
+
+
+@dataclass(slots=True)
+class JobWork:
+    """Predicted work of one job, seconds of compute and of memory.
+
+    Attributes:
+        compute, memory: of its requests that are planned and were not handed over.
+        running: both, of those that were handed over and have not ended.
+        done: both, of those that have ended.
+    """
+
+    compute: float = 0.0
+    memory: float = 0.0
+    running: float = 0.0
+    done: float = 0.0
 
 
 class Dispatcher:
@@ -19,30 +48,108 @@ class Dispatcher:
     def __init__(self, pool: RequestPool) -> None:
         """``pool``: all requests; a request that is handed over counts as started there."""
         self.pool = pool
+        self.unplanned: Counter[str] = Counter()
+        """Requests of each job that are in no plan yet; whoever adds one counts it here."""
         self._in_window = dict.fromkeys(Side, 0)
-        self._sides: dict[str, Side] = {}
+        self._handed_over: dict[str, tuple[Side | None, RemainingWork]] = {}
+        self._work: dict[str, JobWork] = defaultdict(JobWork)
+        self._followed: DualScanner | None = None
+        self._ends: dict[str, BothEnds] = {}
+        self._samples: dict[str, list[PoolRequest]] = {}
 
-    def hand_over(self) -> PoolRequest | None:
+    def hand_over(self, job: str | None = None) -> PoolRequest | None:
         """Return the next request for the window, which counts as started; None if there is none.
 
         What has been overtaken for too long goes first, then the sample that lengths are learned
         from, then the end of the order that the window has fewer requests of.
+
+        ``job``: the next one of that job; None: of any.
         """
-        pool, side = self.pool, None
-        request = pool.patience.overdue() or pool.current.next_sample()
+        request, side = self._ahead_of_the_plan(job), None
         if request is None:
             side = min(Side, key=self._in_window.__getitem__)
-            request = pool.current.peek(side)
+            request = self._next(job, side)
         if request is None:
             return None
-        pool.start(request)
-        if side is not None:
-            self._sides[request.rid] = side
-            self._in_window[side] += 1
+        self.start(request, side)
         return request
 
+    def start(self, request: PoolRequest, side: Side | None = None) -> None:
+        """``request``, which waits, goes into the window.
+
+        ``side``: the end of the order that it was taken from; None: from none.
+        """
+        work = self.pool.current.work_of(request.index)
+        self.pool.start(request)
+        self._handed_over[request.rid] = side, work
+        if side is not None:
+            self._in_window[side] += 1
+        job = self._work[request.job]
+        job.compute -= work.compute
+        job.memory -= work.memory
+        job.running += sum(work)
+
     def ended(self, request: PoolRequest) -> None:
-        """``request`` has left the engine."""
-        side = self._sides.pop(request.rid, None)
+        """``request`` has left the engine; the pool may forget it after that."""
+        side, work = self._handed_over.pop(request.rid, (None, _NO_WORK))
         if side is not None:
             self._in_window[side] -= 1
+        job = self._work[request.job]
+        job.running -= sum(work)
+        job.done += sum(work)
+
+    def work_of(self, job: str) -> JobWork:
+        """Return the predicted work of a job."""
+        self._follow()
+        return self._work[job]
+
+    def end_job(self, job: str) -> None:
+        """Forget a job."""
+        for request in self.pool.requests_of(job):
+            self.ended(request)
+        self.pool.end_job(job)
+        for kept in (self.unplanned, self._work, self._ends, self._samples):
+            kept.pop(job, None)
+
+    def _ahead_of_the_plan(self, job: str | None) -> PoolRequest | None:
+        overdue = self.pool.patience.overdue()
+        if overdue is not None and job in (None, overdue.job):
+            return overdue
+        if job is None:
+            return self.pool.current.next_sample()
+        self._follow()
+        samples = self._samples.get(job, [])
+        while samples and not self.pool.waits(samples[-1]):
+            samples.pop()
+        return samples[-1] if samples else None
+
+    def _next(self, job: str | None, side: Side) -> PoolRequest | None:
+        current, table = self.pool.current, self.pool.table
+        if job is None:
+            return current.peek(side)
+        self._follow()
+        ends = self._ends.get(job)
+        index = None if ends is None else ends.peek(side, table.waits)
+        return None if index is None else table.all[index]
+
+    def _follow(self) -> None:
+        """Divide the order among the jobs if it is another."""
+        current, everyone = self.pool.current, self.pool.table.all
+        if current.scanner is self._followed:
+            return
+        self._followed = current.scanner
+        self.unplanned = Counter(request.job for request in everyone[current.requests :])
+        for request in current.take_samples():
+            self._samples.setdefault(request.job, []).insert(0, request)
+        waiting = current.scanner.waiting()
+        numbers: dict[str, int] = {}
+        names = (everyone[index].job for index in waiting.tolist())
+        whose = np.array([numbers.setdefault(name, len(numbers)) for name in names], dtype=np.int64)
+        self._ends = {}
+        for job in self._work.values():
+            job.compute = job.memory = 0.0
+        for name, number in numbers.items():
+            own = waiting[whose == number]
+            self._ends[name] = BothEnds(own)
+            work = current.work_of_all(own)
+            self._work[name].compute, self._work[name].memory = work

@@ -22,6 +22,7 @@ from sglang.srt.blendserve.batch_file.line_check import Rules, check_line
 from sglang.srt.blendserve.batch_file.lines import RawLine
 from sglang.srt.blendserve.batch_file.types import BatchLine, LineError
 from sglang.srt.blendserve.cost.remaining_work import RemainingWork
+from sglang.srt.blendserve.dispatch.dispatcher import JobWork
 from sglang.srt.blendserve.dispatch.first_lines import first_lines, read_bytes
 from sglang.srt.blendserve.dispatch.messages import News
 from sglang.srt.blendserve.dispatch.planner_client import PlannerClient, PlannerDied, Taken
@@ -134,7 +135,7 @@ class PlannedLines:
         """Predicted work of what is planned and was not handed out, seconds."""
         if self.taken is None or self._rest is not None:
             return RemainingWork(0.0, 0.0)
-        return self.taken.left
+        return RemainingWork(max(self.taken.work.compute, 0.0), max(self.taken.work.memory, 0.0))
 
     def next_lines(self) -> list[SizedLine] | None:
         """Return the next lines; see `LineSource`."""
@@ -172,7 +173,7 @@ class PlannedLines:
             logger.error("The rest goes in the order of the file: %s", error)
             return None
         if not self._preparation.begun:
-            return Taken([], False, 0, 0, RemainingWork(0.0, 0.0))
+            return Taken([], False, 0, 0, JobWork())
         while True:
             started, ended = _all_of(self._started), _all_of(self._ended)
             try:

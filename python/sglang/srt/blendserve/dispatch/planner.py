@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from sglang.srt.blendserve.cost.cost_model import CostModel
+from sglang.srt.blendserve.dispatch.dispatcher import Dispatcher
 from sglang.srt.blendserve.dispatch.messages import News, pack, unpack
 from sglang.srt.blendserve.dispatch.store_plan import StorePlan
 from sglang.srt.blendserve.pool.background import Background
@@ -43,11 +44,17 @@ class PlannerSettings:
 
 
 class Planner:
-    """One plan a job."""
+    """One plan over all jobs, in which each has its share of what is handed over."""
 
     def __init__(self, settings: PlannerSettings) -> None:
         self._settings = settings
         self._jobs: dict[str, StorePlan] = {}
+        self._dispatcher = self._new_dispatcher()
+
+    @property
+    def pool(self) -> RequestPool:
+        """The requests of all jobs."""
+        return self._dispatcher.pool
 
     def answer(self, message: bytes) -> bytes:
         """Return the reply to a message of `planner_client.PlannerClient`."""
@@ -74,37 +81,51 @@ class Planner:
         Args:
             idle_seconds: how long it may wait for a plan that is being made.
         """
-        busy = False
+        more = False
         for job, plan in [*self._jobs.items()]:
             try:
-                more = plan.look()
-                planning = plan.plan_if_due(0.0 if more else idle_seconds)
+                more = plan.look() or more
             except Exception:  # of any kind: the other jobs are planned on
                 logger.exception("%s cannot be planned", job)
                 self._close(job)
-                continue
-            busy = busy or more or planning or not plan.whole
-        return busy
+        try:
+            self._plan_if_due(0.0 if more else idle_seconds)
+        except Exception:  # of any kind: those that ask for them open them again
+            logger.exception("What waits cannot be planned")
+            self._jobs, self._dispatcher = {}, self._new_dispatcher()
+        growing = any(not plan.whole for plan in self._jobs.values())
+        return more or self.pool.planning or growing
+
+    def _plan_if_due(self, idle_seconds: float) -> None:
+        """Plan again if it is worth it, and at once for a job that waits for its first plan."""
+        pool, plans = self.pool, self._jobs.values()
+        waits = any(plan.settled and plan.unplanned for plan in plans)
+        if waits or len(pool) >= FIRST_PLAN or pool.current.requests:
+            pool.plan_if_due(quiet=waits, idle_seconds=idle_seconds)
 
     def _close(self, job: str) -> None:
         plan = self._jobs.pop(job, None)
         if plan is not None:
             plan.close()
-            del plan
-            gc.collect()  # a pool's parts know each other, and this process makes little garbage
+            if not self._jobs:  # a pool's parts know each other, and little else makes garbage here
+                gc.collect()
+
+    def _new_dispatcher(self) -> Dispatcher:
+        settings = self._settings
+        return Dispatcher(
+            RequestPool(
+                settings.cost, settings.kv_slots, rules=settings.rules, background=Background()
+            )
+        )
 
     def _open(self, job: str, folder: Path, skip: bytes) -> None:
-        settings = self._settings
-        pool = RequestPool(
-            settings.cost, settings.kv_slots, rules=settings.rules, background=Background()
-        )
         self._close(job)
         self._jobs[job] = StorePlan(
+            job,
             RequestStore(folder),
-            pool,
+            self._dispatcher,
             np.frombuffer(skip, dtype=np.bool_),
-            most_tokens=settings.most_tokens,
-            first_plan=FIRST_PLAN,
+            most_tokens=self._settings.most_tokens,
         )
 
     def _take(self, job: str, header: dict[str, Any]) -> dict[str, Any]:
@@ -114,10 +135,11 @@ class Planner:
         for line, output_tokens in news.ended:
             plan.ended(line, output_tokens)
         places = plan.take(header["most"])
+        work = plan.work
         return {
             "places": [[*place] for place in places],
             "ended": not places and plan.all_handed_over,
-            "planned": plan.pool.current.requests,
+            "planned": plan.planned,
             "prepared": plan.rows,
-            "left": [*plan.pool.current.rest],
+            "work": [work.compute, work.memory, work.running, work.done],
         }

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sglang.srt.blendserve.cost.remaining_work import RemainingWork
 from sglang.srt.blendserve.dispatch import planner_process
+from sglang.srt.blendserve.dispatch.dispatcher import JobWork
 from sglang.srt.blendserve.dispatch.messages import News, pack, unpack
 from sglang.srt.blendserve.dispatch.planner import PlannerSettings
 from sglang.srt.blendserve.dispatch.store_plan import Place
@@ -38,16 +38,16 @@ class Taken:
     Attributes:
         places: the lines, in the order in which they are to go in.
         ended: whether there are no others and will be none.
-        planned: requests that the plan was made of.
+        planned: requests that are or were in a plan.
         prepared: rows of the store that it has taken up.
-        left: predicted work of what is planned and was not handed over, seconds.
+        work: predicted, of the job.
     """
 
     places: list[Place]
     ended: bool
     planned: int
     prepared: int
-    left: RemainingWork
+    work: JobWork
 
 
 class PlannerClient:
@@ -107,7 +107,7 @@ class PlannerClient:
             reply["ended"],
             reply["planned"],
             reply["prepared"],
-            RemainingWork(*reply["left"]),
+            JobWork(*reply["work"]),
         )
 
     def close(self, job: str) -> None:

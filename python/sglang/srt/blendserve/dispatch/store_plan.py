@@ -1,4 +1,4 @@
-"""The plan over all requests of one job, fed from its request store as that grows."""
+"""One job's requests in the plan over all jobs, fed from its request store as that grows."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sglang.srt.blendserve.dispatch.dispatcher import Dispatcher
+from sglang.srt.blendserve.dispatch.dispatcher import Dispatcher, JobWork
 from sglang.srt.blendserve.pool.pool_request import PoolRequest, Tokens
-from sglang.srt.blendserve.pool.request_pool import RequestPool
 from sglang.srt.blendserve.requests.columns import Flag
 from sglang.srt.blendserve.requests.request_store import RequestStore
 
@@ -37,41 +36,64 @@ class Place(NamedTuple):
 
 
 class StorePlan:
-    """A job's requests in a pool of their own. A line's prompts and answers are a request each, and
-    are handed over together."""
+    """A job's requests in the pool of all jobs. A line's prompts and answers are a request each,
+    and are handed over together."""
 
     def __init__(
         self,
+        job: str,
         store: RequestStore,
-        pool: RequestPool,
+        dispatcher: Dispatcher,
         skip: NDArray[np.bool_],
         *,
         most_tokens: int,
-        first_plan: int,
     ) -> None:
-        """Plan the rows of ``store`` into ``pool``, which is empty.
+        """Put the rows of ``store`` into the dispatcher's pool as they come.
 
         Args:
+            job: its name.
             skip: by line number, whether it is not to be handed over (again); lines beyond are.
             most_tokens: of a prompt and its answer, where a line sets no limit.
-            first_plan: rows that are worth a first plan.
         """
-        self.pool = pool
+        self.job = job
+        self.pool = dispatcher.pool
         self.rows = 0
         """Rows of the store that are in the plan, or were left out of it."""
         self.whole = False
         """Whether the store grows no more."""
         self._store, self._skip = store, skip
-        self._most_tokens, self._first_plan = most_tokens, first_plan
-        self._dispatcher = Dispatcher(pool)
+        self._most_tokens = most_tokens
+        self._dispatcher = dispatcher
+        self._requests = self._waiting = 0
         self._numbering = (0, 0)
+        self._namespaces: list[str] = []
         # Lines that went ahead of the plan and have no rows yet: output tokens, None: no answer.
         self._ahead: dict[int, int | None] = {}
 
     @property
+    def settled(self) -> bool:
+        """Whether all rows that there will be are there."""
+        return self.whole and self.rows == self._store.ready
+
+    @property
     def all_handed_over(self) -> bool:
         """Whether nothing will come any more."""
-        return self.whole and self.rows == self._store.ready and not len(self.pool)
+        return self.settled and not self._waiting
+
+    @property
+    def unplanned(self) -> int:
+        """Requests that are in no plan yet."""
+        return self._dispatcher.unplanned[self.job]
+
+    @property
+    def planned(self) -> int:
+        """Requests that are or were in a plan."""
+        return self._requests - self.unplanned
+
+    @property
+    def work(self) -> JobWork:
+        """The job's predicted work."""
+        return self._dispatcher.work_of(self.job)
 
     def look(self, most: int = 20_000) -> bool:
         """Take up rows that have been written since; say whether there were any.
@@ -98,31 +120,21 @@ class StorePlan:
         return True
 
     def close(self) -> None:
-        """Read the store no more."""
+        """Forget the job, and read its store no more."""
+        self._dispatcher.end_job(self.job)
         self._store.close()
-
-    def plan_if_due(self, idle_seconds: float = 0.0) -> bool:
-        """Plan again if it is worth it; say whether a plan is being made.
-
-        Args:
-            idle_seconds: how long the caller can wait for a plan that is being made.
-        """
-        settled = self.whole and self.rows == self._store.ready
-        if settled or len(self.pool) >= self._first_plan or self.pool.current.requests:
-            self.pool.plan_if_due(quiet=settled, idle_seconds=idle_seconds)
-        return self.pool.planning
 
     def take(self, most: int) -> list[Place]:
         """Hand over so many lines at ``most``."""
         rows = []
         for _ in range(most):
-            request = self._dispatcher.hand_over()
+            request = self._dispatcher.hand_over(self.job)
             if request is None:
                 break
+            self._waiting -= 1
             rows.append(request.payload)
             for one in self._of_line_of(request):
-                if one is not request and self.pool.table.waits(one.index):
-                    self.pool.start(one)
+                self._start(one)
         return self._places(rows)
 
     def started(self, lines: Iterable[int]) -> None:
@@ -132,8 +144,7 @@ class StorePlan:
             if not known:
                 self._ahead[line] = _RUNS
             for request in known:
-                if self.pool.table.waits(request.index):
-                    self.pool.start(request)
+                self._start(request)
 
     def ended(self, line: int, output_tokens: int | None) -> None:
         """A line has its result.
@@ -145,6 +156,7 @@ class StorePlan:
         if not requests and line in self._ahead:
             self._ahead[line] = output_tokens
         for request in requests:
+            self._waiting -= self.pool.table.waits(request.index)
             self._dispatcher.ended(request)
             if output_tokens is None:
                 self.pool.forget(request)
@@ -170,10 +182,30 @@ class StorePlan:
         limit = known if known >= 0 else cap if cap >= 0 else self._most_tokens - length
         for _ in range(max(choices, 1)):
             request = PoolRequest(
-                self._next_id(line), prompt, max(limit, 1), known >= 0, namespace=str(namespace)
+                self._next_id(line),
+                prompt,
+                max(limit, 1),
+                known >= 0,
+                job=self.job,
+                namespace=self._namespace(namespace),
             )
             request.payload = row
             self.pool.add(request)
+            self._requests += 1
+            self._waiting += 1
+            self._dispatcher.unplanned[self.job] += 1
+
+    def _start(self, request: PoolRequest) -> None:
+        """``request`` goes into the engine, if it has not gone before."""
+        if self.pool.table.waits(request.index):
+            self._dispatcher.start(request)
+            self._waiting -= 1
+
+    def _namespace(self, number: int) -> str:
+        """The namespace that a number stands for in this store."""
+        if number >= len(self._namespaces):
+            self._namespaces = self._store.names("namespace")
+        return self._namespaces[number]
 
     def _catch_up(self, line: int) -> None:
         """The rows of a line that went ahead of the plan are there."""
@@ -186,19 +218,22 @@ class StorePlan:
         before, number = self._numbering
         number = number + 1 if before == line else 0
         self._numbering = line, number
-        return f"{line}.{number}"
+        return self._id(line, number)
+
+    def _id(self, line: int, number: int) -> str:
+        return f"{self.job}/{line}.{number}"
 
     def _of_line(self, line: int) -> Iterator[PoolRequest]:
         """The requests of a line that have not ended."""
         known = self.pool.table.by_rid
         for number in count():
-            request = known.get(f"{line}.{number}")
+            request = known.get(self._id(line, number))
             if request is None:
                 return
             yield request
 
     def _of_line_of(self, request: PoolRequest) -> Iterator[PoolRequest]:
-        return self._of_line(int(request.rid.partition(".")[0]))
+        return self._of_line(int(request.rid.rpartition("/")[2].partition(".")[0]))
 
     def _places(self, rows: list[int]) -> list[Place]:
         if not rows:

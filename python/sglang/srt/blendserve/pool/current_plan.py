@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sglang.srt.blendserve.cost.remaining_work import RemainingWork
 from sglang.srt.blendserve.lengths.forecast import LengthForecast
@@ -48,6 +49,7 @@ class CurrentPlan:
         self.beyond = RemainingWork(0.0, 0.0)
         """Predicted work that waits elsewhere for this engine, seconds."""
         self._returns_changed = False
+        self._anew = False
         self._table, self._planner, self._background = table, planner, background
         self._rules = planner.rules
         self._prior = prior
@@ -109,9 +111,9 @@ class CurrentPlan:
             planned = self._background.poll(idle_seconds)
             return planned is not None and self._adopt(planned)
         unplanned = self.unplanned
-        if unplanned == 0:
+        if unplanned == 0 and not self._anew:
             return self._order_if_due()
-        if quiet or len(self.scanner) == 0 or unplanned >= self._enough():
+        if self._anew or quiet or len(self.scanner) == 0 or unplanned >= self._enough():
             snapshot = self._snapshot()
             return self._make(lambda: self._planner.plan(snapshot), snapshot)
         return False
@@ -134,11 +136,14 @@ class CurrentPlan:
 
     def _snapshot(self) -> PoolSnapshot:
         table = self._table
-        if not table.mostly_ended(self._rules.least_ended):
+        if not (self._anew or table.mostly_ended(self._rules.least_ended)):
             return table.snapshot(len(table.all), self.requests, self._prior)
+        self._anew = False
         # Those that run on are the long ones: beside none that have ended, they would be taken for
         # the rule.
         kept = table.newest_ended(self._rules.kept_ended)
+        for index in kept:  # its prompt may lie in a file of a job that has ended
+            table.all[index].prompt = table.all[index].prompt.copy()
         self._prior = self.prior(besides=kept)
         return table.snapshot_without_ended(self.requests, self._prior, kept)
 
@@ -204,6 +209,29 @@ class CurrentPlan:
         while self._sample and not self._table.waits(self._sample[-1]):
             self._sample.pop()
         return self._table.all[self._sample[-1]] if self._sample else None
+
+    def take_samples(self) -> list[PoolRequest]:
+        """Return all that `next_sample` would, in its order; the caller runs them."""
+        taken, self._sample = self._sample, []
+        return [self._table.all[index] for index in reversed(taken) if self._table.waits(index)]
+
+    def work_of(self, request: int) -> RemainingWork:
+        """Predicted work of a request that waits, seconds; none of one that is not planned."""
+        if request not in self.scanner:
+            return RemainingWork(0.0, 0.0)
+        compute, memory, _ = self._work
+        return RemainingWork(compute[request], memory[request])
+
+    def work_of_all(self, requests: NDArray[np.int64]) -> RemainingWork:
+        """Predicted work of ``requests`` (m,) that wait and are planned, seconds."""
+        if self.plan is None:
+            return RemainingWork(0.0, 0.0)
+        compute, memory = self.plan.compute_seconds, self.plan.memory_seconds
+        return RemainingWork(float(compute[requests].sum()), float(memory[requests].sum()))
+
+    def plan_anew(self) -> None:
+        """Plan again as soon as may be, without what has ended."""
+        self._anew = self.made is not None
 
     def note_returns(self) -> None:
         """Other requests than before are served before the plan."""

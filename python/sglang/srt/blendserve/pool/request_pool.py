@@ -123,6 +123,21 @@ class RequestPool:
         if not self.table.by_rid:
             self._start_afresh(self.current.prior())
 
+    def waits(self, request: PoolRequest) -> bool:
+        """Whether ``request`` is in the pool and was never handed out."""
+        return request.rid in self.table.by_rid and self.table.waits(request.index)
+
+    def requests_of(self, job: str) -> list[PoolRequest]:
+        """Return the requests of a job that have not ended."""
+        return [request for request in self.table.by_rid.values() if request.job == job]
+
+    def end_job(self, job: str) -> None:
+        """Forget all requests of a job, and soon those too that have ended: what they are made of
+        may be a file of the job."""
+        for request in self.requests_of(job):
+            self.forget(request)
+        self.current.plan_anew()
+
     def abandon(self) -> None:
         """Forget all requests, and what was learned of lengths: a fault may lie in it."""
         self._start_afresh(None)
@@ -144,9 +159,6 @@ class RequestPool:
         self.current = CurrentPlan(self.table, self._planner, self._background, prior, orders)
         self.patience = self._new_patience()
 
-    def _never_started(self, request: PoolRequest) -> bool:
-        return request.rid in self.table.by_rid and self.table.waits(request.index)
-
     def _new_patience(self) -> Patience:
         rules = self._rules
-        return Patience(self._never_started, turns=rules.turns, least=rules.least_explained)
+        return Patience(self.waits, turns=rules.turns, least=rules.least_explained)

@@ -39,15 +39,25 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
+LEAST_PLANNED = 1024
+"""Lines of a batch that is planned though the engine could take all of them at once, because others
+wait for it, too. Preparing fewer takes longer than it gains: each store starts processes anew."""
+
+
 @dataclass(frozen=True, slots=True)
 class BatchContext:
-    """What all batches share."""
+    """What all batches share.
+
+    Attributes:
+        lines_left: returns how many lines of all open batches have no result.
+    """
 
     store: Store
     engine: ServedEngine
     slots: SlotPool
     turns: EngineTurns
     max_requests: int
+    lines_left: Callable[[], int]
 
 
 class BatchRun:
@@ -65,6 +75,7 @@ class BatchRun:
         self._retry = DiskRetry(record.id, self._stop)
         self._source: LineSource | None = None
         self._found: InputScan | None = None
+        self._journal: ResultJournal | None = None
         self.broken = False
         self._rules = rules = Rules(
             endpoint=Endpoint(record.endpoint),
@@ -77,6 +88,13 @@ class BatchRun:
     def expires_at(self) -> int:
         """Unix second at which the completion window ends."""
         return self._record.expires_at
+
+    @property
+    def lines_left(self) -> int:
+        """Lines that have no result."""
+        tally = self._record.tally
+        done = tally.completed + tally.failed if self._journal is None else len(self._journal)
+        return max(self._record.total - done, 0)
 
     @property
     def problem(self) -> list[dict[str, Any]]:
@@ -106,6 +124,7 @@ class BatchRun:
             journal = await self._retry.persist(
                 lambda: self._store.io(self._workspace.open_journal)
             )
+            self._journal = journal
             outcome = await self._work(journal)
             await self._finalize(journal, outcome)
         except Stopped:
@@ -209,7 +228,7 @@ class BatchRun:
             Job(
                 job,
                 record.id,
-                left=max(record.total - len(journal), 0),
+                left=self.lines_left,
                 rid=lambda line: make_rid(job, size if line.line <= size else 0, line.line - 1),
                 seconds_left=lambda: record.expires_at - time.time(),
             ),
@@ -231,10 +250,11 @@ class BatchRun:
                 await context.engine.planning.end(job)
 
     async def _planned(self, journal: ResultJournal) -> LineSource | None:
-        """Return the lines in the order of a plan over all of them, where they are more than the
-        engine takes in at once, and there can be one."""
+        """Return the lines in the order of a plan over all open batches, where these are more than
+        the engine takes in at once, and there can be one."""
         planning, window = self._context.engine.planning, self._context.slots.slots
-        if planning is None or self._record.total - len(journal) <= window:
+        least = window if self._context.lines_left() <= window else min(window, LEAST_PLANNED - 1)
+        if planning is None or self.lines_left <= least:
             return None
         found = self._found or await self._scan()
         job = PlannedJob(

@@ -39,7 +39,12 @@ class Runner:
         self._meter = RateMeter()
         self._pool = SlotPool(settings.max_in_flight, settings.max_in_flight_bytes, self._meter)
         self._context = BatchContext(
-            store, engine, self._pool, EngineTurns(), settings.max_requests
+            store,
+            engine,
+            self._pool,
+            EngineTurns(),
+            settings.max_requests,
+            lambda: sum(run.lines_left for run in self._runs.values()),
         )
         self._runs: dict[str, BatchRun] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
