@@ -346,3 +346,28 @@ def test_an_input_that_has_grown_ends_no_loop(tmp_path: Path, planner: PlannerCl
         file.write(given.file.read_bytes() * 3)
     found = drain(lines)
     assert {*found} >= {*range(1, 21)}
+
+
+def test_the_share_of_the_work_that_is_done_grows_to_all_of_it(
+    tmp_path: Path, planner: PlannerClient
+) -> None:
+    given = PlannedInput(tmp_path, SORTED)
+    given.prepare()
+    lines = given.lines(planner)
+    assert lines.standing.share is None
+    out = planned_first(lines)
+    shares = []
+    while (got := lines.next_lines()) != []:
+        standing = lines.standing
+        if standing.share is not None:
+            shares.append(standing.share)
+        for line in out:
+            lines.answered(line, 2 if line <= 300 else 400)
+        out = numbers(got)
+    assert (lines.standing.prepared, lines.standing.planned) == (600, 600)
+    assert shares == sorted(shares)
+    assert shares[0] < 0.3
+    assert 0.8 < shares[-1] <= 1
+    for line in out:
+        lines.answered(line, 2)
+    assert lines.standing.share == 1

@@ -17,6 +17,8 @@ from sglang.srt.blendserve.batch_file.results import Response
 from sglang.srt.blendserve.cost.cost_model import CostModel
 from sglang.srt.blendserve.cost.device_spec import DeviceSpec
 from sglang.srt.blendserve.cost.model_spec import ModelSpec
+from sglang.srt.blendserve.cost.remaining_work import RemainingWork
+from sglang.srt.blendserve.dispatch.planned_lines import Standing
 from sglang.srt.blendserve.run.plan_figures import PlanFigures, plan_figures
 from sglang.srt.blendserve.run.progress import Progress
 from sglang.srt.blendserve.run.summary import Summary
@@ -176,15 +178,19 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(
     now = [100.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     stream = io.StringIO()
-    with Progress(4, 1, stream) as progress:
+    with Progress(100, 1, stream) as progress:
         tally = Tally()
         for _ in range(2):
             tally = tally.plus(Tally(1, 0, 300, 0, 90))
             progress.show(tally)
         assert stream.getvalue() == ""
+        left = RemainingWork(0.0, 0.0)
         for _ in range(31):
             now[0] += 1
             tally = tally.plus(Tally(1, 0, 25, 5, 10))
-            progress.show(tally)
+            progress.show(tally, 2, Standing(40, 30, (now[0] - 100) / 200, left))
     [line] = stream.getvalue().splitlines()
-    assert line == "33/4 requests, prefill 20 tok/s, decode 10 tok/s"
+    assert line == (
+        "33/100 requests, 40 prepared, 30 planned, 2 running, prefill 20 tok/s, decode 10 tok/s, "
+        "02:50 left"
+    )

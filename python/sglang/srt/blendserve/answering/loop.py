@@ -127,6 +127,11 @@ class AnsweringLoop:
         self._failure: BaseException | None = None
         self._said_unknown = False
 
+    @property
+    def in_flight(self) -> int:
+        """Lines in the engine."""
+        return len(self._in_flight)
+
     async def run(self) -> None:
         """Answer the lines; return when each has a result that is synced, or the job stops.
 

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -79,11 +79,28 @@ class Preparing(Protocol):
         ...
 
 
+class Standing(NamedTuple):
+    """How far a job is.
+
+    Attributes:
+        prepared: rows of its request store that the planner has taken up.
+        planned: requests that are or were in a plan.
+        share: of all predicted work that is done, 0 to 1; a request that runs counts half. None
+            before there is a plan.
+        left: predicted work of what is planned and was not handed over, seconds.
+    """
+
+    prepared: int
+    planned: int
+    share: float | None
+    left: RemainingWork
+
+
 class PlannedLines:
     """The lines of one job that have no result, as a planner orders them (`LineSource`).
 
     Attributes:
-        taken: what the planner said last, None before it has said anything.
+        taken: what the planner said last, None where there is no plan.
     """
 
     def __init__(
@@ -127,6 +144,7 @@ class PlannedLines:
         self._ended: list[tuple[int, int | None]] = []
         self._opened = False
         self._deaths = 0
+        self._open_at_the_end = 0
         self._rest: LineSource | None = None
         self._reading = threading.Lock()
 
@@ -137,12 +155,31 @@ class PlannedLines:
             return RemainingWork(0.0, 0.0)
         return RemainingWork(max(self.taken.work.compute, 0.0), max(self.taken.work.memory, 0.0))
 
+    @property
+    def standing(self) -> Standing:
+        """How far the job is, as the planner said last."""
+        if self.taken is None:
+            return Standing(0, 0, None, self.left)
+        prepared, planned, work = self.taken.prepared, self.taken.planned, self.taken.work
+        everything = sum(self.left) + work.running + work.done
+        share = None
+        if everything > 0:
+            # What is not prepared yet is taken to be like what is.
+            more = max(self._preparation.found.lines / max(prepared, 1), 1.0)
+            share = min((work.done + work.running / 2) / (everything * more), 1.0)
+        if self._rest is not None:  # the planner says no more: those that ran then end alike
+            running = len(self._open) / max(self._open_at_the_end, 1) * (1 - (share or 0.0))
+            share = 1 - running
+        return Standing(prepared, planned, share, self.left)
+
     def next_lines(self) -> list[SizedLine] | None:
         """Return the next lines; see `LineSource`."""
         with self._reading:
             if self._rest is not None:
                 return self._rest.next_lines()
             taken = self._take()
+            if taken is None:
+                self.taken = None  # whatever it was, it is no plan of what is left
             if taken is None or taken.ended:
                 return self._begin_rest().next_lines()
             if taken.places:
@@ -250,6 +287,7 @@ class PlannedLines:
     def _begin_rest(self) -> LineSource:
         """Read on front to back: what has no result and was not handed out."""
         self._planner.close(self._job)
+        self._open_at_the_end = len(self._open)
         self._rest = self._file_order(self._is_done_with)
         return self._rest
 

@@ -10,6 +10,8 @@ from typing import TextIO
 
 from tqdm import tqdm
 
+from sglang.srt.blendserve.dispatch.planned_lines import Standing
+from sglang.srt.blendserve.dispatch.remaining_time import RemainingTime
 from sglang.srt.blendserve.store.tally import Tally
 
 # tqdm's own lock is a semaphore shared with other processes, whose bookkeeper SGLang kills at the
@@ -21,7 +23,8 @@ _LINE_SECONDS = 30.0
 
 
 class Progress:
-    """Done of total, and the tokens prefilled and decoded per second of late.
+    """Done of total, what is on its way, the tokens prefilled and decoded per second of late, and
+    the time left by predicted work.
 
     Tokens count when their request finishes, so the rates lag behind by a request's life. Use as
     a context manager.
@@ -39,7 +42,10 @@ class Progress:
             file=stream,
             disable=not stream.isatty(),
             dynamic_ncols=True,
+            # Without tqdm's own time left, which goes by the number of requests.
+            bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]",
         )
+        self._left = RemainingTime()
 
     def __enter__(self) -> Progress:
         return self
@@ -47,8 +53,14 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self._bar.close()
 
-    def show(self, tally: Tally) -> None:
-        """Show what this run has got done, and how fast; to be called about once a second."""
+    def show(self, tally: Tally, running: int = 0, standing: Standing | None = None) -> None:
+        """Show what this run has got done, and how fast; to be called about once a second.
+
+        Args:
+            tally: of what it has done.
+            running: requests in the engine.
+            standing: of the plan over all lines; None: there is none.
+        """
         now = time.monotonic()
         done = self._before + tally.completed + tally.failed
         self._bar.update(done - self._bar.n)
@@ -57,8 +69,17 @@ class Progress:
             self._marks.popleft()
         (since, *old), (_, *new) = self._marks[0], self._marks[-1]
         prefill, decode = ((b - a) / max(now - since, 1e-3) for a, b in zip(old, new, strict=True))
-        rates = f"prefill {prefill:.0f} tok/s, decode {decode:.0f} tok/s"
-        self._bar.set_postfix_str(rates)
+        parts = [f"{running} running"]
+        if standing is not None:
+            parts = [f"{standing.prepared} prepared", f"{standing.planned} planned", *parts]
+        parts.append(f"prefill {prefill:.0f} tok/s, decode {decode:.0f} tok/s")
+        share = done / max(self._total, 1) if standing is None else standing.share
+        if share is not None:
+            self._left.note(now, share)
+        if self._left.seconds is not None:
+            parts.append(f"{tqdm.format_interval(self._left.seconds)} left")
+        text = ", ".join(parts)
+        self._bar.set_postfix_str(text)
         if self._bar.disable and now >= self._line_due:
             self._line_due = now + _LINE_SECONDS
-            print(f"{done}/{self._total} requests, {rates}", file=self._stream, flush=True)
+            print(f"{done}/{self._total} requests, {text}", file=self._stream, flush=True)

@@ -15,6 +15,7 @@ from sglang.srt.blendserve.answering.slots import SlotPool
 from sglang.srt.blendserve.answering.stop import Stop
 from sglang.srt.blendserve.answering.totals import JobTotals
 from sglang.srt.blendserve.answering.turns import EngineTurns
+from sglang.srt.blendserve.dispatch.planned_lines import PlannedLines
 from sglang.srt.blendserve.run.progress import Progress
 from sglang.srt.blendserve.run.run_log import RunLog
 from sglang.srt.blendserve.store.engine_record import EngineRecord
@@ -52,7 +53,8 @@ def answering_loop(
 
     async def show() -> None:
         if progress is not None:
-            progress.show(loop.totals.tally)
+            standing = lines.standing if isinstance(lines, PlannedLines) else None
+            progress.show(loop.totals.tally, loop.in_flight, standing)
 
     loop = AnsweringLoop(
         Job(
