@@ -16,6 +16,7 @@ from sglang.srt.blendserve.answering.slots import (
     Demand,
     SlotPool,
     at_risk,
+    first_served,
     next_in_line,
     slot_count,
 )
@@ -29,6 +30,7 @@ demands = st.builds(
     remaining=st.integers(1, 10**6),
     in_flight=st.integers(0, 10**4),
     seconds_left=st.floats(-10, 7 * 24 * HOUR),
+    priority=st.integers(-2, 2),
 )
 
 
@@ -160,3 +162,15 @@ async def test_a_waiter_that_is_cancelled_loses_no_slot() -> None:
     assert pool.in_flight == 1
     pool.give_back(1)
     assert pool.in_flight == 0
+
+
+@given(st.lists(demands, min_size=1, max_size=6), st.integers(0, 10**5), st.floats(0.01, 1e4))
+def test_a_lower_priority_waits_unless_it_is_at_risk(
+    waiting: list[Demand], in_flight: int, rate: float
+) -> None:
+    served = first_served(waiting, in_flight, rate)
+    assert served
+    highest = max(demand.priority for demand in waiting)
+    for index, demand in enumerate(waiting):
+        first = demand.priority == highest or at_risk(demand, in_flight, rate)
+        assert (index in served) == first

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from sglang.srt.blendserve.answering.disk_retry import DiskRetry
@@ -14,6 +14,7 @@ from sglang.srt.blendserve.answering.engine import Engine
 from sglang.srt.blendserve.answering.line_failures import engine_died, failed
 from sglang.srt.blendserve.answering.line_source import LineSource, SizedLine
 from sglang.srt.blendserve.answering.observer import Observation
+from sglang.srt.blendserve.answering.pause import Pause
 from sglang.srt.blendserve.answering.result_log import ResultLog, refused
 from sglang.srt.blendserve.answering.slots import Demand, SlotPool
 from sglang.srt.blendserve.answering.stop import Stop
@@ -65,6 +66,8 @@ class Job:
         left: lines that have no result yet.
         rid: returns the request id of the next line to be sent.
         seconds_left: returns the time until the job has to be done, in seconds.
+        priority: returns its priority among the engine's jobs.
+        pause: whether it sends lines now.
     """
 
     name: str
@@ -72,6 +75,8 @@ class Job:
     left: int
     rid: Callable[[BatchLine], str]
     seconds_left: Callable[[], float] = lambda: math.inf
+    priority: Callable[[], int] = lambda: 0
+    pause: Pause = field(default_factory=Pause)
 
 
 class AnsweringLoop:
@@ -172,6 +177,7 @@ class AnsweringLoop:
                 elif self._record.group(line.line):
                     suspects.append(sized)
                 else:
+                    await self._pause_is_over()
                     await self._begin(line, sized)
                     await asyncio.sleep(0)  # online requests come in between
         self._turns.ordinary_done(self._job.name)
@@ -179,8 +185,17 @@ class AnsweringLoop:
         while self._in_flight:
             await asyncio.wait(self._in_flight)
 
+    async def _pause_is_over(self) -> None:
+        """Wait while the job is paused; suspects of other jobs do not wait for its lines then."""
+        if self._job.pause.paused:
+            self._turns.ordinary_done(self._job.name)
+            await self._job.pause.over()
+            self._turns.join(self._job.name)
+
     async def _begin_all(self, suspects: list[SizedLine]) -> None:
         """Send lines in whatever rounds they get their turn."""
+        if suspects:
+            await self._job.pause.over()
         tasks = [
             asyncio.create_task(self._begin(sized.line, sized))
             for sized in suspects
@@ -335,4 +350,5 @@ class AnsweringLoop:
             task.cancel()
 
     def _demand(self) -> Demand:
-        return Demand(self._left, len(self._in_flight), self._job.seconds_left())
+        job = self._job
+        return Demand(self._left, len(self._in_flight), job.seconds_left(), job.priority())

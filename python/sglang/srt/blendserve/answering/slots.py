@@ -3,6 +3,8 @@
 The scheduler blends whatever is in the engine without looking at completion windows, so windows
 are kept before it, by what is put in and when:
 
+0. Jobs that are not at risk get slots by their *priority*: one of a higher priority that wants a
+   slot goes before all of a lower one. What follows is among those of the highest.
 1. A job is *at risk* when, at the measured rate, the engine would need more than half of the
    time the job has left to finish what is in the engine and the job's own remainder. Slots go
    to jobs at risk first, the one whose window ends first before the others.
@@ -23,7 +25,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from sglang.srt.blendserve.answering.rate_meter import RateMeter
@@ -49,11 +51,13 @@ class Demand:
         in_flight: those in the engine.
         seconds_left: until its completion window ends; 0 or less: it has ended; infinite: there
             is none.
+        priority: the higher, the sooner.
     """
 
     remaining: int
     in_flight: int
     seconds_left: float
+    priority: int = 0
 
     @property
     def needed_rate(self) -> float:
@@ -73,6 +77,23 @@ def at_risk(demand: Demand, in_flight: int, rate: float | None) -> bool:
         return False
     ahead = in_flight - demand.in_flight
     return (ahead + demand.remaining) / rate > _RISK * demand.seconds_left
+
+
+def first_served(demands: Sequence[Demand], in_flight: int, rate: float | None) -> list[int]:
+    """Return the indices of the jobs among which the next slot is shared: those of the highest
+    priority that wait for one, and all that are at risk.
+
+    Args:
+        demands: of the jobs that wait for a slot; at least one.
+        in_flight: requests in the engine, of all jobs.
+        rate: requests per second that the engine answers, None: not known.
+    """
+    highest = max(demand.priority for demand in demands)
+    return [
+        index
+        for index, demand in enumerate(demands)
+        if demand.priority == highest or at_risk(demand, in_flight, rate)
+    ]
 
 
 def next_in_line(demands: Iterable[Demand], in_flight: int, rate: float | None) -> int:
@@ -182,15 +203,18 @@ class SlotPool:
     def _grant(self) -> None:
         self._waiting = [waiter for waiter in self._waiting if not waiter.granted.cancelled()]
         while self._waiting and self.in_flight < self.slots:
+            rate = self.meter.request_rate()
             demands = [waiter.demand() for waiter in self._waiting]
+            first = first_served(demands, self.in_flight, rate)
+            served = [demands[index] for index in first]
             if self._turn % 2:
-                chosen = fewest_in_flight(demands)
+                chosen = fewest_in_flight(served)
             else:
-                chosen = next_in_line(demands, self.in_flight, self.meter.request_rate())
-            waiter = self._waiting[chosen]
+                chosen = next_in_line(served, self.in_flight, rate)
+            waiter = self._waiting[first[chosen]]
             if self.in_flight and self._bytes + waiter.size > self._max_bytes:
                 return  # it goes next, when there is room; the others do not overtake it
-            del self._waiting[chosen]
+            del self._waiting[first[chosen]]
             self._turn += 1
             if not self.in_flight:
                 self.meter.start()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,12 @@ from sglang.srt.blendserve.cost.cost_model import CostModel
 from sglang.srt.blendserve.cost.remaining_work import RemainingWork
 from sglang.srt.blendserve.dispatch.engine_cost import engine_cost_model
 from sglang.srt.blendserve.dispatch.engine_state import ask, keep_telling, kv_slots
-from sglang.srt.blendserve.dispatch.planned_lines import FileOrderOf, PlannedLines, Preparing
+from sglang.srt.blendserve.dispatch.planned_lines import (
+    FileOrderOf,
+    PlannedLines,
+    Preparing,
+    Standing,
+)
 from sglang.srt.blendserve.dispatch.planner import PlannerSettings
 from sglang.srt.blendserve.dispatch.planner_client import PlannerClient
 from sglang.srt.blendserve.pool.planning_rules import PlanningRules
@@ -97,6 +102,20 @@ class JobPlanning:
         )
         self._open[job.name] = lines
         return lines
+
+    @property
+    def planner_starts(self) -> int:
+        """How often a planner's process was started."""
+        return 0 if self._planner is None else self._planner.starts
+
+    def standings(self) -> dict[str, Standing]:
+        """Return how far the open jobs are, by name."""
+        return {name: lines.standing for name, lines in self._open.items()}
+
+    async def view(self) -> Mapping[str, Any] | None:
+        """Return the plan over all jobs; see `PlannerClient.view`."""
+        planner = self._planner
+        return None if planner is None else await asyncio.to_thread(planner.view)
 
     async def end(self, job: str) -> None:
         """The lines of a job are not asked for any more. Of one that has none it does nothing."""

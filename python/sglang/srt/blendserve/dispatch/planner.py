@@ -15,6 +15,7 @@ from sglang.srt.blendserve.cost.cost_model import CostModel
 from sglang.srt.blendserve.dispatch.dispatcher import Dispatcher
 from sglang.srt.blendserve.dispatch.messages import News, pack, unpack
 from sglang.srt.blendserve.dispatch.store_plan import StorePlan
+from sglang.srt.blendserve.plan.densities import plan_figures
 from sglang.srt.blendserve.pool.background import Background
 from sglang.srt.blendserve.pool.planning_rules import PlanningRules
 from sglang.srt.blendserve.pool.request_pool import RequestPool
@@ -59,8 +60,10 @@ class Planner:
     def answer(self, message: bytes) -> bytes:
         """Return the reply to a message of `planner_client.PlannerClient`."""
         header, body = unpack(message)
-        job = header["job"]
+        job = header.get("job", "")
         try:
+            if header["op"] == "view":
+                return pack(self._view())
             if header["op"] == "open":
                 self._open(job, Path(header["folder"]), body)
             elif header["op"] == "close":
@@ -127,6 +130,14 @@ class Planner:
             np.frombuffer(skip, dtype=np.bool_),
             most_tokens=self._settings.most_tokens,
         )
+
+    def _view(self) -> dict[str, Any]:
+        pool = self.pool
+        return {
+            "waiting": len(pool),
+            "running": len(pool.table.running),
+            **plan_figures(pool.current.plan),
+        }
 
     def _take(self, job: str, header: dict[str, Any]) -> dict[str, Any]:
         plan, news = self._jobs[job], News(*header["news"])

@@ -63,6 +63,8 @@ class PlannerClient:
         self._process: subprocess.Popen[bytes] | None = None
         self._messages: Connection | None = None
         self._ended = False
+        self.starts = 0
+        """How often a process was started."""
 
     def __enter__(self) -> PlannerClient:
         return self
@@ -110,6 +112,14 @@ class PlannerClient:
             JobWork(*reply["work"]),
         )
 
+    def view(self) -> Mapping[str, Any] | None:
+        """Return the plan over all jobs, as `plan.densities.plan_figures` has it, with the numbers
+        of requests that wait and run; None without a process."""
+        with self._lock, contextlib.suppress(PlannerDied):
+            if self._messages is not None:
+                return self._ask(pack({"op": "view"}))
+        return None
+
     def close(self, job: str) -> None:
         """Forget a job. Without a process it does nothing."""
         with self._lock, contextlib.suppress(PlannerDied):
@@ -138,6 +148,7 @@ class PlannerClient:
                     pass_fds=[descriptor],
                     stdin=subprocess.DEVNULL,
                 )
+                self.starts += 1
             except OSError as error:  # no memory for it, say
                 self._end()
                 raise PlannerDied(f"The planner's process does not start: {error}.") from error

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple, get_args
 
 from sglang.srt.blendserve.answering.rate_meter import Rates
+from sglang.srt.blendserve.dispatch.planned_lines import Standing
 from sglang.srt.blendserve.store.objects import BatchStatus
 
 STATUSES: tuple[BatchStatus, ...] = get_args(BatchStatus)
@@ -22,6 +24,11 @@ class Activity(NamedTuple):
         slots: requests that may be in the engine at once.
         waiting: open batches that cannot be written down for want of disk.
         rates: requests and tokens a second, over the last minute.
+        paused: open batches that are paused.
+        planned: of the batches that are planned before the engine, requests ``prepared`` and
+            ``planned``, and predicted seconds of ``compute`` and of ``memory`` traffic of those
+            that were not handed to the engine yet.
+        planner_starts: processes started to plan them; more than one means that one has died.
     """
 
     batches: dict[str, int]
@@ -29,6 +36,9 @@ class Activity(NamedTuple):
     slots: int
     waiting: int
     rates: Rates
+    paused: int
+    planned: dict[str, float]
+    planner_starts: int
 
 
 class Gauges:
@@ -53,6 +63,17 @@ class Gauges:
             "tokens_per_second", "Tokens of answered requests, over the last minute.", "kind"
         )
 
+        self._paused = gauge("paused_batches", "Open batches that are paused.")
+        self._planned = gauge(
+            "planned_requests", "Requests of open batches in the plan over all of them.", "state"
+        )
+        self._left = gauge(
+            "planned_seconds",
+            "Predicted work that was not handed to the engine yet, seconds of its full rates.",
+            "resource",
+        )
+        self._starts = gauge("planner_starts", "Processes started to plan open batches.")
+
     def show(self, activity: Activity) -> None:
         """Set all gauges."""
         for status, number in activity.batches.items():
@@ -64,3 +85,20 @@ class Gauges:
         self._rate.set(activity.rates.requests)
         self._tokens.labels("input").set(activity.rates.input_tokens)
         self._tokens.labels("output").set(activity.rates.output_tokens)
+        self._paused.set(activity.paused)
+        for state in ("prepared", "planned"):
+            self._planned.labels(state).set(activity.planned[state])
+        for resource in ("compute", "memory"):
+            self._left.labels(resource).set(activity.planned[resource])
+        self._starts.set(activity.planner_starts)
+
+
+def planned_work(standings: Iterable[Standing]) -> dict[str, float]:
+    """Add up how far batches are; see `Activity.planned`."""
+    found = dict.fromkeys(("prepared", "planned", "compute", "memory"), 0.0)
+    for standing in standings:
+        found["prepared"] += standing.prepared
+        found["planned"] += standing.planned
+        found["compute"] += standing.left.compute
+        found["memory"] += standing.left.memory
+    return found

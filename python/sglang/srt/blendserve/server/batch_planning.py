@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sglang.srt.blendserve.answering.line_source import LineSource
 from sglang.srt.blendserve.answering.stop import Stop
 from sglang.srt.blendserve.dispatch.job_planning import JobPlanning, PlannedJob
+from sglang.srt.blendserve.dispatch.planned_lines import Standing
 from sglang.srt.blendserve.requests.inputs import PlainFile
 from sglang.srt.blendserve.requests.line_blocks import FileScan
 from sglang.srt.blendserve.requests.preparation import Preparation
 from sglang.srt.blendserve.requests.request_store import RequestStore
+from sglang.srt.blendserve.server.plan_view import PlanView
 
 logger = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 0.5
+_VIEW_SECONDS = 2.0
 
 
 class QueuedPreparation:
@@ -80,6 +84,7 @@ class BatchPlanning:
         self._manager = tokenizer_manager
         self._planning: JobPlanning | None = None
         self._turn = asyncio.Lock()
+        self._asked: asyncio.Task[Mapping[str, Any] | None] | None = None
         self._preparations: dict[str, QueuedPreparation] = {}
 
     async def lines(self, job: PlannedJob, folder: Path, stop: Stop) -> LineSource | None:
@@ -108,6 +113,25 @@ class BatchPlanning:
             logger.error("%s goes to the engine in the order of its file: %s", job.name, error)
             await self.end(job.name)
             return None
+
+    @property
+    def planner_starts(self) -> int:
+        """How often a planner's process was started."""
+        return 0 if self._planning is None else self._planning.planner_starts
+
+    def standings(self) -> dict[str, Standing]:
+        """Return how far the batches are that are planned, by the names of their jobs."""
+        return {} if self._planning is None else self._planning.standings()
+
+    async def view(self) -> PlanView | None:
+        """Return the plan over all of them; None if there is none, or the planner is busy."""
+        if self._planning is None:
+            return None
+        if self._asked is None or self._asked.done():
+            self._asked = asyncio.create_task(self._planning.view())
+        await asyncio.wait({self._asked}, timeout=_VIEW_SECONDS)
+        found = self._asked.result() if self._asked.done() else None
+        return None if found is None else PlanView.of_plan(found)
 
     async def end(self, job: str) -> None:
         """A batch needs no plan any more. Of one that has none it does nothing."""

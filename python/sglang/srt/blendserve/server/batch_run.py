@@ -13,6 +13,7 @@ import aiosqlite
 from sglang.srt.blendserve.answering.disk_retry import DiskRetry, is_short_of_files, reason_of
 from sglang.srt.blendserve.answering.line_source import InputScan, LineSource, scan
 from sglang.srt.blendserve.answering.loop import AnsweringLoop, Job
+from sglang.srt.blendserve.answering.pause import Pause
 from sglang.srt.blendserve.answering.slots import SlotPool
 from sglang.srt.blendserve.answering.stop import Stop, Stopped, StopReason
 from sglang.srt.blendserve.answering.turns import EngineTurns
@@ -24,6 +25,8 @@ from sglang.srt.blendserve.batch_file.types import (
 )
 from sglang.srt.blendserve.batch_file.validation import Rules
 from sglang.srt.blendserve.dispatch.job_planning import PlannedJob
+from sglang.srt.blendserve.dispatch.planned_lines import PlannedLines
+from sglang.srt.blendserve.dispatch.remaining_time import RemainingTime
 from sglang.srt.blendserve.job_ids import make_rid
 from sglang.srt.blendserve.server.batch_input import BatchInput
 from sglang.srt.blendserve.server.finalizing import Lines, finalize
@@ -76,6 +79,8 @@ class BatchRun:
         self._source: LineSource | None = None
         self._found: InputScan | None = None
         self._journal: ResultJournal | None = None
+        self._priority, self._pause = record.priority, Pause(paused=record.paused_at is not None)
+        self._time_left = RemainingTime()
         self.broken = False
         self._rules = rules = Rules(
             endpoint=Endpoint(record.endpoint),
@@ -97,6 +102,18 @@ class BatchRun:
         return max(self._record.total - done, 0)
 
     @property
+    def seconds_left(self) -> float | None:
+        """How long it will take by the rate of late, seconds; None: not known, or it is paused."""
+        return None if self._pause.paused else self._time_left.seconds
+
+    def _note_time(self) -> None:
+        share: float | None = 1 - self.lines_left / max(self._record.total, 1)
+        if isinstance(self._source, PlannedLines):
+            share = self._source.standing.share
+        if share is not None:
+            self._time_left.note(time.monotonic(), share)
+
+    @property
     def problem(self) -> list[dict[str, Any]]:
         """Why the batch waits, in the form of ``errors.data``; empty when it does not."""
         if self.broken:
@@ -116,6 +133,11 @@ class BatchRun:
         Called again it changes nothing, except that a server that stops suspends everything.
         """
         self._stop.request(reason)
+
+    def change(self, record: BatchRecord) -> None:
+        """Go by the priority, and by whether it is paused, that ``record`` has."""
+        self._priority = record.priority
+        self._pause.set(paused=record.paused_at is not None)
 
     async def run(self) -> None:
         """Go on from the state the batch is in until it is in a terminal one or suspended."""
@@ -210,6 +232,7 @@ class BatchRun:
 
         async def count() -> None:
             nonlocal counted
+            self._note_time()
             tally = journal.tally
             if tally == counted:
                 return
@@ -231,6 +254,8 @@ class BatchRun:
                 left=self.lines_left,
                 rid=lambda line: make_rid(job, size if line.line <= size else 0, line.line - 1),
                 seconds_left=lambda: record.expires_at - time.time(),
+                priority=lambda: self._priority,
+                pause=self._pause,
             ),
             self._source,
             journal,

@@ -6,7 +6,12 @@ import aiosqlite
 
 from sglang.srt.blendserve.server.file_service import FileService
 from sglang.srt.blendserve.server.openai_errors import ApiError, invalid, shortened
-from sglang.srt.blendserve.server.parameters import CreateBatch, ListBatches, window_seconds
+from sglang.srt.blendserve.server.parameters import (
+    ChangeBatch,
+    CreateBatch,
+    ListBatches,
+    window_seconds,
+)
 from sglang.srt.blendserve.server.runner import Runner
 from sglang.srt.blendserve.server.served_engine import ServedEngine
 from sglang.srt.blendserve.store import batch_table
@@ -21,7 +26,7 @@ from sglang.srt.blendserve.store.objects import (
 
 
 class BatchService:
-    """Creates, lists, shows and cancels batches of the store."""
+    """Creates, lists, shows, changes and cancels batches of the store."""
 
     def __init__(
         self, store: Store, files: FileService, engine: ServedEngine, runner: Runner
@@ -57,6 +62,7 @@ class BatchService:
             model=self._engine.model,
             created_at=created_at,
             expires_at=created_at + window_seconds(wanted.completion_window),
+            priority=wanted.priority,
         )
         about = record.model_dump_json()
         try:
@@ -95,6 +101,41 @@ class BatchService:
             return self._show(await self._store.db.read(lambda db: _get(db, batch_id)))
         except LookupError as error:
             raise _no_batch(batch_id) from error
+
+    async def change(self, batch_id: str, wanted: ChangeBatch) -> BatchObject:
+        """Change a batch's priority, pause it, or let it go on.
+
+        Paused, what it has in the engine ends, and nothing else of it goes in; its completion
+        window runs on.
+
+        Raises:
+            ApiError: 404; 409, the batch has ended or is about to.
+        """
+
+        async def change(db: aiosqlite.Connection) -> BatchRecord:
+            record = await _get(db, batch_id)
+            if record.status not in ("validating", "in_progress"):
+                return record
+            priority = record.priority if wanted.priority is None else wanted.priority
+            paused_at = record.paused_at
+            if wanted.paused is not None:
+                paused_at = (paused_at or now()) if wanted.paused else None
+            await batch_table.set_order(db, batch_id, priority, paused_at)
+            return await _get(db, batch_id)
+
+        try:
+            record = await self._store.db.write(change)
+        except LookupError as error:
+            raise _no_batch(batch_id) from error
+        if record.status not in ("validating", "in_progress"):
+            raise ApiError(
+                409,
+                f"Cannot change a batch with status '{record.status}'.",
+                param="batch_id",
+                code="batch_not_changeable",
+            )
+        self._runner.change(record)
+        return self._show(record)
 
     async def cancel(self, batch_id: str) -> BatchObject:
         """Begin to cancel a batch; results it has are kept. Again, it changes nothing.

@@ -47,6 +47,10 @@ def _endpoint(text: str) -> str:
     return text
 
 
+Priority = Annotated[int, Field(ge=-100, le=100)]
+"""The higher, the sooner the engine takes a batch's requests; see `answering.slots`."""
+
+
 class ExpiresAfter(BaseModel):
     """How long a file is kept: seconds after it was created, one hour to 30 days."""
 
@@ -72,6 +76,22 @@ class CreateBatch(BaseModel):
         | None
     ) = None
     output_expires_after: ExpiresAfter | None = None
+    priority: Priority = 0
+
+
+class ChangeBatch(BaseModel):
+    """The body of ``POST /v1/batches/{id}``, which OpenAI does not have: what is to be another."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    priority: Priority | None = None
+    paused: bool | None = None
+
+    @model_validator(mode="after")
+    def _changes_something(self) -> ChangeBatch:
+        if self.priority is None and self.paused is None:
+            raise ValueError("give priority (an integer) or paused (true or false).")
+        return self
 
 
 class CreateFile(BaseModel):

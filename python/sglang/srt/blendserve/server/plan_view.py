@@ -1,4 +1,4 @@
-"""What the scheduler's plan looks like, and its picture."""
+"""What a plan looks like, of the scheduler or over all open batches, and its picture."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _DECADES = 3
 
 @dataclass(frozen=True, slots=True)
 class PlanView:
-    """The scheduler's plan over the requests that wait in its pool.
+    """A plan: the scheduler's over what waits in its pool, or that over all open batches.
 
     Attributes:
-        waiting: requests in the pool that do not run yet.
-        running: requests of the pool that run.
+        waiting: requests that do not run yet, or have not been handed to the engine.
+        running: the others, until they end.
         density: compute density along the scan order, most compute-bound first, at evenly spaced
             positions.
         root_density: of all of them together.
@@ -43,9 +43,15 @@ class PlanView:
     def from_state(cls, state: dict[str, Any]) -> PlanView | None:
         """Return the plan in a scheduler's internal state, None if it has none."""
         plan = state.get("blendserve")
-        if not plan or not plan["density"] or not plan["waiting"]:
+        return cls.of_plan(plan) if plan else None
+
+    @classmethod
+    def of_plan(cls, plan: Mapping[str, Any]) -> PlanView | None:
+        """Return the plan whose figures are given by the names of the attributes, None if there is
+        none."""
+        if not plan["density"] or not plan["waiting"]:
             return None
-        return cls(**{name: plan[name] for name in cls.__slots__})
+        return cls(**{name: plan[name] for name in cls.__slots__ if name in plan})
 
 
 def bars(density: Sequence[float]) -> list[tuple[float, float, float, float, bool]]:

@@ -13,6 +13,7 @@ from sglang.srt.blendserve.server.openai_errors import ErrorBody, OpenAIRoute
 from sglang.srt.blendserve.server.parameters import (
     LONGEST_KEPT,
     SHORTEST_KEPT,
+    ChangeBatch,
     CreateBatch,
     ListBatches,
     ListFiles,
@@ -103,6 +104,10 @@ def batch_router(batches: BatchService) -> APIRouter:
     @router.get("/{batch_id}")
     async def retrieve_batch(batch_id: str) -> BatchObject:
         return await batches.get(batch_id)
+
+    @router.post("/{batch_id}")
+    async def change_batch(batch_id: str, wanted: ChangeBatch) -> BatchObject:
+        return await batches.change(batch_id, wanted)
 
     @router.post("/{batch_id}/cancel")
     async def cancel_batch(batch_id: str) -> BatchObject:

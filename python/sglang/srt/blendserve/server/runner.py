@@ -14,7 +14,7 @@ from sglang.srt.blendserve.answering.rate_meter import RateMeter
 from sglang.srt.blendserve.answering.slots import SlotPool
 from sglang.srt.blendserve.answering.turns import EngineTurns
 from sglang.srt.blendserve.server import engine_death
-from sglang.srt.blendserve.server.activity import STATUSES, Activity
+from sglang.srt.blendserve.server.activity import STATUSES, Activity, planned_work
 from sglang.srt.blendserve.server.batch_run import BatchContext, BatchRun
 from sglang.srt.blendserve.server.batch_settings import BatchSettings
 from sglang.srt.blendserve.server.finalizing import abandon
@@ -68,7 +68,7 @@ class Runner:
         completed = sum(record.tally.completed for record in records)
         failed = sum(record.tally.failed for record in records)
         total = sum(record.total for record in records)
-        in_flight = self._pool.in_flight
+        in_flight, planning = self._pool.in_flight, self._engine.planning
         return Activity(
             batches={status: counts.get(status, 0) for status in STATUSES},
             requests={
@@ -80,7 +80,15 @@ class Runner:
             slots=self._pool.slots,
             waiting=sum(bool(run.problem) for run in self._runs.values()),
             rates=self._meter.rates(),
+            paused=sum(record.paused_at is not None for record in records),
+            planned=planned_work(() if planning is None else planning.standings().values()),
+            planner_starts=0 if planning is None else planning.planner_starts,
         )
+
+    def seconds_left(self, batch_id: str) -> float | None:
+        """Return how long a batch will take by the rate of late, seconds; None: not known."""
+        run = self._runs.get(batch_id)
+        return None if run is None else run.seconds_left
 
     def problem(self, batch_id: str) -> list[dict[str, Any]]:
         """Return why a batch waits, in the form of ``errors.data``; empty when it does not."""
@@ -110,6 +118,12 @@ class Runner:
         run = self._runs[record.id] = BatchRun(record, self._context)
         task = self._tasks[record.id] = asyncio.create_task(self._carry(record.id, run))
         task.add_done_callback(lambda _: self._tasks.pop(record.id, None))
+
+    def change(self, record: BatchRecord) -> None:
+        """Go by a batch's priority, and by whether it is paused, as ``record`` has them."""
+        run = self._runs.get(record.id)
+        if run is not None:
+            run.change(record)
 
     def cancel(self, record: BatchRecord) -> None:
         """Stop a batch whose state in the database is ``cancelling``."""

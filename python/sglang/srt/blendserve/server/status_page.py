@@ -9,6 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from tqdm import tqdm
 
 from sglang.srt.blendserve.server import plan_view
 from sglang.srt.blendserve.server.batch_service import BatchService
@@ -32,12 +33,14 @@ def page_router(batches: BatchService, runner: Runner, engine: ServedEngine) -> 
         lstrip_blocks=True,
     )
     pages.filters["time"] = _time
+    pages.filters["duration"] = tqdm.format_interval
     template = pages.get_template("batches.html")
 
     @router.get("/batches", response_class=HTMLResponse)
     async def show_batches(query: Annotated[ListBatches, Query()]) -> HTMLResponse:
         listed = await batches.list(query)
-        plan = await engine.plan()
+        everything = None if engine.planning is None else await engine.planning.view()
+        plan = everything or await engine.plan()
         nonce = secrets.token_urlsafe(16)
         html = template.render(
             model=engine.model,
@@ -46,6 +49,8 @@ def page_router(batches: BatchService, runner: Runner, engine: ServedEngine) -> 
             terminal=TERMINAL,
             activity=await runner.activity(),
             plan=plan,
+            over_all=everything is not None,
+            left={batch.id: runner.seconds_left(batch.id) for batch in listed.data},
             bars=plan_view.bars(plan.density) if plan else [],
             picture=(plan_view.WIDTH, plan_view.HEIGHT),
             refresh=REFRESH_SECONDS,

@@ -72,6 +72,8 @@ class BatchRecord(BaseModel):
     cached_tokens: int = 0
     output_tokens: int = 0
     reasoning_tokens: int = 0
+    priority: int = 0
+    paused_at: int | None = None
 
     @property
     def tally(self) -> Tally:
@@ -101,7 +103,9 @@ class BatchRecord(BaseModel):
 
 
 _STAMPS = tuple(
-    name for name in BatchRecord.model_fields if name.endswith("_at") and name != "expires_at"
+    name
+    for name in BatchRecord.model_fields
+    if name.endswith("_at") and name not in ("expires_at", "paused_at")
 )
 """Columns with the time at which a state began."""
 
@@ -185,6 +189,13 @@ async def enter(db: aiosqlite.Connection, batch_id: str, status: BatchStatus, no
             f"UPDATE batches SET {stamp} = coalesce({stamp}, max(?, {earlier})) WHERE id = ?",
             (now, batch_id),
         )
+
+
+async def set_order(
+    db: aiosqlite.Connection, batch_id: str, priority: int, paused_at: int | None
+) -> None:
+    """Set the priority, and since when the batch is paused."""
+    await _update(db, batch_id, priority=priority, paused_at=paused_at)
 
 
 async def set_errors(db: aiosqlite.Connection, batch_id: str, errors: list[dict[str, Any]]) -> None:

@@ -67,6 +67,10 @@ MIGRATIONS: tuple[str, ...] = (
     );
     CREATE INDEX batches_by_status ON batches (status);
     """,
+    """
+    ALTER TABLE batches ADD COLUMN priority INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE batches ADD COLUMN paused_at INTEGER;  -- since when it sends nothing
+    """,
 )
 """The tables, as a list of scripts; ``PRAGMA user_version`` counts those applied. One that has been
 released is never edited: a change is a new one at the end."""

@@ -91,7 +91,7 @@ class BatchErrors(BaseModel):
 
 
 class BatchObject(BaseModel):
-    """A batch. Times are Unix seconds."""
+    """A batch. Times are Unix seconds. ``priority`` and ``paused_at`` are not OpenAI's."""
 
     id: str
     object: Literal["batch"] = "batch"
@@ -115,6 +115,8 @@ class BatchObject(BaseModel):
     request_counts: RequestCounts
     usage: Usage
     metadata: dict[str, str] | None = None
+    priority: int = 0
+    paused_at: int | None = None
 
 
 Item = TypeVar("Item", FileObject, BatchObject)
