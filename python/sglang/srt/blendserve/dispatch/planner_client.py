@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import pickle
 import subprocess
 import sys
@@ -25,6 +26,10 @@ from sglang.srt.blendserve.dispatch.store_plan import Place
 _ANSWER_SECONDS = 60.0
 """After which a process that does not answer is taken for dead. It starts in two seconds, and plans
 in a thread of its own."""
+
+
+_GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "1048576", "MALLOC_TRIM_THRESHOLD_": "1048576"}
+"""Has glibc give the memory of a plan's arrays back: by itself it keeps what is below 32 MiB."""
 
 
 class PlannerDied(RuntimeError):
@@ -147,6 +152,7 @@ class PlannerClient:
                     [sys.executable, "-P", "-c", planner_process.COMMAND, str(descriptor)],
                     pass_fds=[descriptor],
                     stdin=subprocess.DEVNULL,
+                    env={**os.environ, **_GIVE_BACK},
                 )
                 self.starts += 1
             except OSError as error:  # no memory for it, say

@@ -224,5 +224,8 @@ def _drift(snapshot: PoolSnapshot, prompt_tokens: Ints, then: Floats, now: Float
 
 def _numbered(names: Iterable[str]) -> Ints:
     """(n,) the names as numbers, equal for equal names."""
-    numbers: dict[str, int] = {}
-    return np.array([numbers.setdefault(name, len(numbers)) for name in names], dtype=np.int64)
+    given = [*names]
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(given))}
+    if len(numbers) < 2:
+        return np.zeros(len(given), dtype=np.int64)
+    return np.array([numbers[name] for name in given], dtype=np.int64)
