@@ -16,6 +16,7 @@ from sglang.srt.blendserve.server.runner import Runner
 from sglang.srt.blendserve.server.served_engine import ServedEngine
 from sglang.srt.blendserve.store import batch_table
 from sglang.srt.blendserve.store.batch_table import BatchRecord
+from sglang.srt.blendserve.store.database import Statements
 from sglang.srt.blendserve.store.directory import Store, now
 from sglang.srt.blendserve.store.objects import (
     BatchObject,
@@ -123,10 +124,7 @@ class BatchService:
             await batch_table.set_order(db, batch_id, priority, paused_at)
             return await _get(db, batch_id)
 
-        try:
-            record = await self._store.db.write(change)
-        except LookupError as error:
-            raise _no_batch(batch_id) from error
+        record = await self._write(batch_id, change)
         if record.status not in ("validating", "in_progress"):
             raise ApiError(
                 409,
@@ -150,10 +148,7 @@ class BatchService:
                 await batch_table.enter(db, batch_id, "cancelling", now())
             return await _get(db, batch_id)
 
-        try:
-            record = await self._store.db.write(change)
-        except LookupError as error:
-            raise _no_batch(batch_id) from error
+        record = await self._write(batch_id, change)
         if record.status not in ("cancelling", "cancelled"):
             raise ApiError(
                 409,
@@ -163,6 +158,17 @@ class BatchService:
             )
         self._runner.cancel(record)
         return self._show(record)
+
+    async def _write(self, batch_id: str, change: Statements[BatchRecord]) -> BatchRecord:
+        """Return the batch as ``change`` leaves it.
+
+        Raises:
+            ApiError: 404.
+        """
+        try:
+            return await self._store.db.write(change)
+        except LookupError as error:
+            raise _no_batch(batch_id) from error
 
     async def _check_input(self, file_id: str) -> str:
         try:
