@@ -196,7 +196,7 @@ def windows() -> list[Cell]:
             cell
             for workload in ("trace1", "trace4")
             for order in ("jobs", "shuffled")
-            for cell in cells(workload, "lanes", order, (0,))
+            for cell in cells(workload, "lanes", order, (0, *SEEDS))
         ),
         *large,
     ]
