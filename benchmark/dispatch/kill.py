@@ -31,6 +31,7 @@ from sglang.srt.blendserve.fetch_model.command import fetch
 
 VICTIMS = {
     "planner": ("planner_process",),
+    # Or one of the engine's processes that still starts, and is called so until it has.
     "worker": ("spawn_main",),
     "scheduler": ("sglang::scheduler",),
     "detokenizer": ("sglang::detokenizer",),
@@ -115,6 +116,7 @@ def disturbed(batch: Batch, kills: int, rng: random.Random) -> dict[str, int]:
     """Answer the batch to its end, with so many kills on the way; return how many hit whom."""
     hit: Counter[str] = Counter()
     again: tuple[str, ...] = ()
+    before, begun = 0, time.monotonic()
     while True:
         process = batch.command("out.jsonl", *again)
         again = ("--resume",)
@@ -133,6 +135,11 @@ def disturbed(batch: Batch, kills: int, rng: random.Random) -> dict[str, int]:
             time.sleep(rng.random())
         if process.returncode == 0:
             return dict(hit)
+        done = len(batch.answers("out.jsonl"))
+        begun = time.monotonic() if done > before else begun
+        before = done
+        if time.monotonic() - begun > SECONDS:
+            raise TimeoutError(f"no line more than {done} in {SECONDS} s")
         time.sleep(5)  # what it leaves behind ends by itself
 
 

@@ -31,6 +31,7 @@ from sglang.srt.blendserve.requests.columns import COLUMNS, ColumnWriter, Flag
 
 CHUNK = 20_000
 GROUP = 100
+SECONDS = 1800
 VOCABULARY = 128_000
 SETTINGS = PlannerSettings(
     CostModel(ModelSpec.named("Llama-3-8B"), DeviceSpec.named("A100-80G")), 400_000, 131_072
@@ -98,6 +99,8 @@ def measure(folder: Path, lines: int, window: int) -> dict[str, Any]:
         memory = Memory(process)
         answer = 0.0
         while planned is None:
+            if time.monotonic() - began > SECONDS:
+                raise TimeoutError(f"no plan over {lines} lines in {SECONDS} s")
             asked = time.monotonic()
             taken = planner.take("job", 0 if first else 64, News([], [], True))
             now = time.monotonic()

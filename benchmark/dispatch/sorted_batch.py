@@ -63,9 +63,13 @@ def sorted_batch(copies: int) -> bytes:
         for copy in range(copies):
             one: dict[str, Any] = json.loads(json.dumps(line))
             one["custom_id"] += f"-{copy}"
-            first = one["body"]["messages"][0]
+            one["url"] = "/v1/chat/completions"  # a batch is for one endpoint
+            body = one["body"]
+            if "prompt" in body:
+                body["messages"] = [{"role": "user", "content": body.pop("prompt")}]
+            first = body["messages"][0]
             first["content"] = f"{copy}. {first['content']}" if copy else first["content"]
-            one["body"] |= {"temperature": 0, "model": "default"}
+            body |= {"temperature": 0, "model": "default"}
             found.append(json.dumps(one) + "\n")
     return "".join(found).encode()
 

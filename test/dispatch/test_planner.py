@@ -117,3 +117,43 @@ def test_after_a_plan_that_fails_jobs_are_opened_again(
     asked.take("job", whole=True)
     asked.work()
     assert asked.lines("job", whole=True) == [*range(1, 9)]
+
+
+def test_a_growing_job_beside_a_large_one_goes_on(tmp_path: Path, asked: Asked) -> None:
+    """What it gets prepared is never a share of everything that is worth a plan by itself."""
+    large = PlannedInput(tmp_path / "large", [long_prompt(i) for i in range(400)])
+    growing = PlannedInput(tmp_path / "growing", [long_answer(i) for i in range(400)])
+    for name, given in (("large", large), ("growing", growing)):
+        asked.open(name, given)
+    large.prepare()
+    asked.take("large", whole=True, most=0)
+    asked.work()
+    got: list[int] = []
+    for _ in range(6):
+        growing.prepare(40)
+        asked.work()
+        more = asked.lines("growing", whole=False)
+        assert more
+        got += more
+    assert sorted(got) == [*range(1, 241)]
+
+
+def test_lines_that_went_ahead_while_a_plan_was_made_cost_no_plan(
+    tmp_path: Path, asked: Asked
+) -> None:
+    """They have rows only when the plan is made without these."""
+    given = PlannedInput(tmp_path, [long_prompt(i) for i in range(100)])
+    asked.open("job", given)
+    given.prepare(60)
+    assert asked.planner._jobs["job"].look()
+    asked.planner.pool.plan_if_due(quiet=True)  # begun, and not looked at again yet
+    news: list[Any] = [[70, 71], [[71, 12]], False]
+    asked._ask({"op": "take", "job": "job", "most": 0, "news": news})
+    given.prepare(40)
+    asked.work()
+    found = asked.take("job", whole=True)
+    assert not found.get("unknown")
+    lines = [place[0] for place in found["places"]]
+    asked.work()
+    lines += asked.lines("job", whole=True)
+    assert sorted(lines) == [line for line in range(1, 101) if line not in (70, 71)]

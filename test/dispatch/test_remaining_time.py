@@ -42,3 +42,23 @@ def test_many_notes_are_kept_as_few() -> None:
         left.note(tenth / 10, tenth / 200_000)
     assert left.seconds == pytest.approx(10_000, rel=0.01)
     assert len(left._marks) < 2000
+
+
+def test_after_a_pause_it_begins_anew() -> None:
+    left = RemainingTime()
+    for second in range(0, 100, 10):
+        left.note(second, second / 1000)
+    left.forget()
+    assert left.seconds is None
+    for second in range(36_000, 36_100, 10):
+        left.note(second, 0.1 + (second - 36_000) / 1000)
+    assert left.seconds == pytest.approx(810, rel=0.02)
+
+
+def test_shares_of_something_else_begin_anew() -> None:
+    left = RemainingTime()
+    for second in range(0, 100, 10):
+        left.note(second, second / 1000)
+    for second in range(100, 200, 10):
+        left.note(second, 0.5 + (second - 100) / 1000, by="lines")
+    assert left.seconds == pytest.approx(410, rel=0.02)

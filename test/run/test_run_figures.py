@@ -177,14 +177,13 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(
 ) -> None:
     now = [100.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
-    stream = io.StringIO()
+    stream, left = io.StringIO(), RemainingWork(0.0, 0.0)
     with Progress(100, 1, stream) as progress:
         tally = Tally()
         for _ in range(2):
             tally = tally.plus(Tally(1, 0, 300, 0, 90))
-            progress.show(tally)
+            progress.show(tally, 2, Standing(40, 30, 0.0, left))
         assert stream.getvalue() == ""
-        left = RemainingWork(0.0, 0.0)
         for _ in range(31):
             now[0] += 1
             tally = tally.plus(Tally(1, 0, 25, 5, 10))

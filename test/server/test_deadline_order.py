@@ -164,13 +164,48 @@ async def test_a_waiter_that_is_cancelled_loses_no_slot() -> None:
     assert pool.in_flight == 0
 
 
-@given(st.lists(demands, min_size=1, max_size=6), st.integers(0, 10**5), st.floats(0.01, 1e4))
-def test_a_lower_priority_waits_unless_it_is_at_risk(
-    waiting: list[Demand], in_flight: int, rate: float
-) -> None:
-    served = first_served(waiting, in_flight, rate)
-    assert served
-    highest = max(demand.priority for demand in waiting)
-    for index, demand in enumerate(waiting):
-        first = demand.priority == highest or at_risk(demand, in_flight, rate)
-        assert (index in served) == first
+def test_a_lower_priority_waits_unless_it_would_be_late() -> None:
+    high = Demand(remaining=5_000, in_flight=500, seconds_left=20 * HOUR, priority=1)
+    low = Demand(remaining=5_000, in_flight=0, seconds_left=20 * HOUR)
+    late = Demand(remaining=50_000, in_flight=0, seconds_left=600)
+    for rate in (10.0, None):
+        assert first_served([low, high], 500, rate) == [1]
+        assert first_served([low, low], 500, rate) == [0, 1]
+        assert first_served([late, high, low], 500, rate) == [0, 1]
+
+
+@pytest.mark.anyio
+async def test_a_slot_is_held_back_for_a_higher_priority_between_two_of_its_lines() -> None:
+    pool = SlotPool(2, None, RateMeter())
+    wants = True
+    high = Demand(remaining=9, in_flight=2, seconds_left=HOUR * 20, priority=5)
+    low = Demand(remaining=9, in_flight=0, seconds_left=HOUR * 20)
+    pool.register("high", lambda: wants, lambda: high)
+    for _ in range(2):
+        await pool.take(1, lambda: high)
+    waiting = asyncio.ensure_future(pool.take(1, lambda: low))
+    await asyncio.sleep(0)
+    pool.give_back(1)
+    pool.give_back(1)
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    await pool.take(1, lambda: high)  # it gets the one, and the other is still kept for it
+    assert not waiting.done()
+    wants = False
+    pool.look_again()
+    await asyncio.wait_for(waiting, 1)
+    pool.forget("high")
+    assert pool.in_flight == 2
+
+
+@pytest.mark.anyio
+async def test_who_stops_wanting_holds_nothing_back() -> None:
+    pool = SlotPool(1, None, RateMeter())
+    high = Demand(remaining=9, in_flight=0, seconds_left=HOUR * 20, priority=5)
+    low = Demand(remaining=9, in_flight=0, seconds_left=HOUR * 20)
+    pool.register("high", lambda: True, lambda: high)
+    waiting = asyncio.ensure_future(pool.take(1, lambda: low))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    pool.forget("high")
+    await asyncio.wait_for(waiting, 1)

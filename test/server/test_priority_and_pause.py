@@ -79,11 +79,11 @@ async def test_the_higher_priority_goes_first(directory: Path) -> None:
         assert high.model_extra is not None
         assert high.model_extra["priority"] == 3
         await asyncio.sleep(0.1)
-        for _ in range(20):
-            script.let_end(1)
-            await asyncio.sleep(0.02)
-        # One line of each was on its way in when the other one came.
-        assert of("high", script.came[6:20]) == 14
+        for _ in range(5):
+            script.let_end(4)  # all that are in it end together
+            await asyncio.sleep(0.05)
+        # A line was on its way in when the other batch came.
+        assert of("high", script.came[5:20]) == 15
         script.let_end(100)
 
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
+import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
 
 from sglang.srt.blendserve.answering.disk_retry import DiskRetry
 from sglang.srt.blendserve.answering.engine import Engine
+from sglang.srt.blendserve.answering.job import Job, OffLoop
 from sglang.srt.blendserve.answering.line_failures import engine_died, failed
 from sglang.srt.blendserve.answering.line_source import LineSource, SizedLine
 from sglang.srt.blendserve.answering.observer import Observation
-from sglang.srt.blendserve.answering.pause import Pause
 from sglang.srt.blendserve.answering.result_log import ResultLog, refused
 from sglang.srt.blendserve.answering.slots import Demand, SlotPool
 from sglang.srt.blendserve.answering.stop import Stop
@@ -27,8 +25,6 @@ from sglang.srt.blendserve.store.engine_record import EngineRecord
 from sglang.srt.blendserve.store.line_result import LineResult
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 SYNC_SECONDS = 0.5
 """Results gather this long and are then synced to the disk together."""
@@ -47,36 +43,10 @@ a queue that was full has room again."""
 _ASK_AGAIN_SECONDS = 0.05
 """Time after which a source is asked again whose next lines are not known yet."""
 
+_HELD_SECONDS = 1.0
+"""For so long slots are held back for a job whose next lines are being looked up."""
+
 _TRIES = 3
-
-
-class OffLoop(Protocol):
-    """Runs work that may block off the event loop, and returns what it returns."""
-
-    def __call__(self, work: Callable[[], T], /) -> Awaitable[T]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One input, as the loop sees it.
-
-    Attributes:
-        name: the job's name, by which the scheduler knows it; result ids come from it.
-        label: what the log calls it.
-        left: lines that have no result yet.
-        rid: returns the request id of the next line to be sent.
-        seconds_left: returns the time until the job has to be done, in seconds.
-        priority: returns its priority among the engine's jobs.
-        pause: whether it sends lines now.
-    """
-
-    name: str
-    label: str
-    left: int
-    rid: Callable[[BatchLine], str]
-    seconds_left: Callable[[], float] = lambda: math.inf
-    priority: Callable[[], int] = lambda: 0
-    pause: Pause = field(default_factory=Pause)
 
 
 class AnsweringLoop:
@@ -105,6 +75,7 @@ class AnsweringLoop:
         retry: DiskRetry,
         off_loop: OffLoop,
         after_sync: Callable[[], Awaitable[None]],
+        reading: OffLoop | None = None,
         totals: JobTotals | None = None,
     ) -> None:
         """Prepare to answer the lines of ``source``.
@@ -118,6 +89,7 @@ class AnsweringLoop:
             retry: repeats what the disk does not take.
             off_loop: runs what may block.
             after_sync: awaited every half second, when all results up to then are synced.
+            reading: asks ``source`` for lines; None: as ``off_loop``.
             totals: of the job so far, to go on with; None: there are none.
         """
         self.totals = totals or JobTotals()
@@ -125,6 +97,9 @@ class AnsweringLoop:
         self._engine, self._slots, self._stop = engine, slots, stop
         self._turns, self._record = turns, record
         self._retry, self._off_loop, self._after_sync = retry, off_loop, after_sync
+        self._reading = reading or off_loop
+        self._has_lines = True
+        self._asked_at: float | None = None
         self._left = job.left
         self._unsynced: list[int] = []
         self._entered: set[int] = set()  # lines in the engine, as the record has it
@@ -164,9 +139,30 @@ class AnsweringLoop:
 
     async def _feed(self) -> None:
         """Start a task for each line as slots come free; return when all tasks have ended."""
+        self._slots.register(self, self._wants_slots, self._demand)
+        try:
+            suspects = await self._feed_others()
+        finally:
+            self._slots.forget(self)
+        self._turns.ordinary_done(self._job.name)
+        await self._begin_all(suspects)
+        while self._in_flight:
+            await asyncio.wait(self._in_flight)
+
+    def _wants_slots(self) -> bool:
+        """Whether the next line will ask for a slot in a moment."""
+        if not self._has_lines or self._job.pause.paused or self._turns.in_round:
+            return False
+        late = self._asked_at is not None and time.monotonic() - self._asked_at > _HELD_SECONDS
+        return not late and self._retry.problem is None
+
+    async def _feed_others(self) -> list[SizedLine]:
+        """Start a task for each line that is no suspect; return those that are."""
         suspects: list[SizedLine] = []
-        while (lines := await self._off_loop(self._source.next_lines)) != []:
+        while (lines := await self._next_lines()) != []:
+            self._has_lines = lines is not None
             if lines is None:
+                self._slots.look_again()
                 await asyncio.sleep(_ASK_AGAIN_SECONDS)
             for sized in lines or ():
                 await self._retry.wait_until_fine()
@@ -180,22 +176,25 @@ class AnsweringLoop:
                     await self._pause_is_over()
                     await self._begin(line, sized)
                     await asyncio.sleep(0)  # online requests come in between
-        self._turns.ordinary_done(self._job.name)
-        await self._begin_all(suspects)
-        while self._in_flight:
-            await asyncio.wait(self._in_flight)
+        return suspects
+
+    async def _next_lines(self) -> list[SizedLine] | None:
+        self._asked_at = time.monotonic()
+        try:
+            return await self._reading(self._source.next_lines)
+        finally:
+            self._asked_at = None
 
     async def _pause_is_over(self) -> None:
         """Wait while the job is paused; suspects of other jobs do not wait for its lines then."""
         if self._job.pause.paused:
+            self._slots.look_again()
             self._turns.ordinary_done(self._job.name)
             await self._job.pause.over()
             self._turns.join(self._job.name)
 
     async def _begin_all(self, suspects: list[SizedLine]) -> None:
         """Send lines in whatever rounds they get their turn."""
-        if suspects:
-            await self._job.pause.over()
         tasks = [
             asyncio.create_task(self._begin(sized.line, sized))
             for sized in suspects
@@ -209,6 +208,7 @@ class AnsweringLoop:
 
     async def _begin(self, line: BatchLine, sized: SizedLine) -> None:
         """Send a line when it is its turn and there is a slot, on record before it goes in."""
+        await self._job.pause.over()
         await self._turns.enter(self._record.group(line.line))
         self._entered.add(line.line)
         await self._slots.take(sized.size, self._demand)

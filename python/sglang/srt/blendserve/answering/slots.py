@@ -39,6 +39,9 @@ FIRST_SLOTS = 1024
 FEWEST_SLOTS = 256
 """Fewest slots, however slow the engine: fewer would leave its running batch half empty."""
 
+UNKNOWN_RATE_SECONDS = 3600.0
+"""While the engine's rate is not known, a job with less time than this left may be late."""
+
 _RISK = 0.5
 
 
@@ -92,8 +95,14 @@ def first_served(demands: Sequence[Demand], in_flight: int, rate: float | None) 
     return [
         index
         for index, demand in enumerate(demands)
-        if demand.priority == highest or at_risk(demand, in_flight, rate)
+        if demand.priority == highest or _may_be_late(demand, in_flight, rate)
     ]
+
+
+def _may_be_late(demand: Demand, in_flight: int, rate: float | None) -> bool:
+    if rate:
+        return at_risk(demand, in_flight, rate)
+    return demand.seconds_left < UNKNOWN_RATE_SECONDS
 
 
 def next_in_line(demands: Iterable[Demand], in_flight: int, rate: float | None) -> int:
@@ -167,6 +176,7 @@ class SlotPool:
         self._bytes = 0
         self._turn = 0
         self._waiting: list[_Waiter] = []
+        self._wanting: dict[object, tuple[Callable[[], bool], Callable[[], Demand]]] = {}
 
     @property
     def slots(self) -> int:
@@ -174,6 +184,28 @@ class SlotPool:
         if not self._turnaround:
             return self._max_requests
         return slot_count(self.meter.request_rate(), self._max_requests)
+
+    def register(
+        self, job: object, wants: Callable[[], bool], demand: Callable[[], Demand]
+    ) -> None:
+        """Hold slots back for a job between two of its lines, of which only one waits at a time:
+        else each second slot that comes free with others would go to a lower priority.
+
+        Args:
+            job: what to `forget` it by.
+            wants: whether it will want a slot in a moment.
+            demand: what the job still has to do.
+        """
+        self._wanting[job] = wants, demand
+
+    def forget(self, job: object) -> None:
+        """Hold nothing back for a job any more."""
+        self._wanting.pop(job, None)
+        self.look_again()
+
+    def look_again(self) -> None:
+        """Give away what was held back for a job that does not want it any more."""
+        self._grant()
 
     async def take(self, size: int, demand: Callable[[], Demand]) -> None:
         """Wait for a slot for a request line of ``size`` bytes; `give_back` it later.
@@ -205,7 +237,11 @@ class SlotPool:
         while self._waiting and self.in_flight < self.slots:
             rate = self.meter.request_rate()
             demands = [waiter.demand() for waiter in self._waiting]
-            first = first_served(demands, self.in_flight, rate)
+            held_for = [demand() for wants, demand in self._wanting.values() if wants()]
+            first = first_served([*demands, *held_for], self.in_flight, rate)
+            first = [index for index in first if index < len(demands)]
+            if not first:
+                return  # a job of a higher priority wants them all
             served = [demands[index] for index in first]
             if self._turn % 2:
                 chosen = fewest_in_flight(served)

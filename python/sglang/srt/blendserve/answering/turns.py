@@ -36,6 +36,11 @@ class EngineTurns:
         self._inside = 0
         self._round = False
 
+    @property
+    def in_round(self) -> bool:
+        """Whether only suspects are let in now."""
+        return self._round
+
     def join(self, job: str) -> None:
         """A job has ordinary lines to do. Suspects that come later wait for them."""
         self._jobs.setdefault(job, next(self._clock))

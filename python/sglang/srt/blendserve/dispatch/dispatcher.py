@@ -57,15 +57,15 @@ class Dispatcher:
         self._ends: dict[str, BothEnds] = {}
         self._samples: dict[str, list[PoolRequest]] = {}
 
-    def hand_over(self, job: str | None = None) -> PoolRequest | None:
-        """Return the next request for the window, which counts as started; None if there is none.
+    def hand_over(self, job: str) -> PoolRequest | None:
+        """Return the next request of ``job`` for the window, which counts as started; None if
+        there is none.
 
-        What has been overtaken for too long goes first, then the sample that lengths are learned
-        from, then the end of the order that the window has fewer requests of.
-
-        ``job``: the next one of that job; None: of any.
+        The sample that lengths are learned from goes first, then the end of the order that the
+        window has fewer requests of. Nobody is overdue here, however often it is overtaken: a job
+        is done when all of its requests are, and which job gets on is decided elsewhere.
         """
-        request, side = self._ahead_of_the_plan(job), None
+        request, side = self._next_sample(job), None
         if request is None:
             side = min(Side, key=self._in_window.__getitem__)
             request = self._next(job, side)
@@ -111,24 +111,15 @@ class Dispatcher:
         for kept in (self.unplanned, self._work, self._ends, self._samples):
             kept.pop(job, None)
 
-    def _ahead_of_the_plan(self, job: str | None) -> PoolRequest | None:
-        overdue = self.pool.patience.overdue()
-        if overdue is not None and job in (None, overdue.job):
-            return overdue
-        if job is None:
-            return self.pool.current.next_sample()
+    def _next_sample(self, job: str) -> PoolRequest | None:
         self._follow()
         samples = self._samples.get(job, [])
         while samples and not self.pool.waits(samples[-1]):
             samples.pop()
         return samples[-1] if samples else None
 
-    def _next(self, job: str | None, side: Side) -> PoolRequest | None:
-        current, table = self.pool.current, self.pool.table
-        if job is None:
-            return current.peek(side)
-        self._follow()
-        ends = self._ends.get(job)
+    def _next(self, job: str, side: Side) -> PoolRequest | None:
+        table, ends = self.pool.table, self._ends.get(job)
         index = None if ends is None else ends.peek(side, table.waits)
         return None if index is None else table.all[index]
 

@@ -101,6 +101,7 @@ class PlannedLines:
 
     Attributes:
         taken: what the planner said last, None where there is no plan.
+        paused: whether the job sends no lines now; what is left of it is nothing to the engine.
     """
 
     def __init__(
@@ -128,6 +129,7 @@ class PlannedLines:
             file_order: for the lines that are not handed out by plan.
         """
         self.taken: Taken | None = None
+        self.paused = False
         self._job, self._file, self._rules = job, file, rules
         self._preparation, self._planner = preparation, planner
         self._has_result, self._file_order = has_result, file_order
@@ -151,17 +153,19 @@ class PlannedLines:
     @property
     def left(self) -> RemainingWork:
         """Predicted work of what is planned and was not handed out, seconds."""
-        if self.taken is None or self._rest is not None:
+        taken = self.taken  # another thread may say that there is no plan any more
+        if taken is None or self._rest is not None or self.paused:
             return RemainingWork(0.0, 0.0)
-        return RemainingWork(max(self.taken.work.compute, 0.0), max(self.taken.work.memory, 0.0))
+        return RemainingWork(max(taken.work.compute, 0.0), max(taken.work.memory, 0.0))
 
     @property
     def standing(self) -> Standing:
         """How far the job is, as the planner said last."""
-        if self.taken is None:
+        taken = self.taken
+        if taken is None:
             return Standing(0, 0, None, self.left)
-        prepared, planned, work = self.taken.prepared, self.taken.planned, self.taken.work
-        everything = sum(self.left) + work.running + work.done
+        prepared, planned, work = taken.prepared, taken.planned, taken.work
+        everything = max(work.compute, 0.0) + max(work.memory, 0.0) + work.running + work.done
         share = None
         if everything > 0:
             # What is not prepared yet is taken to be like what is.

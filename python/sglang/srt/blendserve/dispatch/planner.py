@@ -95,14 +95,20 @@ class Planner:
             self._plan_if_due(0.0 if more else idle_seconds)
         except Exception:  # of any kind: those that ask for them open them again
             logger.exception("What waits cannot be planned")
+            for plan in self._jobs.values():
+                plan.close_store()
             self._jobs, self._dispatcher = {}, self._new_dispatcher()
         growing = any(not plan.whole for plan in self._jobs.values())
         return more or self.pool.planning or growing
 
     def _plan_if_due(self, idle_seconds: float) -> None:
-        """Plan again if it is worth it, and at once for a job that waits for its first plan."""
-        pool, plans = self.pool, self._jobs.values()
-        waits = any(plan.settled and plan.unplanned for plan in plans)
+        """Plan again if it is worth it, and at once for a job that would have nothing to give:
+        beside a large one, little of a small one is ever a share that is worth it."""
+        pool = self.pool
+        waits = any(
+            plan.unplanned if plan.settled else plan.unplanned >= FIRST_PLAN and plan.starved
+            for plan in self._jobs.values()
+        )
         if waits or len(pool) >= FIRST_PLAN or pool.current.requests:
             pool.plan_if_due(quiet=waits, idle_seconds=idle_seconds)
 

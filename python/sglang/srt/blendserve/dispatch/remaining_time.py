@@ -20,9 +20,21 @@ class RemainingTime:
     def __init__(self) -> None:
         self._marks: deque[tuple[float, float]] = deque()
         self._began: float | None = None
+        self._by = ""
 
-    def note(self, now: float, share: float) -> None:
-        """At the second ``now`` the ``share`` of all work is done, 0 to 1."""
+    def forget(self) -> None:
+        """Begin anew: what comes has nothing to do with what was."""
+        self._marks.clear()
+        self._began = None
+
+    def note(self, now: float, share: float, *, by: str = "work") -> None:
+        """At the second ``now`` the ``share`` of all work is done, 0 to 1.
+
+        ``by``: what it is a share of; with another one than before all begins anew.
+        """
+        if by != self._by:
+            self.forget()
+            self._by = by
         if self._began is None:
             self._began = now
         if self._marks and now - self._marks[-1][0] < _MARK_SECONDS:

@@ -91,6 +91,11 @@ class StorePlan:
         return self._requests - self.unplanned
 
     @property
+    def starved(self) -> bool:
+        """Whether more of it is unplanned than is planned and waits."""
+        return 2 * self.unplanned > self._waiting
+
+    @property
     def work(self) -> JobWork:
         """The job's predicted work."""
         return self._dispatcher.work_of(self.job)
@@ -122,6 +127,10 @@ class StorePlan:
     def close(self) -> None:
         """Forget the job, and read its store no more."""
         self._dispatcher.end_job(self.job)
+        self.close_store()
+
+    def close_store(self) -> None:
+        """Read the store no more."""
         self._store.close()
 
     def take(self, most: int) -> list[Place]:

@@ -49,7 +49,7 @@ class CurrentPlan:
         self.beyond = RemainingWork(0.0, 0.0)
         """Predicted work that waits elsewhere for this engine, seconds."""
         self._returns_changed = False
-        self._anew = False
+        self._leave_out = False
         self._table, self._planner, self._background = table, planner, background
         self._rules = planner.rules
         self._prior = prior
@@ -111,9 +111,10 @@ class CurrentPlan:
             planned = self._background.poll(idle_seconds)
             return planned is not None and self._adopt(planned)
         unplanned = self.unplanned
-        if unplanned == 0 and not self._anew:
+        anew = self._leave_out and self._table.mostly_ended(self._rules.least_ended)
+        if unplanned == 0 and not anew:
             return self._order_if_due()
-        if self._anew or quiet or len(self.scanner) == 0 or unplanned >= self._enough():
+        if anew or quiet or len(self.scanner) == 0 or unplanned >= self._enough():
             snapshot = self._snapshot()
             return self._make(lambda: self._planner.plan(snapshot), snapshot)
         return False
@@ -136,9 +137,9 @@ class CurrentPlan:
 
     def _snapshot(self) -> PoolSnapshot:
         table = self._table
-        if not (self._anew or table.mostly_ended(self._rules.least_ended)):
+        if not (self._leave_out or table.mostly_ended(self._rules.least_ended)):
             return table.snapshot(len(table.all), self.requests, self._prior)
-        self._anew = False
+        self._leave_out = False
         # Those that run on are the long ones: beside none that have ended, they would be taken for
         # the rule.
         kept = table.newest_ended(self._rules.kept_ended)
@@ -160,14 +161,17 @@ class CurrentPlan:
         if number is not None:
             self._sample = [number[index] for index in self._sample if index in number]
         self._sample = [*planned.sample, *self._sample]
-        # What has happened since the snapshot was taken.
+        # What has happened since the snapshot was taken, to requests that are in it: later ones may
+        # have run as well, where they did not wait for a plan.
+        known = len(snapshot.requests)
         for index, output_tokens in table.finished[len(snapshot.finished) :]:
-            planned.lengths.observe(index, output_tokens)
-            if snapshot.waiting[index]:
-                planned.forecast.started(index)
-            planned.forecast.finished(index)
+            if index < known:
+                planned.lengths.observe(index, output_tokens)
+                if snapshot.waiting[index]:
+                    planned.forecast.started(index)
+                planned.forecast.finished(index)
         for index in table.running:
-            if snapshot.waiting[index]:
+            if index < known and snapshot.waiting[index]:
                 planned.forecast.started(index)
         self.made, self.forecast = planned, planned.forecast
         self._returns_changed = True
@@ -229,9 +233,9 @@ class CurrentPlan:
         compute, memory = self.plan.compute_seconds, self.plan.memory_seconds
         return RemainingWork(float(compute[requests].sum()), float(memory[requests].sum()))
 
-    def plan_anew(self) -> None:
-        """Plan again as soon as may be, without what has ended."""
-        self._anew = self.made is not None
+    def leave_ended_out(self) -> None:
+        """Make the next plan without what has ended; at once where most has."""
+        self._leave_out = True
 
     def note_returns(self) -> None:
         """Other requests than before are served before the plan."""

@@ -97,6 +97,11 @@ class Patience:
         """``request`` has left the pool."""
         self._new.pop(request.rid, None)
 
+    def forget_ended(self) -> None:
+        """Keep none that does not wait any more."""
+        self._queue = [entry for entry in self._queue if self._waits(entry[2])]
+        heapq.heapify(self._queue)
+
     def is_overdue(self, request: PoolRequest) -> bool:
         """Return whether ``request`` has been overtaken too often."""
         return request.explained > 0 and self._deadline(request) <= self.starts

@@ -125,18 +125,20 @@ class RequestPool:
 
     def waits(self, request: PoolRequest) -> bool:
         """Whether ``request`` is in the pool and was never handed out."""
-        return request.rid in self.table.by_rid and self.table.waits(request.index)
+        known = self.table.by_rid.get(request.rid) is request
+        return known and self.table.waits(request.index)
 
     def requests_of(self, job: str) -> list[PoolRequest]:
         """Return the requests of a job that have not ended."""
         return [request for request in self.table.by_rid.values() if request.job == job]
 
     def end_job(self, job: str) -> None:
-        """Forget all requests of a job, and soon those too that have ended: what they are made of
-        may be a file of the job."""
+        """Forget all requests of a job; by the next plan those too that have ended: what they are
+        made of may be a file of the job."""
         for request in self.requests_of(job):
             self.forget(request)
-        self.current.plan_anew()
+        self.patience.forget_ended()
+        self.current.leave_ended_out()
 
     def abandon(self) -> None:
         """Forget all requests, and what was learned of lengths: a fault may lie in it."""

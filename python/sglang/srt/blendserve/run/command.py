@@ -42,7 +42,7 @@ from sglang.srt.blendserve.answering.totals import MAX_KEPT_TOKENS, JobTotals
 from sglang.srt.blendserve.batch_file.validation import Rules
 from sglang.srt.blendserve.cost.model_config import ConfigError
 from sglang.srt.blendserve.run import flags
-from sglang.srt.blendserve.run.deadline import Deadline
+from sglang.srt.blendserve.run.deadline import Deadline, status_of
 from sglang.srt.blendserve.run.failure import INTERRUPTED, TIME_IS_UP, EngineDied, RunFailure
 from sglang.srt.blendserve.run.plan_figures import PlanFigures, plan_figures
 from sglang.srt.blendserve.run.progress import Progress
@@ -76,27 +76,29 @@ def main(args: argparse.Namespace) -> int:
     except RunFailure as failure:
         print(failure, file=sys.stderr)
         status = failure.status
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         print("Stopped.", file=sys.stderr)
-        status = INTERRUPTED
-    if status != INTERRUPTED or not deadline.passed:
-        return status
-    print("The time of --stop-after is up.", file=sys.stderr)
-    return TIME_IS_UP
+        status = status_of(interrupt)
+    if status == TIME_IS_UP:
+        print("The time of --stop-after is up.", file=sys.stderr)
+    return status
 
 
 def _main(args: argparse.Namespace, deadline: Deadline) -> int:
-    with (
-        BatchSource(args.input, Rules(max_lines=job_ids.MAX_REQUESTS)) as source,
-        RunLog(
-            args.output,
-            args.errors,
-            resume=args.resume or args.retry_errors,
-            overwrite=args.overwrite,
-            retry_errors=args.retry_errors,
-        ) as log,
-    ):
+    with ExitStack() as stack:
         with deadline.interrupting():
+            source = stack.enter_context(
+                BatchSource(args.input, Rules(max_lines=job_ids.MAX_REQUESTS))
+            )
+            log = stack.enter_context(
+                RunLog(
+                    args.output,
+                    args.errors,
+                    resume=args.resume or args.retry_errors,
+                    overwrite=args.overwrite,
+                    retry_errors=args.retry_errors,
+                )
+            )
             found = source.scan(log.find)
         log.begin(Identity(job_ids.new_job(), source.digest, args.model_path))
         return _Run(args, source, found, log, deadline).run()
@@ -123,6 +125,7 @@ class _Run:
         self._note: str | None = None
         self._first_forward: float | None = None
         self._prepare_seconds: float | None = None
+        self._stopped_early = False
 
     def run(self) -> int:
         """Answer what has no result yet and report; return the exit status."""
@@ -166,8 +169,13 @@ class _Run:
         with self._suspects, ExitStack() as stack:
             planning = None
             while self._suspects.others(self._found.total - self._log.done):
-                server_args = flags.server_args(self._args, has_gpu=has_gpu)
-                planning = planning or self._plan_ahead(server_args, stack)
+                try:
+                    with self._deadline.interrupting():
+                        server_args = flags.server_args(self._args, has_gpu=has_gpu)
+                        planning = planning or self._plan_ahead(server_args, stack)
+                except KeyboardInterrupt as interrupt:
+                    message = "Stopped before the engine was started; no request was sent."
+                    raise RunFailure(message, status_of(interrupt)) from interrupt
                 try:
                     self._answer_with_an_engine(server_args, planning)
                     return
@@ -269,8 +277,12 @@ class _Run:
                 totals=self._totals,
             )
             await loop.run()
+        if self._log.done == self._found.total:
+            return  # whatever was to stop it
         if stop.reason in ("interrupted", "time is up"):
-            raise RunFailure("Stopped before the end.", INTERRUPTED)
+            self._stopped_early = True
+            status = INTERRUPTED if stop.reason == "interrupted" else TIME_IS_UP
+            raise RunFailure("Stopped before the end.", status)
         if stop.reason is not None:
             raise EngineDied("The engine died; SGLang's error, if it had one, stands above.")
 
@@ -321,7 +333,9 @@ class _Run:
 
     def _plan_figures(self) -> PlanFigures:
         prompts = self._totals.prompts
-        if prompts is None:
+        if self._stopped_early:  # whoever did it waits for the end
+            prompts, self._note = [], "no optimum: the run was stopped"
+        elif prompts is None:
             self._note = f"no optimum: more than {MAX_KEPT_TOKENS} prompt tokens"
         return plan_figures(prompts or [], self._cost)
 

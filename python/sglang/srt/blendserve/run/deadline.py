@@ -12,8 +12,17 @@ from types import FrameType
 
 import psutil
 
+from sglang.srt.blendserve.run.failure import INTERRUPTED, TIME_IS_UP
+
 _UNITS = {"d": 86_400, "h": 3600, "m": 60, "s": 1}
 _TIME = re.compile(r"(?=.)" + "".join(rf"(?:(\d+){unit})?" for unit in _UNITS))
+
+
+_LONGEST = 10 * 365 * 86_400
+
+
+class TimeIsUp(KeyboardInterrupt):
+    """The deadline has come; whatever keeps things in order on Ctrl-C does so on this, too."""
 
 
 class Deadline:
@@ -33,14 +42,9 @@ class Deadline:
         """Seconds left, at least 0; None: as much as it takes."""
         return None if self._ends is None else max(self._ends - time.time(), 0.0)
 
-    @property
-    def passed(self) -> bool:
-        """Whether it is time to stop."""
-        return self.left == 0.0
-
     @contextmanager
     def interrupting(self) -> Iterator[None]:
-        """Raise KeyboardInterrupt in the context when the time is up; for work that asks nobody.
+        """Raise `TimeIsUp` in the context when the time is up; for work that asks nobody.
 
         To be used in the main thread.
         """
@@ -70,7 +74,7 @@ def duration(text: str) -> float:
     elif found is not None:
         parts = zip(found.groups(), _UNITS.values(), strict=True)
         seconds = sum(int(number or 0) * unit for number, unit in parts)
-    if not seconds:
+    if not 0 < seconds < _LONGEST:
         raise argparse.ArgumentTypeError(
             f"{text} is no time; give seconds (5400) or hours, minutes and seconds (1h30m)"
         )
@@ -78,4 +82,9 @@ def duration(text: str) -> float:
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+    raise TimeIsUp
+
+
+def status_of(interrupt: KeyboardInterrupt) -> int:
+    """Return the exit status of a run that was interrupted."""
+    return TIME_IS_UP if isinstance(interrupt, TimeIsUp) else INTERRUPTED

@@ -22,8 +22,8 @@ from sglang.srt.blendserve.answering.liveness import Liveness
 from sglang.srt.blendserve.answering.stop import Stop
 from sglang.srt.blendserve.cost.cost_model import CostModel
 from sglang.srt.blendserve.dispatch.engine_cost import engine_cost_model
-from sglang.srt.blendserve.run.deadline import Deadline
-from sglang.srt.blendserve.run.failure import INTERRUPTED, RunFailure
+from sglang.srt.blendserve.run.deadline import Deadline, status_of
+from sglang.srt.blendserve.run.failure import RunFailure
 from sglang.srt.blendserve.runtime.compat.server_args import release
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class OfflineEngine:
         except KeyboardInterrupt as interrupt:
             _kill_children()
             message = "Stopped while the engine was starting; no request was sent."
-            raise RunFailure(message, INTERRUPTED) from interrupt
+            raise RunFailure(message, status_of(interrupt)) from interrupt
         except Exception as error:
             _kill_children()
             raise RunFailure(f"The engine did not start: {error}") from error

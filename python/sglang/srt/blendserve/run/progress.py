@@ -73,9 +73,10 @@ class Progress:
         if standing is not None:
             parts = [f"{standing.prepared} prepared", f"{standing.planned} planned", *parts]
         parts.append(f"prefill {prefill:.0f} tok/s, decode {decode:.0f} tok/s")
-        share = done / max(self._total, 1) if standing is None else standing.share
-        if share is not None:
-            self._left.note(now, share)
+        if standing is None or standing.share is None:
+            self._left.note(now, done / max(self._total, 1), by="lines")
+        else:
+            self._left.note(now, standing.share)
         if self._left.seconds is not None:
             parts.append(f"{tqdm.format_interval(self._left.seconds)} left")
         text = ", ".join(parts)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from sglang.srt.blendserve import job_ids
 from sglang.srt.blendserve.answering.disk_retry import DiskRetry
+from sglang.srt.blendserve.answering.job import Job
 from sglang.srt.blendserve.answering.line_source import InputScan, LineSource
-from sglang.srt.blendserve.answering.loop import AnsweringLoop, Job
+from sglang.srt.blendserve.answering.loop import AnsweringLoop
 from sglang.srt.blendserve.answering.rate_meter import RateMeter
 from sglang.srt.blendserve.answering.slots import SlotPool
 from sglang.srt.blendserve.answering.stop import Stop

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -11,8 +12,9 @@ from typing import Any, TypeVar, cast
 import aiosqlite
 
 from sglang.srt.blendserve.answering.disk_retry import DiskRetry, is_short_of_files, reason_of
+from sglang.srt.blendserve.answering.job import Job
 from sglang.srt.blendserve.answering.line_source import InputScan, LineSource, scan
-from sglang.srt.blendserve.answering.loop import AnsweringLoop, Job
+from sglang.srt.blendserve.answering.loop import AnsweringLoop
 from sglang.srt.blendserve.answering.pause import Pause
 from sglang.srt.blendserve.answering.slots import SlotPool
 from sglang.srt.blendserve.answering.stop import Stop, Stopped, StopReason
@@ -103,15 +105,19 @@ class BatchRun:
 
     @property
     def seconds_left(self) -> float | None:
-        """How long it will take by the rate of late, seconds; None: not known, or it is paused."""
-        return None if self._pause.paused else self._time_left.seconds
+        """How long it will take by the rate of late, seconds; None: not known, or it waits."""
+        return None if self._pause.paused or self.broken else self._time_left.seconds
 
     def _note_time(self) -> None:
-        share: float | None = 1 - self.lines_left / max(self._record.total, 1)
-        if isinstance(self._source, PlannedLines):
-            share = self._source.standing.share
+        if self._pause.paused:
+            self._time_left.forget()
+            return
+        share = self._source.standing.share if isinstance(self._source, PlannedLines) else None
         if share is not None:
             self._time_left.note(time.monotonic(), share)
+        else:
+            lines = 1 - self.lines_left / max(self._record.total, 1)
+            self._time_left.note(time.monotonic(), lines, by="lines")
 
     @property
     def problem(self) -> list[dict[str, Any]]:
@@ -138,6 +144,11 @@ class BatchRun:
         """Go by the priority, and by whether it is paused, that ``record`` has."""
         self._priority = record.priority
         self._pause.set(paused=record.paused_at is not None)
+        self._tell_source()
+
+    def _tell_source(self) -> None:
+        if isinstance(self._source, PlannedLines):
+            self._source.paused = self._pause.paused
 
     async def run(self) -> None:
         """Go on from the state the batch is in until it is in a terminal one or suspended."""
@@ -207,6 +218,11 @@ class BatchRun:
     async def _off_loop(self, work: Callable[[], T]) -> T:
         return await self._retry.persist(lambda: self._store.io(work), again=is_short_of_files)
 
+    async def _read_off_loop(self, work: Callable[[], T]) -> T:
+        """As `_off_loop`, not by the few threads that write results down: it may wait for the
+        planner."""
+        return await self._retry.persist(lambda: asyncio.to_thread(work), again=is_short_of_files)
+
     async def _begin(self, found: InputScan) -> None:
         async def change(db: aiosqlite.Connection) -> BatchRecord:
             errors = [error.to_batch_error() for error in found.errors]
@@ -247,6 +263,7 @@ class BatchRun:
             lambda: self._store.io(self._workspace.open_engine_record)
         )
         self._source = await self._planned(journal) or self._input.source(journal.__contains__)
+        self._tell_source()
         loop = AnsweringLoop(
             Job(
                 job,
@@ -266,6 +283,7 @@ class BatchRun:
             stop=self._stop,
             retry=self._retry,
             off_loop=self._off_loop,
+            reading=self._read_off_loop if isinstance(self._source, PlannedLines) else None,
             after_sync=count,
         )
         try:

@@ -80,7 +80,7 @@ class Runner:
             slots=self._pool.slots,
             waiting=sum(bool(run.problem) for run in self._runs.values()),
             rates=self._meter.rates(),
-            paused=sum(record.paused_at is not None for record in records),
+            paused=sum(record.paused for record in records),
             planned=planned_work(() if planning is None else planning.standings().values()),
             planner_starts=0 if planning is None else planning.planner_starts,
         )
@@ -192,6 +192,7 @@ class Runner:
         for run in list(self._runs.values()):
             if run.expires_at <= now():
                 run.stop("expired")
+        self._pool.look_again()
 
     def _suspend(self) -> None:
         self._stopping = True

@@ -60,7 +60,7 @@ class WindowPolicy(BlendPolicy):
     def _next(self) -> PoolRequest | None:
         if self._in_order is not None:
             return next(self._in_order, None)
-        handed = self._dispatcher.hand_over()
+        handed = self._dispatcher.hand_over("")  # all are of one job
         return None if handed is None else self.requests[int(handed.rid)]
 
     def finished(self, request: int, output_tokens: int) -> None:

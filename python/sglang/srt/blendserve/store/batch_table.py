@@ -85,6 +85,11 @@ class BatchRecord(BaseModel):
         """Whether it is in a terminal state."""
         return self.status in TERMINAL
 
+    @property
+    def paused(self) -> bool:
+        """Whether it sends nothing because it was told so."""
+        return self.paused_at is not None and self.status in ("validating", "in_progress")
+
     def to_api(self) -> BatchObject:
         """Return the object that the API shows; result files appear when they are complete."""
         shown = self.model_dump()
@@ -97,6 +102,8 @@ class BatchRecord(BaseModel):
             output_tokens_details=OutputTokensDetails(reasoning_tokens=self.reasoning_tokens),
             total_tokens=self.input_tokens + self.output_tokens,
         )
+        if not self.paused:
+            shown["paused_at"] = None
         if not self.done:
             shown["output_file_id"] = shown["error_file_id"] = None
         return BatchObject(**shown)
