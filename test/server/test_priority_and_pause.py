@@ -255,3 +255,24 @@ async def test_the_page_shows_how_long_a_batch_will_take(
         monkeypatch.setattr(run, "_time_left", known)
         await asyncio.sleep(0.1)
         assert "about 1:01:40 left" in (await service.http.get("/batches")).text
+
+
+async def test_priorities_and_suspects_do_not_wait_for_each_other(directory: Path) -> None:
+    """A line of a low priority that has its turn and no slot, a batch of a high one that waits for
+    its turn, and a suspect that waits until nobody is in the engine."""
+    script = Held()
+    async with serve(directory, ScriptedEngine(script), max_in_flight=2) as service:
+        turns = service.runner._context.turns
+        turns.join("another")
+        suspect = asyncio.ensure_future(turns.enter(group=2))
+        await asyncio.sleep(0)
+        low = await service.submit(lines("low", 8))
+        await until(lambda: len(script.came) == 2)
+        high = await service.submit(lines("high", 8), extra_body={"priority": 9})
+        await asyncio.sleep(0.2)
+        turns.ordinary_done("another")  # now it is the suspect's turn next
+        script.let_end(100)
+        await asyncio.wait_for(suspect, 10)
+        turns.leave()
+        for batch in (low, high):
+            assert (await service.finish(batch.id)).status == "completed"

@@ -100,6 +100,7 @@ class AnsweringLoop:
         self._reading = reading or off_loop
         self._has_lines = True
         self._asked_at: float | None = None
+        self._waits_for_turn = False
         self._left = job.left
         self._unsynced: list[int] = []
         self._entered: set[int] = set()  # lines in the engine, as the record has it
@@ -151,7 +152,10 @@ class AnsweringLoop:
 
     def _wants_slots(self) -> bool:
         """Whether the next line will ask for a slot in a moment."""
-        if not self._has_lines or self._job.pause.paused or self._turns.in_round:
+        # Who waits for its turn may wait for a line of a lower priority, which waits for a slot.
+        if self._waits_for_turn or self._turns.in_round:
+            return False
+        if not self._has_lines or self._job.pause.paused:
             return False
         late = self._asked_at is not None and time.monotonic() - self._asked_at > _HELD_SECONDS
         return not late and self._retry.problem is None
@@ -209,7 +213,11 @@ class AnsweringLoop:
     async def _begin(self, line: BatchLine, sized: SizedLine) -> None:
         """Send a line when it is its turn and there is a slot, on record before it goes in."""
         await self._job.pause.over()
-        await self._turns.enter(self._record.group(line.line))
+        self._waits_for_turn = True
+        try:
+            await self._turns.enter(self._record.group(line.line))
+        finally:
+            self._waits_for_turn = False
         self._entered.add(line.line)
         await self._slots.take(sized.size, self._demand)
         try:
