@@ -163,7 +163,7 @@ def test_outliers_move_to_their_own_density() -> None:
     assert len(last_of(whole, long.size) & set(long.tolist())) <= 3
     assert len(last_of(split, long.size) & set(long.tolist())) >= 14
     free = plan_of(pool, keep_sharing=0.0)
-    assert last_of(free, long.size) == set(long.tolist())
+    assert len(last_of(free, long.size) & set(long.tolist())) >= 30  # more rounds move the others
 
 
 def test_a_run_of_outliers_costs_one_copy_of_its_prefix() -> None:

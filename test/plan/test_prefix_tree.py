@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -116,17 +117,56 @@ def test_sums_over_subtrees_and_paths(pool: Pool) -> None:
         assert path[node] == above
 
 
-def test_long_common_prefixes_and_small_windows_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+def slices_of_one(prompts: Sequence[NDArray[np.int32]]) -> tuple[list[NDArray[np.int32]], Any]:
+    """The same prompts, the last one first in memory, as slices of one array that may not be
+    written to, and where they begin there."""
+    flat = np.concatenate([*reversed(prompts), np.zeros(1, dtype=np.int32)])[:-1]
+    whole = np.frombuffer(flat.tobytes(), dtype=np.int32)
+    sizes = np.array([prompt.size for prompt in prompts])
+    start = whole.size - np.cumsum(sizes)
+    slices = [whole[at : at + size] for at, size in zip(start, sizes, strict=True)]
+    return slices, start
+
+
+def test_long_common_prefixes() -> None:
     rng = np.random.default_rng(0)
     shared = rng.integers(0, 100, 3000).astype(np.int32)
     prompts = [
         np.append(shared[: rng.integers(0, 3000)], rng.integers(0, 3, 5)).astype(np.int32)
         for _ in range(60)
     ]
-    expected = distinct_prefixes(prompts)
-    assert PrefixTree.build(prompts).unique_tokens == expected
-    monkeypatch.setattr(trie_build, "_BLOCK", 16)  # many small comparisons instead of one
-    assert PrefixTree.build(prompts).unique_tokens == expected
+    assert PrefixTree.build(prompts).unique_tokens == distinct_prefixes(prompts)
+
+
+@given(pools())
+def test_slices_of_one_array_are_not_copied_and_make_the_same_tree(pool: Pool) -> None:
+    slices, start = slices_of_one(pool.prompts)
+    tree = PrefixTree.build(slices, pool.namespaces, start)
+    expected = PrefixTree.build(pool.prompts, pool.namespaces)
+    for name in ("parent", "depth", "subtree_end", "request"):
+        assert getattr(tree, name).tolist() == getattr(expected, name).tolist()
+
+
+def test_prompts_are_copied_only_where_they_must_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = [np.array(tokens, dtype=np.int32) for tokens in ([1, 2, 3], [1, 2], [4])]
+    slices, start = slices_of_one(prompts)
+    copied: list[int] = []
+    copy = trie_build._Prompts._copy
+    monkeypatch.setattr(
+        trie_build._Prompts, "_copy", lambda self, given: copied.append(1) or copy(self, given)
+    )
+    PrefixTree.build(slices, None, start)
+    assert copied == []
+    # Another array among them, one whose place is not known, other numbers.
+    for given_prompts, places in (
+        ([*slices[:2], np.array([4], dtype=np.int32)], start),
+        (slices, np.array([start[0], -1, start[2]])),
+        (slices, None),
+        ([one.astype(np.int64) for one in slices], start),
+    ):
+        before = len(copied)
+        assert PrefixTree.build(given_prompts, None, places).unique_tokens == 4
+        assert len(copied) == before + 1
 
 
 def test_equal_prompts_are_leaves_of_length_zero() -> None:

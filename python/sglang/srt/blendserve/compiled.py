@@ -17,6 +17,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 VECTOR = "float64[::1]"
 TABLE = "float64[:, ::1]"
 INTEGERS = "int64[::1]"
+TOKENS = "Array(int32, 1, 'C', True)"
+"""Also of an array that may not be written to."""
 NUMBER = "float64"
 
 _PLACES = "UserProvidedCacheLocator,UserWideCacheLocator,InTreeCacheLocator"

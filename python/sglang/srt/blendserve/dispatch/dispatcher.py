@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass
+from operator import attrgetter
 
 import numpy as np
 
@@ -22,6 +23,8 @@ from sglang.srt.blendserve.dispatch.both_ends import BothEnds
 from sglang.srt.blendserve.plan.scanner import DualScanner, Side
 from sglang.srt.blendserve.pool.pool_request import PoolRequest
 from sglang.srt.blendserve.pool.request_pool import RequestPool
+
+_job = attrgetter("job")
 
 _NO_WORK = RemainingWork(0.0, 0.0)
 
@@ -133,9 +136,11 @@ class Dispatcher:
         for request in current.take_samples():
             self._samples.setdefault(request.job, []).insert(0, request)
         waiting = current.scanner.waiting()
-        numbers: dict[str, int] = {}
-        names = (everyone[index].job for index in waiting.tolist())
-        whose = np.array([numbers.setdefault(name, len(numbers)) for name in names], dtype=np.int64)
+        names = [*map(_job, map(everyone.__getitem__, waiting.tolist()))]
+        numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+        whose = np.zeros(waiting.size, dtype=np.int64)
+        if len(numbers) > 1:
+            whose = np.fromiter(map(numbers.__getitem__, names), np.int64, waiting.size)
         self._ends = {}
         for job in self._work.values():
             job.compute = job.memory = 0.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,8 @@ from sglang.srt.blendserve.dispatch.planned_lines import (
     Preparing,
     Standing,
 )
-from sglang.srt.blendserve.dispatch.planner import PlannerSettings
+from sglang.srt.blendserve.dispatch.planner import RULES, PlannerSettings
 from sglang.srt.blendserve.dispatch.planner_client import PlannerClient
-from sglang.srt.blendserve.pool.planning_rules import PlanningRules
 
 logger = logging.getLogger(__name__)
 
@@ -134,7 +133,7 @@ class JobPlanning:
     async def _settings(self, stop: Stop) -> PlannerSettings:
         manager = self._manager
         settings = getattr(manager.server_args, "blendserve", None)
-        rules = PlanningRules() if settings is None else PlanningRules(settings.keep_sharing)
+        rules = RULES if settings is None else replace(RULES, keep_sharing=settings.keep_sharing)
         cost = self._cost
         if cost is None:
             cost = await asyncio.to_thread(engine_cost_model, manager)

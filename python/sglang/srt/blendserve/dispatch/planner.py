@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import gc
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,15 @@ logger = logging.getLogger(__name__)
 FIRST_PLAN = 2048
 """Rows that are worth a first plan; fewer where the store has no more."""
 
+_LATER_LOOK = 20_000
+"""Rows that are taken up at a time after that, about 0.1 s of work."""
+_FIRST_PLAN_SECONDS = 0.02
+"""How long a message may wait for the first plan."""
+
+RULES = PlanningRules(growth=1.0)
+"""What is handed over comes from both ends of what is planned, so a plan over more waits until
+there is twice as much."""
+
 
 @dataclass(frozen=True, slots=True)
 class PlannerSettings:
@@ -41,7 +50,7 @@ class PlannerSettings:
     cost: CostModel
     kv_slots: int
     most_tokens: int
-    rules: PlanningRules = field(default_factory=PlanningRules)
+    rules: PlanningRules = RULES
 
 
 class Planner:
@@ -84,15 +93,21 @@ class Planner:
         Args:
             idle_seconds: how long it may wait for a plan that is being made.
         """
+        nothing_planned = not self.pool.current.requests
+        jobs = [*self._jobs.items()]
+        if nothing_planned and self.pool.planning:  # whoever takes up more takes time from it
+            jobs, idle_seconds = [], max(idle_seconds, _FIRST_PLAN_SECONDS)
         more = False
-        for job, plan in [*self._jobs.items()]:
+        for job, plan in jobs:
             try:
-                more = plan.look() or more
+                more = plan.look(FIRST_PLAN if nothing_planned else _LATER_LOOK) or more
             except Exception:  # of any kind: the other jobs are planned on
                 logger.exception("%s cannot be planned", job)
                 self._close(job)
         try:
-            self._plan_if_due(0.0 if more else idle_seconds)
+            # A plan over what is there would be made again, as soon as all is taken up.
+            if self.pool.planning or not (more and self._has_enough):
+                self._plan_if_due(0.0 if more else idle_seconds)
         except Exception:  # of any kind: those that ask for them open them again
             logger.exception("What waits cannot be planned")
             for plan in self._jobs.values():
@@ -100,6 +115,13 @@ class Planner:
             self._jobs, self._dispatcher = {}, self._new_dispatcher()
         growing = any(not plan.whole for plan in self._jobs.values())
         return more or self.pool.planning or growing
+
+    @property
+    def _has_enough(self) -> bool:
+        """Whether there is something planned to hand over of all jobs for a while."""
+        return all(
+            plan.to_hand_over >= FIRST_PLAN or not plan.unplanned for plan in self._jobs.values()
+        )
 
     def _plan_if_due(self, idle_seconds: float) -> None:
         """Plan again if it is worth it, and at once for a job that would have nothing to give:
@@ -123,7 +145,11 @@ class Planner:
         settings = self._settings
         return Dispatcher(
             RequestPool(
-                settings.cost, settings.kv_slots, rules=settings.rules, background=Background()
+                settings.cost,
+                settings.kv_slots,
+                rules=settings.rules,
+                background=Background(),
+                has_cache=False,
             )
         )
 

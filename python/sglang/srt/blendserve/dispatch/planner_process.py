@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import sys
 from multiprocessing.connection import Connection
 
 from sglang.srt.blendserve.dispatch.planner import Planner
@@ -23,6 +24,9 @@ main(int(sys.argv[1]))
 
 _BUSY_SECONDS = 0.02
 _STILL_SECONDS = 0.2
+_SWITCH_SECONDS = 0.0005
+"""A plan is made by a thread that needs the interpreter for a moment, a thousand times: by default
+it would wait for 5 ms each time while rows are taken up."""
 
 
 def main(descriptor: int) -> None:
@@ -32,6 +36,7 @@ def main(descriptor: int) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent decides
     os.nice(5)  # behind the engine's own processes
+    sys.setswitchinterval(_SWITCH_SECONDS)
     parent = os.getppid()
     messages = Connection(descriptor)
     try:

@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sglang.srt.blendserve.dispatch.dispatcher import Dispatcher, JobWork
-from sglang.srt.blendserve.pool.pool_request import PoolRequest, Tokens
+from sglang.srt.blendserve.pool.pool_request import PoolRequest
 from sglang.srt.blendserve.requests.columns import Flag
 from sglang.srt.blendserve.requests.request_store import RequestStore
 
 _RUNS = -1
 """Stands for the output tokens of a line that has been handed over and has not ended."""
 
-_READ = ("length", "cap", "known", "namespace", "choices", "line", "flags")
+_READ = ("offset", "length", "cap", "known", "namespace", "choices", "line", "flags")
 
 
 class Place(NamedTuple):
@@ -91,9 +91,14 @@ class StorePlan:
         return self._requests - self.unplanned
 
     @property
+    def to_hand_over(self) -> int:
+        """Requests that are planned and wait."""
+        return self._waiting - self.unplanned
+
+    @property
     def starved(self) -> bool:
         """Whether more of it is unplanned than is planned and waits."""
-        return 2 * self.unplanned > self._waiting
+        return self.unplanned > self.to_hand_over
 
     @property
     def work(self) -> JobWork:
@@ -113,15 +118,16 @@ class StorePlan:
         while ready < numbers.size and numbers[ready] == numbers[ready - 1]:
             ready += 1  # a line's rows together
         rows = np.arange(self.rows, ready)
-        columns = [self._store.column(name, ready)[self.rows :].tolist() for name in _READ]
-        prompts = self._store.prompts(rows)
-        for row, prompt, values in zip(
-            rows.tolist(), prompts, zip(*columns, strict=True), strict=True
-        ):
-            self._take_up(row, prompt, *values)
-        for line in self._ahead.keys() & set(columns[_READ.index("line")]):
-            self._catch_up(line)
+        before = self._requests
+        self._take_up(rows[self._is_to_plan(rows)])
+        self._waiting += self._requests - before
+        self._dispatcher.unplanned[self.job] += self._requests - before
+        if self._ahead:
+            for line in self._ahead.keys() & set(numbers[self.rows : ready].tolist()):
+                self._catch_up(line)
         self.rows = ready
+        if self.settled:
+            self._map_once()
         return True
 
     def close(self) -> None:
@@ -172,37 +178,58 @@ class StorePlan:
             else:
                 self.pool.finish(request, output_tokens // len(requests))
 
-    def _take_up(
-        self,
-        row: int,
-        prompt: Tokens,
-        length: int,
-        cap: int,
-        known: int,
-        namespace: int,
-        choices: int,
-        line: int,
-        flags: int,
-    ) -> None:
-        if flags & Flag.BAD or (line < len(self._skip) and self._skip[line]):
-            return
-        if not flags & Flag.EXACT:
-            prompt = np.full(max(length, 1), -1 - row, dtype=np.int32)  # shared with nobody
-        limit = known if known >= 0 else cap if cap >= 0 else self._most_tokens - length
-        for _ in range(max(choices, 1)):
-            request = PoolRequest(
-                self._next_id(line),
-                prompt,
-                max(limit, 1),
-                known >= 0,
-                job=self.job,
-                namespace=self._namespace(namespace),
-            )
-            request.payload = row
-            self.pool.add(request)
-            self._requests += 1
-            self._waiting += 1
-            self._dispatcher.unplanned[self.job] += 1
+    def _map_once(self) -> None:
+        """Have all prompts be parts of one array, of which planning makes no copy: the file has
+        been mapped again and again while it grew."""
+        requests = [one for one in self.pool.requests_of(self.job) if one.prompt_start >= 0]
+        if len({id(one.prompt.base) for one in requests}) > 1:
+            rows = np.fromiter((one.payload for one in requests), np.int64, len(requests))
+            for request, prompt in zip(requests, self._store.prompts(rows), strict=True):
+                request.prompt = prompt
+
+    def _is_to_plan(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """(rows,) whether each is a request that is to be handed over."""
+        flags, line = (self._store.column(name)[rows] for name in ("flags", "line"))
+        skip = np.zeros(rows.size, dtype=np.bool_)
+        listed = line < self._skip.size
+        skip[listed] = self._skip[line[listed]]
+        good: NDArray[np.bool_] = ~skip & (flags & Flag.BAD == 0)
+        return good
+
+    def _take_up(self, rows: NDArray[np.int64]) -> None:
+        columns = {name: self._store.column(name)[rows] for name in _READ}
+        length, cap, known = columns["length"], columns["cap"], columns["known"]
+        most = np.where(cap >= 0, cap, self._most_tokens - length)
+        most = np.maximum(np.where(known >= 0, known, most), 1)
+        prompts, starts = self._store.prompts(rows), columns["offset"].tolist()
+        for at in np.flatnonzero(columns["flags"] & Flag.EXACT == 0).tolist():
+            shared_with_nobody = -1 - int(rows[at])
+            prompts[at] = np.full(max(int(length[at]), 1), shared_with_nobody, dtype=np.int32)
+            starts[at] = -1
+        for row, prompt, start, max_tokens, known_length, namespace, choices, line in zip(
+            rows.tolist(),
+            prompts,
+            starts,
+            most.tolist(),
+            (known >= 0).tolist(),
+            self._namespaces_of(columns["namespace"]),
+            np.maximum(columns["choices"], 1).tolist(),
+            columns["line"].tolist(),
+            strict=True,
+        ):
+            for _ in range(choices):
+                request = PoolRequest(
+                    self._next_id(line),
+                    prompt,
+                    max_tokens,
+                    known_length,
+                    job=self.job,
+                    namespace=namespace,
+                    prompt_start=start,
+                    payload=row,
+                )
+                self.pool.add(request)
+                self._requests += 1
 
     def _start(self, request: PoolRequest) -> None:
         """``request`` goes into the engine, if it has not gone before."""
@@ -210,11 +237,11 @@ class StorePlan:
             self._dispatcher.start(request)
             self._waiting -= 1
 
-    def _namespace(self, number: int) -> str:
-        """The namespace that a number stands for in this store."""
-        if number >= len(self._namespaces):
+    def _namespaces_of(self, numbers: NDArray[np.int32]) -> list[str]:
+        """(n,) the namespaces that numbers (n,) stand for in this store."""
+        if numbers.max(initial=-1) >= len(self._namespaces):
             self._namespaces = self._store.names("namespace")
-        return self._namespaces[number]
+        return [*map(self._namespaces.__getitem__, numbers.tolist())]
 
     def _catch_up(self, line: int) -> None:
         """The rows of a line that went ahead of the plan are there."""

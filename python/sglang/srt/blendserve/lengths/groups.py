@@ -29,6 +29,11 @@ _ARRIVAL_BLOCKS = (1024, 256, 64, 16, 4)
 """Requests in a block of arrivals, coarse to fine. Unproven."""
 
 
+_DENSE = 8
+"""Values are counted, and not sorted, if they lie in a range of so many times their number. It
+changes time alone."""
+
+
 @dataclass(frozen=True, slots=True)
 class Level:
     """One partition of the requests."""
@@ -106,11 +111,23 @@ def subtree_of(tree: PrefixTree, size: int) -> Ints:
 
 def _number(*keys: Ints) -> Ints:
     """(n,) number of each distinct combination of keys (n,), from 0."""
-    number = np.unique(keys[0], return_inverse=True)[1]
+    number = _compact(keys[0])
     for key in keys[1:]:
-        values, place = np.unique(key, return_inverse=True)
-        number = np.unique(number * max(values.size, 1) + place, return_inverse=True)[1]
+        place = _compact(key)
+        number = _compact(number * (int(place.max(initial=0)) + 1) + place)
     return number
+
+
+def _compact(values: Ints) -> Ints:
+    """(n,) number of each distinct value (n,), from 0, smaller ones first."""
+    if not values.size:
+        return values
+    low, high = int(values.min()), int(values.max())
+    if high - low > _DENSE * values.size:
+        return np.unique(values, return_inverse=True)[1]
+    there = np.zeros(high - low + 1, dtype=np.int64)  # without a sort
+    there[values - low] = 1
+    return (np.cumsum(there) - 1)[values - low]
 
 
 def _large(fine: Ints, coarse: Ints, smallest: int) -> Ints:

@@ -46,14 +46,16 @@ class PrefixTree:
         cls,
         prompts: Sequence[NDArray[np.integer]],
         namespaces: NDArray[np.integer] | None = None,
+        start: Ints | None = None,
     ) -> PrefixTree:
         """The tree of ``prompts``: n one-dimensional arrays of token ids (int32).
 
         ``namespaces``: (n,) integers; requests of different namespaces share nothing (other
-        adapters, other cache salts). Siblings stand in the order of their tokens, equal prompts
-        in the order of the input. Raises ValueError if the shapes do not fit.
+        adapters, other cache salts). ``start``: see `build_trie`. Siblings stand in the order of
+        their tokens, equal prompts in the order of the input. Raises ValueError if the shapes do
+        not fit.
         """
-        return cls.from_shape(build_trie(prompts, namespaces))
+        return cls.from_shape(build_trie(prompts, namespaces, start))
 
     @classmethod
     def from_shape(cls, shape: TrieShape) -> PrefixTree:

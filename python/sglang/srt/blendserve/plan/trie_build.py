@@ -2,31 +2,27 @@
 
 Sorts by splitting from the most significant token on, all groups of a level at once: requests
 that agree so far form a group; a group moves on by its longest common prefix and is then split
-by the next token. Only numpy passes over whole levels, so there is no recursion, little time
-under the interpreter lock, and prompts are read only as far as somebody shares them.
+by the next token. Only passes over whole levels, in numpy or compiled, so there is no recursion,
+little time under the interpreter lock, and prompts are read only as far as somebody shares them.
 
-Time: O(shared tokens + n log n per level). Memory: 4 bytes a token for the flat copy of the
-prompts (freed on return), about 100 bytes a request, and a window of `_BLOCK` tokens.
+Time: O(shared tokens + n log n per level). Memory: about 100 bytes a request, and 4 bytes a token
+for a flat copy of the prompts (freed on return) unless they are parts of one array already.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sglang.srt.blendserve.compiled import INTEGERS, TOKENS, compiled
+
 Ints = NDArray[np.int64]
 Tokens = NDArray[np.int32]
 
-_FIRST_WINDOW = 8
-"""Tokens compared at first."""
-_LAST_WINDOW = 512
-"""Most tokens compared at once: a group that agrees on a whole window takes one twice as wide.
-Unproven, as `_FIRST_WINDOW`; they change time alone."""
-_BLOCK = 1 << 22
-"""Tokens gathered at once, which bounds the memory of a comparison."""
 _COPY = 4096
 """Prompts copied at once, so that no single call holds the interpreter lock for long."""
 
@@ -73,49 +69,69 @@ class _Groups:
         starts = np.cumsum(sizes) - sizes
         return np.repeat(self.low - starts, sizes) + np.arange(sizes.sum()), starts
 
-    def blocks(self, rows: int) -> Iterator[slice]:
-        """Slices of about ``rows`` rows or one group, whichever is more."""
-        ends = np.cumsum(self.high - self.low)
-        first = 0
-        while first < ends.size:
-            before = ends[first - 1] if first else 0
-            last = max(first + 1, int(np.searchsorted(ends, before + rows, side="right")))
-            yield slice(first, last)
-            first = last
-
 
 class _Prompts:
-    """Flat copy of the prompts, padded so that a window may stick out at the end."""
+    """The prompts as parts of one array."""
 
-    def __init__(self, prompts: Sequence[NDArray[np.integer]]) -> None:
-        self.length = np.fromiter((len(p) for p in prompts), dtype=np.int64, count=len(prompts))
-        ends = np.cumsum(self.length)
-        self.start = ends - self.length
-        total = int(ends[-1]) if len(prompts) else 0
-        self.flat: Tokens = np.zeros(total + _LAST_WINDOW, dtype=np.int32)
-        for first in range(0, len(prompts), _COPY):
-            part = prompts[first : first + _COPY]
-            low, high = self.start[first], ends[first + len(part) - 1]
-            np.concatenate(part, out=self.flat[low:high], casting="same_kind")
+    flat: Tokens
+    start: Ints
+    """(n,) where each begins in ``flat``."""
+    length: Ints
+    """(n,) tokens of each."""
+
+    def __init__(self, prompts: Sequence[NDArray[np.integer]], start: Ints | None) -> None:
+        self.length = np.fromiter(map(len, prompts), dtype=np.int64, count=len(prompts))
+        whole = None if start is None or (start < 0).any() else _one_array(prompts)
+        if start is None or whole is None:
+            self.flat, self.start = self._copy(prompts)
+        else:
+            self.flat, self.start = whole, start
 
     def next_token(self, requests: Ints, depth: Ints) -> Ints:
         """Token after ``depth`` tokens of each request; below every token where it has ended."""
-        token = self.flat[self.start[requests] + depth].astype(np.int64)
+        at = np.minimum(self.start[requests] + depth, self.flat.size - 1)
+        token = self.flat[at].astype(np.int64)
         return np.where(depth < self.length[requests], token, np.iinfo(np.int64).min)
+
+    def _copy(self, prompts: Sequence[NDArray[np.integer]]) -> tuple[Tokens, Ints]:
+        ends = np.cumsum(self.length)
+        start = ends - self.length
+        flat: Tokens = np.zeros(int(ends[-1]) + 1 if len(prompts) else 1, dtype=np.int32)
+        for first in range(0, len(prompts), _COPY):
+            part = prompts[first : first + _COPY]
+            low, high = start[first], ends[first + len(part) - 1]
+            np.concatenate(part, out=flat[low:high], casting="same_kind")
+        return flat, start
+
+
+def _one_array(prompts: Sequence[NDArray[np.integer]]) -> Tokens | None:
+    """The array of int32 that all prompts are views of, as those of a request store are; None if
+    there is no such array."""
+    bases = {id(base): base for base in map(attrgetter("base"), prompts)}
+    if len(bases) != 1:
+        return None
+    (whole,) = bases.values()
+    if not isinstance(whole, np.ndarray) or whole.dtype != np.int32 or whole.ndim != 1:
+        return None
+    return whole if whole.size and whole.flags.c_contiguous and whole.flags.aligned else None
 
 
 def build_trie(
-    prompts: Sequence[NDArray[np.integer]], namespaces: NDArray[np.integer] | None = None
+    prompts: Sequence[NDArray[np.integer]],
+    namespaces: NDArray[np.integer] | None = None,
+    start: Ints | None = None,
 ) -> TrieShape:
     """The compressed trie of ``prompts``: n one-dimensional arrays of token ids (paper 5.1).
 
-    ``namespaces``: (n,) integers; requests of different namespaces share nothing. Raises
-    ValueError if their shape does not fit.
+    ``namespaces``: (n,) integers; requests of different namespaces share nothing. ``start``: (n,)
+    where each prompt begins in the array of int32 that all of them are slices of (without steps),
+    which saves a copy of them; -1 where it is not known. Raises ValueError if their shape does not
+    fit.
     """
     count = len(prompts)
     if namespaces is not None and namespaces.shape != (count,):
         raise ValueError(f"namespaces must have shape ({count},), got {namespaces.shape}")
-    store = _Prompts(prompts)
+    store = _Prompts(prompts, start)
     order = np.arange(count, dtype=np.int64)
     leaf_parent = np.zeros(count, dtype=np.int64)
     root = _Groups(*(np.array([v], dtype=np.int64) for v in (0, count, 0, -1)))
@@ -123,7 +139,11 @@ def build_trie(
     known = 1
     pending = _split(store, order, leaf_parent, root, np.zeros(1, dtype=np.int64), namespaces)
     while pending.low.size:
-        _extend(store, order, pending)
+        agreed = _agreed(
+            *(store.flat, store.start, store.length, order),
+            *(pending.low, pending.high, pending.depth),
+        )
+        pending.depth += agreed
         inner.append(pending)
         ids = known + np.arange(pending.low.size)
         known += ids.size
@@ -139,37 +159,28 @@ def build_trie(
     )
 
 
-def _extend(store: _Prompts, order: Ints, groups: _Groups) -> None:
-    """Move each group's depth on to the end of its longest common prefix, in place."""
-    active = np.arange(groups.low.size)
-    width = _FIRST_WINDOW
-    while active.size:
-        windows = np.lib.stride_tricks.sliding_window_view(store.flat, width)
-        agreed = np.empty(active.size, dtype=np.int64)
-        chosen = groups.take(active)
-        for block in chosen.blocks(max(1, _BLOCK // width)):
-            agreed[block] = _common(store, windows, order, chosen.take(_range(block)))
-        groups.depth[active] += agreed
-        active = active[agreed == width]
-        width = min(2 * width, _LAST_WINDOW)
+@compiled(INTEGERS, TOKENS, *[INTEGERS] * 6)
+def _agreed(
+    flat: Tokens, start: Ints, length: Ints, order: Ints, low: Ints, high: Ints, depth: Ints
+) -> Ints:
+    """(groups,) tokens that all members of each group share beyond its ``depth``.
 
-
-def _range(block: slice) -> Ints:
-    return np.arange(block.start, block.stop)
-
-
-def _common(store: _Prompts, windows: Tokens, order: Ints, groups: _Groups) -> Ints:
-    """Tokens (at most a window) that all members of each group share beyond its depth."""
-    width = windows.shape[1]
-    rows, starts = groups.rows()
-    sizes = groups.high - groups.low
-    requests = order[rows]
-    at = store.start[requests] + np.repeat(groups.depth, sizes)
-    mine = windows[at]
-    differs = mine != np.repeat(mine[starts], sizes, axis=0)
-    first = np.where(differs.any(axis=1), differs.argmax(axis=1), width)
-    left = store.length[requests] - np.repeat(groups.depth, sizes)
-    return np.minimum.reduceat(np.minimum(first, left), starts)
+    ``flat``, ``start``, ``length``: the prompts. ``order``: the request of each leaf. ``low``,
+    ``high``, ``depth``: the groups.
+    """
+    agreed = np.empty(low.size, np.int64)
+    for group in range(low.size):
+        first, skip = order[low[group]], depth[group]
+        mine, most = start[first] + skip, length[first] - skip
+        for leaf in range(low[group] + 1, high[group]):
+            request = order[leaf]
+            other, most = start[request] + skip, min(most, length[request] - skip)
+            at = 0
+            while at < most and flat[other + at] == flat[mine + at]:
+                at += 1
+            most = at
+        agreed[group] = most
+    return agreed
 
 
 def _split(

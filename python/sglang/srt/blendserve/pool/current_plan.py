@@ -88,15 +88,16 @@ class CurrentPlan:
     def upcoming(self) -> UpcomingUse | None:
         """Who still comes through a prefix, of the planned and the returned requests.
 
-        None without a plan. Another object for every tree that is planned over; the same one,
-        with another scanner, when only the order is planned again.
+        None without a plan or a cache. Another object for every tree that is planned over; the same
+        one, with another scanner, when only the order is planned again.
         """
         if self.made is None:
             return None
-        if self._returns_changed:
-            self.made.upcoming.serve_first(r.index for r in self._table.returned)
+        upcoming = self.made.upcoming
+        if self._returns_changed and upcoming is not None:
+            upcoming.serve_first(r.index for r in self._table.returned)
             self._returns_changed = False
-        return self.made.upcoming
+        return upcoming
 
     def prior(self, besides: Iterable[int] = ()) -> LengthPrior | None:
         """What the lengths seen so far teach about later requests, those of some ``besides``."""
@@ -144,7 +145,8 @@ class CurrentPlan:
         # the rule.
         kept = table.newest_ended(self._rules.kept_ended)
         for index in kept:  # its prompt may lie in a file of a job that has ended
-            table.all[index].prompt = table.all[index].prompt.copy()
+            request = table.all[index]
+            request.prompt, request.prompt_start = request.prompt.copy(), -1
         self._prior = self.prior(besides=kept)
         return table.snapshot_without_ended(self.requests, self._prior, kept)
 
@@ -181,11 +183,12 @@ class CurrentPlan:
         self._follow(planned.scan.plan, planned.scan.scanner, planned.upcoming)
         return True
 
-    def _follow(self, plan: Plan, scanner: DualScanner, upcoming: UpcomingUse) -> None:
+    def _follow(self, plan: Plan, scanner: DualScanner, upcoming: UpcomingUse | None) -> None:
         waiting = self._table.waiting_mask(self.requests)
         for index in plan.order[~waiting[plan.order]].tolist():
             scanner.discard(index)
-        upcoming.follow(scanner)
+        if upcoming is not None:
+            upcoming.follow(scanner)
         self.plan, self.scanner = plan, scanner
         self._compute = float(plan.compute_seconds[waiting].sum())
         self._memory = float(plan.memory_seconds[waiting].sum())

@@ -6,8 +6,8 @@ out requests meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,10 @@ from sglang.srt.blendserve.pool.upcoming_use import UpcomingUse
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+
+_prompt, _namespace, _job = attrgetter("prompt"), attrgetter("namespace"), attrgetter("job")
+_max_tokens, _known_length = attrgetter("max_tokens"), attrgetter("known_length")
+_prompt_start = attrgetter("prompt_start")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +61,10 @@ class Planned:
 
     snapshot: PoolSnapshot
     tree: PrefixTree
-    upcoming: UpcomingUse
-    """The upcoming uses of prefixes; they follow no scan yet."""
-    ancestors: Ancestors
+    upcoming: UpcomingUse | None
+    """The upcoming uses of prefixes; they follow no scan yet. None where there is no cache."""
+    ancestors: Ancestors | None
+    """None where there is no cache."""
     lengths: LengthEstimator
     forecast: LengthForecast
     estimate: Floats
@@ -134,21 +139,27 @@ class Planner:
     cost: CostModel
     kv_slots: int
     rules: PlanningRules
+    has_cache: bool = True
+    """Whether the requests run here, so that somebody asks which prefixes are in use."""
 
     def plan(self, snapshot: PoolSnapshot) -> Planned:
         """Plan what waits, from its prompts."""
         requests = snapshot.requests
+        prompts = [*map(_prompt, requests)]
+        namespaces = [*map(_namespace, requests)]
         tree = PrefixTree.build(
-            [r.prompt for r in requests], _numbered(r.namespace for r in requests)
+            prompts,
+            _numbered(namespaces),
+            np.fromiter(map(_prompt_start, requests), np.int64, len(requests)),
         )
-        max_tokens = np.array([r.max_tokens for r in requests], dtype=np.int64)
-        known = np.array([r.known_length for r in requests], dtype=np.bool_)
+        max_tokens = np.fromiter(map(_max_tokens, requests), np.int64, len(requests))
+        known = np.fromiter(map(_known_length, requests), np.bool_, len(requests))
         lengths = LengthEstimator(
-            prompt_tokens=np.array([r.prompt.size for r in requests], dtype=np.int64),
+            prompt_tokens=np.fromiter(map(len, prompts), np.int64, len(requests)),
             max_tokens=max_tokens,
             known=known,
             tree=tree,
-            job=_numbered(r.job for r in requests),
+            job=_numbered([*map(_job, requests)]),
             prior=snapshot.prior,
         )
         forecast = LengthForecast(lengths, max_tokens, known)
@@ -162,10 +173,8 @@ class Planner:
         return Planned(
             snapshot=snapshot,
             tree=tree,
-            upcoming=UpcomingUse(
-                tree, [r.prompt for r in requests], [r.namespace for r in requests]
-            ),
-            ancestors=Ancestors.of(tree),
+            upcoming=UpcomingUse(tree, prompts, namespaces) if self.has_cache else None,
+            ancestors=Ancestors.of(tree) if self.has_cache else None,
             lengths=lengths,
             forecast=forecast,
             estimate=estimate,
@@ -222,10 +231,9 @@ def _drift(snapshot: PoolSnapshot, prompt_tokens: Ints, then: Floats, now: Float
     return float(np.abs(after - before).sum()) / total if total else 0.0
 
 
-def _numbered(names: Iterable[str]) -> Ints:
+def _numbered(names: list[str]) -> Ints:
     """(n,) the names as numbers, equal for equal names."""
-    given = [*names]
-    numbers = {name: number for number, name in enumerate(dict.fromkeys(given))}
-    if len(numbers) < 2:
-        return np.zeros(len(given), dtype=np.int64)
-    return np.array([numbers[name] for name in given], dtype=np.int64)
+    if len({*names}) < 2:
+        return np.zeros(len(names), dtype=np.int64)
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    return np.fromiter(map(numbers.__getitem__, names), np.int64, len(names))

@@ -29,6 +29,8 @@ class PoolRequest:
     """Requests of the whole job, where it is known; not all of them need be in the pool."""
     namespace: str = ""
     """Requests of different namespaces share no prefix (adapters, cache salts)."""
+    prompt_start: int = -1
+    """Where ``prompt`` begins in the array that it is a slice of; -1: not known."""
     payload: Any = None
     """The engine's own object for this request."""
 

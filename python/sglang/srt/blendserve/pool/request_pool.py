@@ -38,14 +38,18 @@ class RequestPool:
         *,
         rules: PlanningRules | None = None,
         background: Background[Planned] | None = None,
+        has_cache: bool = True,
     ) -> None:
         """``kv_slots``: tokens the KV cache holds. ``rules``: when and how plans are made.
-        ``background``: where plans are made; None: at once, while the caller waits."""
+        ``background``: where plans are made; None: at once, while the caller waits.
+        ``has_cache``: whether the requests run here. Without, ``prefixes`` and ``patience`` know
+        nothing, and `CurrentPlan.upcoming` is None."""
         self.cost = cost
         self.kv_slots = kv_slots
         self._rules = rules or PlanningRules()
-        self._planner = Planner(cost, kv_slots, self._rules)
+        self._planner = Planner(cost, kv_slots, self._rules, has_cache)
         self._background = background
+        self._has_cache = has_cache
         self.table = RequestTable()
         """Who is in the pool, and in which state."""
         self.current = CurrentPlan(self.table, self._planner, background)
@@ -67,9 +71,10 @@ class RequestPool:
         is being made in the background. To be called once in each scheduling pass.
         """
         renewed = self.current.renew_if_due(quiet=quiet, idle_seconds=idle_seconds)
-        if self.current.made is not None:
-            self.prefixes.follow(self.current.made.ancestors, self.table.running.values())
-        if renewed:
+        made = self.current.made
+        if made is not None and made.ancestors is not None:
+            self.prefixes.follow(made.ancestors, self.table.running.values())
+        if renewed and self._has_cache:
             self.patience.planned(self.table.everyone_waiting())
         return renewed
 
@@ -83,7 +88,8 @@ class RequestPool:
     def add(self, request: PoolRequest) -> None:
         """Let ``request`` wait. Raises ValueError if its rid is already in the pool."""
         self.table.add(request)
-        self.patience.arrived(request)
+        if self._has_cache:
+            self.patience.arrived(request)
 
     def start(self, request: PoolRequest) -> None:
         """``request``, which waits, is handed to the engine."""
