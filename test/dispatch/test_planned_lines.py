@@ -25,10 +25,10 @@ from sglang.srt.blendserve.answering.line_source import SizedLine
 from sglang.srt.blendserve.batch_file.types import BatchLine
 from sglang.srt.blendserve.dispatch import planned_lines, planner_client
 from sglang.srt.blendserve.dispatch.first_lines import read_bytes
+from sglang.srt.blendserve.dispatch.messages import Place
 from sglang.srt.blendserve.dispatch.planned_lines import FIRST_LINES, PlannedLines
 from sglang.srt.blendserve.dispatch.planner import PlannerSettings
 from sglang.srt.blendserve.dispatch.planner_client import PlannerClient
-from sglang.srt.blendserve.dispatch.store_plan import Place
 
 SETTINGS = PlannerSettings(COST, 4000, most_tokens=4096)
 SORTED = [long_prompt(i) for i in range(300)] + [long_answer(i) for i in range(300)]

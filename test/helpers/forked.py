@@ -1,14 +1,15 @@
 """Many starts of SGLang for the price of one import: each in a fork of a process that has it.
 
-    python forked.py ORDER RESULT
+    python forked.py
 
-ORDER is a JSON file with a list of ``[before, code]``, two pieces of Python each: what happens
-before SGLang loads its plugins, and what then runs in ``__main__``. RESULT is a list of
-``[status, stdout, stderr]``.
+Each line of its input is a JSON list of ``[before, code]``, two pieces of Python each: what happens
+before SGLang loads its plugins, and what then runs in ``__main__``. A line of its output is a list
+of ``[status, stdout, stderr]``. The process stays for the next orders of the same test process.
 """
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import subprocess
@@ -43,24 +44,33 @@ def command(*flags: str) -> str:
     return f"import sys; sys.argv = {['launch_server', *flags]!r}; {SERVER}"
 
 
-def run_all(folder: Path, codes: list[tuple[str, str]], path: Path | None = None) -> list[Ended]:
+_processes: dict[Path | None, subprocess.Popen[str]] = {}
+
+
+def run_all(codes: list[tuple[str, str]], path: Path | None = None) -> list[Ended]:
     """Run each of ``codes`` (what happens before, what then runs) in a process of its own.
 
     ``path`` is a folder whose packages come before those that are installed.
     """
-    order, result = folder / "order.json", folder / "result.json"
-    order.write_text(json.dumps(codes))
-    environment = os.environ | ENVIRONMENT | ({"PYTHONPATH": str(path)} if path else {})
-    done = subprocess.run(
-        [sys.executable, __file__, str(order), str(result)],
-        env=environment,
-        capture_output=True,
+    process = _processes.get(path)
+    if process is None:
+        process = _processes[path] = _start(path)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    print(json.dumps(codes), file=process.stdin, flush=True)
+    return [Ended(*one) for one in json.loads(process.stdout.readline())]
+
+
+def _start(path: Path | None) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, __file__],
+        env=os.environ | ENVIRONMENT | ({"PYTHONPATH": str(path)} if path else {}),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
         text=True,
-        timeout=600,
-        check=False,
     )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return [Ended(*one) for one in json.loads(result.read_text())]
+    atexit.register(process.kill)
+    return process
 
 
 def _fork(before: str, code: str) -> Ended:
@@ -94,14 +104,17 @@ def _play(code: str) -> int:
 
 
 def main() -> None:
+    """Play orders until nobody gives any."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what an import prints is no answer
     # What each of them would import; nothing of SGLang is hooked yet.
     import sglang.srt.entrypoints.http_server
 
     import sglang.srt.blendserve.policy.named
     import sglang.srt.blendserve.pool.planner  # noqa: F401
 
-    codes = json.loads(Path(sys.argv[1]).read_text())
-    Path(sys.argv[2]).write_text(json.dumps([_fork(*one) for one in codes]))
+    for order in sys.stdin:
+        print(json.dumps([_fork(*one) for one in json.loads(order)]), file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -187,8 +187,64 @@ async def hungry(engine: Any) -> dict[str, Any]:
     }
 
 
+async def lists(engine: Any) -> dict[str, Any]:
+    """List calls of all kinds, two of which hold an item that is wrong, and one that is aborted."""
+    rng = random.Random(7)
+    words = ["red", "green", "blue", "one", "two", "three"]
+    shared = " ".join(rng.choices(words, k=40))
+    texts = [
+        " ".join([shared] * (number % 2) + rng.choices(words, k=6 + number)) for number in range(30)
+    ]
+    parameters = [greedy(4 + number % 5 * 6) for number in range(30)]
+    for number in range(0, 30, 7):
+        parameters[number] = {"temperature": 0, "max_new_tokens": 9, "regex": "[0-9]{3}-[a-f]{4}"}
+    plain = await engine.async_generate(texts, parameters)
+    again = await engine.async_generate(
+        input_ids=[answer["output_ids"] for answer in plain], sampling_params=greedy(5)
+    )
+    several = await engine.async_generate(texts[:9], greedy(5, n=3))
+    scored = await engine.async_generate(
+        texts, greedy(3), return_logprob=True, logprob_start_len=0, top_logprobs_num=2
+    )
+    last: dict[int, Any] = {}
+    pieces = 0
+    async for part in await engine.async_generate(texts, parameters, stream=True):
+        last[part["index"]], pieces = part, pieces + 1
+    errors = []
+    wrong: list[tuple[Any, Any]] = [
+        ([*texts, shared * 2000], greedy(2)),
+        (texts, [*parameters[:-1], greedy(2, top_p=7)]),
+    ]
+    for prompts, given in wrong:
+        try:
+            errors.append(str(await engine.async_generate(prompts, given)))
+        except ValueError as error:
+            errors.append(str(error))
+    calls = asyncio.create_task(engine.async_generate(texts, greedy(600)))
+    await asyncio.sleep(1.0)
+    engine.tokenizer_manager.abort_request(abort_all=True)
+    gone = [answer["meta_info"]["finish_reason"]["type"] for answer in await calls]
+    return {
+        "texts": [answer["text"] for answer in plain],
+        "again": [answer["output_ids"] for answer in again],
+        "several": [answer["text"] for answer in several],
+        "scored": [
+            (
+                len(answer["meta_info"]["input_token_logprobs"]),
+                [round(value, 3) for value, *_ in answer["meta_info"]["output_token_logprobs"]],
+            )
+            for answer in scored
+        ],
+        "streamed": [last[index]["text"] for index in range(len(texts))],
+        "pieces": pieces,
+        "errors": errors,
+        "gone": gone,
+    }
+
+
 PARTS = {
-    part.__name__: part for part in (kinds, streams, aborted_job, lost_clients, too_large, hungry)
+    part.__name__: part
+    for part in (kinds, streams, aborted_job, lost_clients, too_large, hungry, lists)
 }
 
 

@@ -76,7 +76,7 @@ def other_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_another_release_is_refused_where_the_policy_is_asked_for(
-    tmp_path: Path, folder: Path, other_release: Path
+    folder: Path, other_release: Path
 ) -> None:
     refused = [
         server(folder, *POLICY),
@@ -96,7 +96,7 @@ def test_another_release_is_refused_where_the_policy_is_asked_for(
         "try: launch_server(SimpleNamespace(schedule_policy='blendserve'))\n"
         "except Exception as error: print(type(error).__name__, error)",
     ]
-    ended = run_all(tmp_path, [("", code) for code in refused + raised], other_release)
+    ended = run_all([("", code) for code in refused + raised], other_release)
     line = said(ended[0])
     assert "works with sglang 0.5.17 and 0.5.23, and found 0.5.20" in line
     assert "pip install sglang==0.5.23" in line
@@ -105,9 +105,7 @@ def test_another_release_is_refused_where_the_policy_is_asked_for(
     assert [one.out for one in ended[len(refused) :]] == [f"Refusal {line}\n"] * len(raised)
 
 
-def test_another_release_stays_as_released_for_others(
-    tmp_path: Path, folder: Path, other_release: Path
-) -> None:
+def test_another_release_stays_as_released_for_others(folder: Path, other_release: Path) -> None:
     parse = (
         "from sglang.srt.plugins import load_plugins; load_plugins()\n"
         "from sglang.srt.server_args import prepare_server_args, ServerArgs\n"
@@ -118,7 +116,7 @@ def test_another_release_stays_as_released_for_others(
         "print(prepare_server_args(argv).schedule_policy)"
     )
     codes = [parse, server(folder, "--help"), server(folder, "--schedule-policy", "none")]
-    parsed, shown, unknown = run_all(tmp_path, [("", code) for code in codes], other_release)
+    parsed, shown, unknown = run_all([("", code) for code in codes], other_release)
     assert (parsed.status, parsed.out) == (0, "lpm\n")
     assert "blendserve" not in shown.out
     assert "invalid choice: 'none'" in unknown.err
@@ -149,7 +147,7 @@ UNDONE = (
 )
 
 
-def test_a_plugin_that_is_not_whole_is_refused(tmp_path: Path, folder: Path) -> None:
+def test_a_plugin_that_is_not_whole_is_refused(folder: Path) -> None:
     starts = {
         BROKEN: "LookupError: no such thing",
         GONE: "engine.Engine.async_generate",
@@ -158,21 +156,21 @@ def test_a_plugin_that_is_not_whole_is_refused(tmp_path: Path, folder: Path) -> 
     }
     codes = [(before, server(folder, *POLICY)) for before in starts]
     codes += [(before, engine(folder, schedule_policy="blendserve")) for before in starts]
-    ended = run_all(tmp_path, codes)
+    ended = run_all(codes)
     lines = [said(one) for one in ended[: len(starts)]]
     for line, why in zip(lines, starts.values(), strict=True):
         assert why in line
     assert [one.out for one in ended[len(starts) :]] == [f"Refusal {line}\n" for line in lines]
 
 
-def test_a_plugin_that_is_not_whole_leaves_nothing_behind(tmp_path: Path, folder: Path) -> None:
+def test_a_plugin_that_is_not_whole_leaves_nothing_behind(folder: Path) -> None:
     look = (
         "from sglang.srt.plugins import load_plugins; load_plugins()\n"
         "from sglang.srt.managers.scheduler import Scheduler\n"
         "from sglang.srt.entrypoints.engine import Engine\n"
         "print(Scheduler.__module__, hasattr(Engine.generate, '__wrapped__'))"
     )
-    whole, broken = run_all(tmp_path, [("", look), (BROKEN, look)])
+    whole, broken = run_all([("", look), (BROKEN, look)])
     assert whole.out == "sglang.srt.blendserve.runtime.scheduler True\n"
     assert broken.out == "sglang.srt.managers.scheduler False\n"
 
@@ -191,16 +189,16 @@ COMBINATIONS = {
 }
 
 
-def test_what_the_policy_does_not_work_with_is_one_line(tmp_path: Path, folder: Path) -> None:
+def test_what_the_policy_does_not_work_with_is_one_line(folder: Path) -> None:
     codes = [server(folder, *POLICY, flag, *more) for flag, more in COMBINATIONS.items()]
-    for flag, ended in zip(COMBINATIONS, run_all(tmp_path, [("", c) for c in codes]), strict=True):
+    for flag, ended in zip(COMBINATIONS, run_all([("", c) for c in codes]), strict=True):
         assert f"--schedule-policy blendserve does not work with {flag}: " in ended.err
         assert ended.status == 2
         assert "Traceback" not in ended.err
         assert len(ended.err.splitlines()) <= 4  # SGLang warns of a flag that is deprecated
 
 
-def test_values_that_cannot_be_are_one_line(tmp_path: Path, folder: Path) -> None:
+def test_values_that_cannot_be_are_one_line(folder: Path) -> None:
     codes = [
         server(folder, *POLICY, "--blendserve-keep-sharing", "2"),
         server(folder, *POLICY, "--blendserve-overlap", "layers", "--enable-mixed-chunk"),
@@ -209,7 +207,7 @@ def test_values_that_cannot_be_are_one_line(tmp_path: Path, folder: Path) -> Non
         engine(folder, schedule_policy="blendserve", blendserve_keep_sharing=2),
         engine(folder, schedule_policy="blendserve", blendserve_speed=2),
     ]
-    *started, combined, valued, unknown = run_all(tmp_path, [("", code) for code in codes])
+    *started, combined, valued, unknown = run_all([("", code) for code in codes])
     for ended, words in zip(
         started,
         ("--blendserve-keep-sharing is 2.0", "--enable-mixed-chunk", "--batch-max-requests is 0"),
@@ -239,7 +237,7 @@ LOADED = (
 )
 
 
-def test_settings_travel_with_the_arguments(tmp_path: Path, folder: Path) -> None:
+def test_settings_travel_with_the_arguments(folder: Path) -> None:
     argv = ["--model-path", str(folder), "--device", "cpu", *POLICY, "--blendserve-pace", "fixed"]
     given = {"model_path": str(folder), "device": "cpu", "schedule_policy": "blendserve"}
     codes = [
@@ -250,7 +248,7 @@ def test_settings_travel_with_the_arguments(tmp_path: Path, folder: Path) -> Non
         f"show(Engine.server_args_class(**{given!r}, radix_cache_backend='mine', "
         "blendserve_mixed_chunk='off'))",
     ]
-    ended = run_all(tmp_path, [(LOADED, code) for code in codes])
+    ended = run_all([(LOADED, code) for code in codes])
     assert [one.out for one in ended] == [
         "fixed blendserve True\n",
         "fixed blendserve True\n",
@@ -260,7 +258,7 @@ def test_settings_travel_with_the_arguments(tmp_path: Path, folder: Path) -> Non
     ]
 
 
-def test_arguments_made_before_the_plugins_are_refused(tmp_path: Path, folder: Path) -> None:
+def test_arguments_made_before_the_plugins_are_refused(folder: Path) -> None:
     early = (
         "from sglang.srt.server_args import ServerArgs\n"
         f"args = ServerArgs(model_path={str(folder)!r}, device='cpu', "
@@ -268,5 +266,5 @@ def test_arguments_made_before_the_plugins_are_refused(tmp_path: Path, folder: P
         "if hasattr(args, 'resolve_once'): args.resolve_once()\n"
     )
     start = "try: Scheduler(args)\nexcept Exception as error: print(type(error).__name__, error)"
-    [ended] = run_all(tmp_path, [(early + LOADED, start)])
+    [ended] = run_all([(early + LOADED, start)])
     assert "were made before SGLang's plugins were loaded" in ended.out

@@ -39,6 +39,7 @@ def test_answers_of_adapters_are_those_of_stock_sglang(
             "chunked_prefill_size": 64,
             "max_loras_per_batch": 2,  # the base model counts as one
             "schedule_policy": "blendserve",
+            "blendserve_list_window": 8,
         },
         env=env,
         call={"lora_path": used},

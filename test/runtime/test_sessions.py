@@ -34,7 +34,7 @@ def stock(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> dict[st
     return session(
         tmp_path_factory.mktemp("stock"),
         tiny_model,
-        ["kinds", "streams", "too_large", "hungry"],
+        ["kinds", "streams", "too_large", "hungry", "lists"],
         {"max_total_tokens": 2 * POOL - 10},
         {"SGLANG_PLUGINS": "none"},
     )
@@ -46,8 +46,8 @@ def ours(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> dict[str
     return session(
         tmp_path_factory.mktemp("ours"),
         tiny_model,
-        ["kinds", "streams", "aborted_job", "lost_clients", "too_large", "hungry"],
-        {"max_total_tokens": POOL, **OURS},
+        ["kinds", "streams", "aborted_job", "lost_clients", "too_large", "hungry", "lists"],
+        {"max_total_tokens": POOL, "blendserve_list_window": 8, **OURS},
         CHECKS,
     )
 
@@ -87,6 +87,24 @@ def test_a_request_larger_than_the_cache_fails_alone(
     assert [bool(ids) for ids in large["ids"]] == [True, True, False, True]
     assert [bool(error) for error in large["errors"]] == [False, False, True, False]
     assert "tokens" in large["errors"][2]
+
+
+def test_lists_longer_than_the_window_are_answered_as_by_stock_sglang(
+    ours: dict[str, Any], stock: dict[str, Any]
+) -> None:
+    lists, expected = ours["lists"], stock["lists"]
+    for part in ("texts", "again", "several", "streamed"):
+        assert lists[part] == expected[part]
+    assert lists["streamed"] == lists["texts"]
+    assert len(lists["several"]) == 27
+    for (prompt, values), (right_prompt, right) in zip(
+        lists["scored"], expected["scored"], strict=True
+    ):
+        assert prompt == right_prompt
+        assert values == pytest.approx(right, abs=2e-3)
+    assert lists["pieces"] > 2 * len(lists["texts"])
+    assert lists["errors"] == expected["errors"]
+    assert set(lists["gone"]) == set(expected["gone"]) == {"abort"}
 
 
 def test_nothing_is_left_behind(ours: dict[str, Any]) -> None:

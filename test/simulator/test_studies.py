@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,9 @@ import studies
 import tuning
 from division import DIVISIONS, SUB_TREES, divided, shares
 
+_workload = cache(make_workload)
+_machine = cache(Machine.build)
+
 
 @pytest.mark.parametrize("study", studies.STUDIES)
 def test_cells_are_told_apart_and_can_be_built(study: str) -> None:
@@ -33,9 +37,9 @@ def test_cells_are_told_apart_and_can_be_built(study: str) -> None:
     assert len({cell.key() for cell in made}) == len(made)
     for cell in made:
         BlendOptions.of(**cell.options)
-        make_workload(cell.workload, 1000, 0, cell.order)
+        _workload(cell.workload, 1000, 0, cell.order)
         ranks, scale, rates = cell.tp, cell.scale, cell.rates
-        Machine.build(cell.model, cell.device, cell.engine, ranks=ranks, scale=scale, rates=rates)
+        _machine(cell.model, cell.device, cell.engine, ranks=ranks, scale=scale, rates=rates)
 
 
 def test_a_cell_runs_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,6 +81,13 @@ class Settings:
         least=0,
         most=1,
     )
+    list_window: int = flag(
+        8192,
+        "Answers to one list call of Engine.generate or async_generate that are in the engine at "
+        "once. A longer list is tokenized and planned as a whole before the engine, which gets the "
+        "requests that the plan has next.",
+        least=1,
+    )
     device: str = flag(
         "auto",
         "Device whose compute and bandwidth the cost model uses: a name such as "

@@ -57,4 +57,5 @@ class BoundedThreads:
                     loop.call_soon_threadsafe(settle, result, error)
 
             threading.Thread(target=target, name="prepare-request", daemon=True).start()
-            return await asyncio.wait_for(done, self._seconds)
+            async with asyncio.timeout(self._seconds):
+                return await done

@@ -49,8 +49,9 @@ class Stop:
 
 
 async def _set_within(event: asyncio.Event, seconds: float) -> bool:
-    try:
-        await asyncio.wait_for(event.wait(), seconds)
+    try:  # Python 3.11's `wait_for` forgets a cancellation that comes with the event
+        async with asyncio.timeout(seconds):
+            await event.wait()
     except TimeoutError:
         return False
     return True

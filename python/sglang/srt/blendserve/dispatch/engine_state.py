@@ -14,7 +14,7 @@ InternalState = Callable[[], Awaitable[Sequence[Mapping[str, Any]]]]
 """SGLang's ``TokenizerManager.get_internal_state``: what each scheduler says of itself."""
 
 
-_TELL_SECONDS = 1.0
+TELL_SECONDS = 1.0
 """Between two messages to the scheduler, which takes them between two steps."""
 
 
@@ -51,7 +51,7 @@ async def keep_telling(
         if any(work) or work != told:
             await tell_beyond(tokenizer_manager, work)
             told = work
-        await asyncio.sleep(_TELL_SECONDS)
+        await asyncio.sleep(TELL_SECONDS)
 
 
 async def tell_beyond(tokenizer_manager: Any, work: RemainingWork) -> None:

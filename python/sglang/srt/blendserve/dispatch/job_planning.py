@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +13,17 @@ from sglang.srt.blendserve.answering.stop import Stop
 from sglang.srt.blendserve.batch_file.line_check import Rules
 from sglang.srt.blendserve.cost.cost_model import CostModel
 from sglang.srt.blendserve.cost.remaining_work import RemainingWork
-from sglang.srt.blendserve.dispatch.engine_cost import engine_cost_model
-from sglang.srt.blendserve.dispatch.engine_state import ask, keep_telling, kv_slots
+from sglang.srt.blendserve.dispatch.engine_settings import planner_settings
+from sglang.srt.blendserve.dispatch.engine_state import keep_telling
 from sglang.srt.blendserve.dispatch.planned_lines import (
     FileOrderOf,
     PlannedLines,
     Preparing,
     Standing,
 )
-from sglang.srt.blendserve.dispatch.planner import RULES, PlannerSettings
 from sglang.srt.blendserve.dispatch.planner_client import PlannerClient
 
 logger = logging.getLogger(__name__)
-
-_ASK_SECONDS = 60.0
-"""For the first answer of an engine, which may be in the middle of a long step."""
 
 _END_SECONDS = 2.0
 
@@ -83,7 +79,8 @@ class JobPlanning:
         """
         async with self._starting:  # two would start two planners
             if self._planner is None:
-                self._planner = PlannerClient(await self._settings(stop))
+                settings = await planner_settings(self._manager, stop, self._cost)
+                self._planner = PlannerClient(settings)
         if self._telling is None or self._telling.done():
             self._telling = asyncio.create_task(self._tell())
         planner = self._planner
@@ -129,18 +126,6 @@ class JobPlanning:
             await asyncio.to_thread(self._planner.end)
         if self._telling is not None:  # not cancelled: SGLang would wait for the answer for ever
             await asyncio.wait({self._telling}, timeout=_END_SECONDS)
-
-    async def _settings(self, stop: Stop) -> PlannerSettings:
-        manager = self._manager
-        settings = getattr(manager.server_args, "blendserve", None)
-        rules = RULES if settings is None else replace(RULES, keep_sharing=settings.keep_sharing)
-        cost = self._cost
-        if cost is None:
-            cost = await asyncio.to_thread(engine_cost_model, manager)
-        states = await ask(manager.get_internal_state, stop, _ASK_SECONDS)
-        return PlannerSettings(
-            cost, kv_slots(states or ()), most_tokens=int(manager.context_len), rules=rules
-        )
 
     async def _tell(self) -> None:
         """Tell the engine what is left of all jobs."""

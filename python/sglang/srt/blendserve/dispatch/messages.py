@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import orjson
+
+from sglang.srt.blendserve.dispatch.dispatcher import JobWork
 
 _SIZE_BYTES = 4
 
@@ -34,3 +37,59 @@ class News(NamedTuple):
     started: list[int]
     ended: list[tuple[int, int | None]]
     whole: bool
+
+
+class Place(NamedTuple):
+    """A line that is handed over, and where in the input it stands.
+
+    Attributes:
+        line: its number, from 1.
+        offset, length: bytes of the input.
+        row: the first of its rows in the request store.
+    """
+
+    line: int
+    offset: int
+    length: int
+    row: int
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What the planner hands over of a job, and where it stands.
+
+    Attributes:
+        places: the lines, in the order in which they are to go in.
+        ended: whether there are no others and will be none.
+        planned: requests that are or were in a plan.
+        prepared: rows of the store that it has taken up.
+        work: predicted, of the job.
+    """
+
+    places: list[Place]
+    ended: bool
+    planned: int
+    prepared: int
+    work: JobWork
+
+    def as_header(self) -> dict[str, Any]:
+        """Return it for `pack`."""
+        work = self.work
+        return {
+            "places": [[*place] for place in self.places],
+            "ended": self.ended,
+            "planned": self.planned,
+            "prepared": self.prepared,
+            "work": [work.compute, work.memory, work.running, work.done],
+        }
+
+    @classmethod
+    def from_header(cls, header: dict[str, Any]) -> Taken:
+        """Return what `as_header` was called on."""
+        return cls(
+            [Place(*place) for place in header["places"]],
+            header["ended"],
+            header["planned"],
+            header["prepared"],
+            JobWork(*header["work"]),
+        )

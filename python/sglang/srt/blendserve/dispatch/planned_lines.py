@@ -24,9 +24,8 @@ from sglang.srt.blendserve.batch_file.types import BatchLine, LineError
 from sglang.srt.blendserve.cost.remaining_work import RemainingWork
 from sglang.srt.blendserve.dispatch.dispatcher import JobWork
 from sglang.srt.blendserve.dispatch.first_lines import first_lines, read_bytes
-from sglang.srt.blendserve.dispatch.messages import News
-from sglang.srt.blendserve.dispatch.planner_client import PlannerClient, PlannerDied, Taken
-from sglang.srt.blendserve.dispatch.store_plan import Place
+from sglang.srt.blendserve.dispatch.messages import News, Place, Taken
+from sglang.srt.blendserve.dispatch.planner_client import PlannerClient, PlannerDied
 from sglang.srt.blendserve.pool.pool_request import Tokens
 from sglang.srt.blendserve.requests.columns import Flag
 from sglang.srt.blendserve.requests.line_blocks import FileScan, lines_of

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sglang.srt.blendserve.cost.cost_model import CostModel
 from sglang.srt.blendserve.dispatch.dispatcher import Dispatcher
-from sglang.srt.blendserve.dispatch.messages import News, pack, unpack
-from sglang.srt.blendserve.dispatch.store_plan import StorePlan
+from sglang.srt.blendserve.dispatch.messages import News, Taken, pack, unpack
+from sglang.srt.blendserve.dispatch.store_plan import Rows, StorePlan
 from sglang.srt.blendserve.plan.densities import plan_figures
 from sglang.srt.blendserve.pool.background import Background
 from sglang.srt.blendserve.pool.planning_rules import PlanningRules
@@ -74,11 +75,12 @@ class Planner:
             if header["op"] == "view":
                 return pack(self._view())
             if header["op"] == "open":
-                self._open(job, Path(header["folder"]), body)
+                skip = np.frombuffer(body, dtype=np.bool_)
+                self.open(job, RequestStore(Path(header["folder"])), skip)
             elif header["op"] == "close":
                 self._close(job)
             elif job in self._jobs:
-                return pack(self._take(job, header))
+                return pack(self.take(job, header["most"], News(*header["news"])).as_header())
             else:
                 return pack({"unknown": True})
         except Exception:  # of any kind: the other jobs are planned on
@@ -86,6 +88,33 @@ class Planner:
             self._close(job)
             return pack({"unknown": True})
         return pack({})
+
+    def open(self, job: str, store: Rows, skip: NDArray[np.bool_]) -> None:
+        """Plan the requests of a job from now on.
+
+        Args:
+            store: has them, and may still grow.
+            skip: by line number, whether it is not to be handed over.
+        """
+        self._close(job)
+        self._jobs[job] = StorePlan(
+            job, store, self._dispatcher, skip, most_tokens=self._settings.most_tokens
+        )
+
+    def take(self, job: str, most: int, news: News) -> Taken:
+        """Return the next lines of a job, so many at ``most``; none while no plan is there.
+
+        Raises:
+            KeyError: it is not open: it never was, or could not be planned.
+        """
+        plan = self._jobs[job]
+        plan.whole = plan.whole or news.whole
+        plan.started(news.started)
+        for line, output_tokens in news.ended:
+            plan.ended(line, output_tokens)
+        places = plan.take(most)
+        ended = not places and plan.all_handed_over
+        return Taken(places, ended, plan.planned, plan.rows, plan.work)
 
     def work(self, idle_seconds: float) -> bool:
         """Take up what stores have more, and plan; say whether there is more to do soon.
@@ -153,36 +182,10 @@ class Planner:
             )
         )
 
-    def _open(self, job: str, folder: Path, skip: bytes) -> None:
-        self._close(job)
-        self._jobs[job] = StorePlan(
-            job,
-            RequestStore(folder),
-            self._dispatcher,
-            np.frombuffer(skip, dtype=np.bool_),
-            most_tokens=self._settings.most_tokens,
-        )
-
     def _view(self) -> dict[str, Any]:
         pool = self.pool
         return {
             "waiting": len(pool),
             "running": len(pool.table.running),
             **plan_figures(pool.current.plan),
-        }
-
-    def _take(self, job: str, header: dict[str, Any]) -> dict[str, Any]:
-        plan, news = self._jobs[job], News(*header["news"])
-        plan.whole = plan.whole or news.whole
-        plan.started(news.started)
-        for line, output_tokens in news.ended:
-            plan.ended(line, output_tokens)
-        places = plan.take(header["most"])
-        work = plan.work
-        return {
-            "places": [[*place] for place in places],
-            "ended": not places and plan.all_handed_over,
-            "planned": plan.planned,
-            "prepared": plan.rows,
-            "work": [work.compute, work.memory, work.running, work.done],
         }

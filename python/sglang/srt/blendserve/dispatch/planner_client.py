@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sglang.srt.blendserve.dispatch import planner_process
-from sglang.srt.blendserve.dispatch.dispatcher import JobWork
-from sglang.srt.blendserve.dispatch.messages import News, pack, unpack
+from sglang.srt.blendserve.dispatch.messages import News, Taken, pack, unpack
 from sglang.srt.blendserve.dispatch.planner import PlannerSettings
-from sglang.srt.blendserve.dispatch.store_plan import Place
 
 _ANSWER_SECONDS = 60.0
 """After which a process that does not answer is taken for dead. It starts in two seconds, and plans
@@ -34,25 +31,6 @@ _GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "1048576", "MALLOC_TRIM_THRESHOLD_": "10
 
 class PlannerDied(RuntimeError):
     """The planner's process has ended, or knows nothing of the job: `PlannerClient.open` it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Taken:
-    """What the planner hands over of a job, and where it stands.
-
-    Attributes:
-        places: the lines, in the order in which they are to go in.
-        ended: whether there are no others and will be none.
-        planned: requests that are or were in a plan.
-        prepared: rows of the store that it has taken up.
-        work: predicted, of the job.
-    """
-
-    places: list[Place]
-    ended: bool
-    planned: int
-    prepared: int
-    work: JobWork
 
 
 class PlannerClient:
@@ -108,14 +86,7 @@ class PlannerClient:
         """
         with self._lock:
             header = {"op": "take", "job": job, "most": most, "news": [*news]}
-            reply = self._ask(pack(header))
-        return Taken(
-            [Place(*place) for place in reply["places"]],
-            reply["ended"],
-            reply["planned"],
-            reply["prepared"],
-            JobWork(*reply["work"]),
-        )
+            return Taken.from_header(self._ask(pack(header)))
 
     def view(self) -> Mapping[str, Any] | None:
         """Return the plan over all jobs, as `plan.densities.plan_figures` has it, with the numbers
@@ -161,7 +132,7 @@ class PlannerClient:
         with contextlib.suppress(OSError):  # it has ended, which the first question finds
             self._messages.send_bytes(pickle.dumps(self._settings))
 
-    def _ask(self, message: bytes) -> Mapping[str, Any]:
+    def _ask(self, message: bytes) -> dict[str, Any]:
         if self._messages is None:
             raise PlannerDied("The planner's process is not there.")
         try:

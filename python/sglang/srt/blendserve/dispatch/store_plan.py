@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import count
-from typing import NamedTuple
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sglang.srt.blendserve.dispatch.dispatcher import Dispatcher, JobWork
+from sglang.srt.blendserve.dispatch.messages import Place
 from sglang.srt.blendserve.pool.pool_request import PoolRequest
 from sglang.srt.blendserve.requests.columns import Flag
-from sglang.srt.blendserve.requests.request_store import RequestStore
 
 _RUNS = -1
 """Stands for the output tokens of a line that has been handed over and has not ended."""
@@ -20,19 +20,29 @@ _RUNS = -1
 _READ = ("offset", "length", "cap", "known", "namespace", "choices", "line", "flags")
 
 
-class Place(NamedTuple):
-    """A line that is handed over, and where in the input it stands.
+class Rows(Protocol):
+    """Requests as columns, of which more and more are there, as a `RequestStore` has them."""
 
-    Attributes:
-        line: its number, from 1.
-        offset, length: bytes of the input.
-        row: the first of its rows in the request store.
-    """
+    @property
+    def ready(self) -> int:
+        """Rows that are there."""
+        ...
 
-    line: int
-    offset: int
-    length: int
-    row: int
+    def column(self, name: str, rows: int | None = None) -> NDArray[Any]:
+        """Return one of `requests.columns.COLUMNS`, so many rows; None: all that are ready."""
+        ...
+
+    def prompts(self, rows: NDArray[np.int64]) -> list[NDArray[np.int32]]:
+        """Return the token ids of some rows."""
+        ...
+
+    def names(self, kind: str) -> list[str]:
+        """Return the names that numbers of a column stand for."""
+        ...
+
+    def close(self) -> None:
+        """Nobody reads them any more."""
+        ...
 
 
 class StorePlan:
@@ -42,7 +52,7 @@ class StorePlan:
     def __init__(
         self,
         job: str,
-        store: RequestStore,
+        store: Rows,
         dispatcher: Dispatcher,
         skip: NDArray[np.bool_],
         *,

@@ -64,8 +64,14 @@ def _around_abort(
     Raises:
         ValueError: a client names an offline request; SGLang answers with status 400.
     """
-    if manager.server_args.schedule_policy != POLICY or not asked_by_client.get():
+    if manager.server_args.schedule_policy != POLICY:
         original(manager, rid=rid, abort_all=abort_all)
+    elif not asked_by_client.get():
+        from sglang.srt.blendserve.runtime import list_calls
+
+        original(manager, rid=rid, abort_all=abort_all)
+        if rid or abort_all:
+            list_calls.aborted(manager, rid, abort_all)
     elif abort_all:
         for online in [one for one in manager.rid_to_state if not job_ids.reaches_offline(one)]:
             original(manager, rid=online)

@@ -167,7 +167,8 @@ async def without_pause(body: AsyncIterator[bytes], seconds: float) -> AsyncIter
     pieces = aiter(body)
     while True:
         try:
-            piece = await asyncio.wait_for(anext(pieces), seconds)
+            async with asyncio.timeout(seconds):
+                piece = await anext(pieces)
         except StopAsyncIteration:
             return
         except TimeoutError:
