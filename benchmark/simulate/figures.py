@@ -22,6 +22,7 @@ from cells import RESULTS
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from studies import DENSITIES, SHARINGS, TRACES, mix
+
 from tables import best, peers, rows, sequential_share
 
 IMAGES = Path(__file__).resolve().parents[2] / "docs" / "images"

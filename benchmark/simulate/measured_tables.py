@@ -7,6 +7,7 @@ from statistics import median
 from typing import Any
 
 from studies import MEASURED_ENGINES, RELEASED, SEEDS, USERS, WINDOWS
+
 from tables import ENGINE_CHUNK, TRACES, Row, best, figure, rate, rows, table
 
 PAPER_RATES = dict(zip(TRACES, (11_080, 8_408, 8_403, 6_325), strict=True))

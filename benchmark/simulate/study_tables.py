@@ -21,6 +21,7 @@ from studies import (
     VARIED,
     mix,
 )
+
 from tables import ENGINE_CHUNK, TRACES, Row, best, figure, rate, ratio, rows, share, table
 
 _OVER = ("dfs 512", f"dfs {ENGINE_CHUNK}", "fcfs 512")

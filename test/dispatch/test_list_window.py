@@ -1,7 +1,7 @@
 """A long list, planned as a whole, in front of an engine that holds a window of it.
 
 The engine is played: it answers after some turns of the event loop. The real one is in
-``test/runtime/test_list_calls.py``.
+``test/runtime/test_sessions.py``.
 """
 
 from __future__ import annotations

@@ -22,11 +22,11 @@ FOLDER = Path(__file__).parents[2] / "python" / "sglang" / "srt" / "blendserve"
 
 ROOMS = (
     ("cli", "plugin"),
-    ("server", "run", "plan_command", "fetch_model", "simulator"),
+    ("server", "run", "plan_command", "convert_command", "client", "fetch_model", "simulator"),
     ("report",),
     ("dispatch",),
     ("requests",),
-    ("answering", "runtime", "guard"),
+    ("answering", "runtime", "guard", "tables"),
     ("store", "batch_file", "policy"),
     ("pool",),
     ("lengths",),

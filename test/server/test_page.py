@@ -6,15 +6,12 @@ import asyncio
 import dataclasses
 import re
 import shutil
-import socket
 import threading
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-import uvicorn
-from scripted import MODEL, ScriptedEngine, Service, line, serve
+from on_a_port import on_a_port
+from scripted import MODEL, ScriptedEngine, line, serve
 
 from sglang.srt.blendserve.batch_file.types import BatchLine
 from sglang.srt.blendserve.server.plan_view import HEIGHT, WIDTH, PlanView, bars
@@ -122,23 +119,6 @@ def test_a_scheduler_without_a_plan_has_no_view() -> None:
     assert PlanView.from_state({"blendserve": state}) == PLAN
     assert PlanView.from_state({"blendserve": {**state, "waiting": 0}}) is None
     assert PlanView.from_state({"blendserve": {**state, "density": []}}) is None
-
-
-@asynccontextmanager
-async def on_a_port(service: Service) -> AsyncIterator[str]:
-    """Serve the application on a loopback port, from this event loop."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = uvicorn.Server(
-        uvicorn.Config(service.app, host="127.0.0.1", port=port, lifespan="off", log_level="error")
-    )
-    task = asyncio.create_task(server.serve())
-    while not server.started:
-        await asyncio.sleep(0.02)
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    await task
 
 
 async def browse(profile: Path, *arguments: str) -> str:

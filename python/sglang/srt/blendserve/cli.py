@@ -40,11 +40,21 @@ COMMANDS = (
     Command(
         "run",
         "run.command",
-        "run a JSONL batch file through SGLang and write the answers",
+        "run a batch file (JSONL or Parquet) through SGLang and write the answers",
         needs_sglang=True,
     ),
+    Command("submit", "client.submit", "send a file of requests to a server as a batch"),
+    Command("status", "client.status", "show the batches of a server"),
+    Command("fetch", "client.fetch", "fetch the results of a batch from a server"),
+    Command("cancel", "client.cancel", "cancel batches of a server"),
+    Command("retry", "client.retry", "answer the failed lines of a batch again, as a new batch"),
     Command(
         "plan", "plan_command.command", "show the annotated prefix tree and what a batch will cost"
+    ),
+    Command(
+        "convert",
+        "convert_command.command",
+        "convert requests and answers between JSON lines and Parquet",
     ),
     Command(
         "simulate",

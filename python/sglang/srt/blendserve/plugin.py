@@ -8,7 +8,7 @@ stay inside functions. It is the only place that touches SGLang's hooks and regi
 - the scheduler, in place of SGLang's when the policy is chosen
 - the prefix cache ``--radix-cache-backend blendserve``, which the policy uses if no other is given
 - the offline mark on list calls of ``Engine.generate``; long lists are planned as a whole
-  (`runtime.list_calls`)
+  (`dispatch.list_calls`)
 - the batch API in ``launch_server`` (`server.hooks`)
 - the start of PD multiplexing, which SGLang 0.5.17 gets wrong (`runtime.overlap.pdmux`)
 - the attention backend ``blend_cpu``, which ``--device cpu`` uses if no other is given
@@ -62,7 +62,7 @@ def _register_all() -> None:
     )
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
-    from sglang.srt.blendserve.runtime import list_calls
+    from sglang.srt.blendserve.dispatch import list_calls
     from sglang.srt.blendserve.runtime.cache.factory import create_cache
     from sglang.srt.blendserve.runtime.compat.server_args import release
     from sglang.srt.blendserve.runtime.cpu.attention import register_cpu_attention

@@ -1,4 +1,4 @@
-"""Run a JSONL batch file through SGLang and write the answers.
+"""Run a batch file through SGLang and write the answers.
 
 Each line is one request in OpenAI's batch format, for /v1/chat/completions, /v1/completions or,
 where the model does them, /v1/embeddings:
@@ -7,6 +7,8 @@ where the model does them, /v1/embeddings:
      "body": {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 64}}
 
     sglang-blendserve run -i in.jsonl -o out.jsonl --model-path MODEL
+
+Input and output may be Parquet files, too: -i requests.parquet -o answers.parquet.
 
 Answers are appended to the output as they finish. Every line that is not blank ends as exactly one
 line of the output or of the error file; a bad line is an error with its line number and stops
@@ -41,7 +43,7 @@ from sglang.srt.blendserve.answering.stop import Stop
 from sglang.srt.blendserve.answering.totals import MAX_KEPT_TOKENS, JobTotals
 from sglang.srt.blendserve.batch_file.validation import Rules
 from sglang.srt.blendserve.cost.model_config import ConfigError
-from sglang.srt.blendserve.run import flags
+from sglang.srt.blendserve.run import flags, table_output
 from sglang.srt.blendserve.run.deadline import Deadline, status_of
 from sglang.srt.blendserve.run.failure import INTERRUPTED, TIME_IS_UP, EngineDied, RunFailure
 from sglang.srt.blendserve.run.plan_figures import PlanFigures, plan_figures
@@ -85,6 +87,8 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _main(args: argparse.Namespace, deadline: Deadline) -> int:
+    if args.table is not None:
+        table_output.check(args.table, overwrite=args.overwrite)
     with ExitStack() as stack:
         with deadline.interrupting():
             source = stack.enter_context(
@@ -101,7 +105,10 @@ def _main(args: argparse.Namespace, deadline: Deadline) -> int:
             )
             found = source.scan(log.find)
         log.begin(Identity(job_ids.new_job(), source.digest, args.model_path))
-        return _Run(args, source, found, log, deadline).run()
+        status = _Run(args, source, found, log, deadline).run()
+    if args.table is not None:
+        table_output.write(args.table, failed=log.failed)
+    return status
 
 
 class _Run:

@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sglang.srt.blendserve.batch_file.same_file import first_clash, sidecar_of
+from sglang.srt.blendserve.run import table_output
 from sglang.srt.blendserve.run.deadline import duration
 from sglang.srt.blendserve.run.failure import RunFailure
-from sglang.srt.blendserve.run.same_file import first_clash, sidecar_of
 from sglang.srt.blendserve.runtime.cpu import defaults as cpu_defaults
 from sglang.srt.blendserve.settings import POLICY
+from sglang.srt.blendserve.tables import parquet
 
 if TYPE_CHECKING:
     from sglang.srt.server_args import ServerArgs
@@ -36,7 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--input",
         required=True,
         metavar="FILE",
-        help="requests, one a line in OpenAI's batch format; .jsonl or .jsonl.gz, - for stdin",
+        help="requests, one a line in OpenAI's batch format; .jsonl or .jsonl.gz, - for stdin; or "
+        "one a row of .parquet (a column body, or messages or prompt and parameters as columns) or "
+        "of a folder of such files",
     )
     parser.add_argument(
         "-o",
@@ -44,7 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         type=Path,
         metavar="FILE",
-        help="answers, appended as they finish",
+        help="answers, appended as they finish; with .parquet as JSON lines beside it, of which "
+        "the table is made at the end, refused lines and all",
     )
     parser.add_argument(
         "--model-path", "--model", required=True, metavar="MODEL", help="model folder or name"
@@ -116,6 +121,12 @@ def parse_args(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse
     args.server_flags = rest
     if args.max_in_flight is None:
         args.max_in_flight = WINDOW if args.policy == POLICY else MAX_IN_FLIGHT
+    args.table = None
+    if parquet.is_table(args.output):
+        if args.errors is not None:
+            parser.error("--errors does not go with a table, which holds the refused lines as well")
+        args.table = args.output
+        args.output, args.errors = table_output.log_files(args.table)
     if args.errors is None:
         args.errors = args.output.with_name(f"{args.output.stem}.errors{args.output.suffix}")
     files = {
@@ -124,6 +135,8 @@ def parse_args(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse
         "--errors": args.errors,
         "OUTPUT.run.json, which --resume needs": sidecar_of(args.output),
     }
+    if args.table is not None:
+        files["the table"] = args.table
     if args.summary is not None:
         files["--summary"] = args.summary
     clash = first_clash(files)

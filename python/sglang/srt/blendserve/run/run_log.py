@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from sglang.srt.blendserve.batch_file.same_file import sidecar_of
 from sglang.srt.blendserve.batch_file.types import BatchLine, LineError
 from sglang.srt.blendserve.run.failure import RunFailure
 from sglang.srt.blendserve.run.result_file import ResultFile
-from sglang.srt.blendserve.run.same_file import sidecar_of
 from sglang.srt.blendserve.store.line_result import LineResult
 
 _FORMAT = 1

@@ -1,4 +1,5 @@
-"""The input of a run: a JSONL file, compressed or not, or standard input, read more than once.
+"""The input of a run: a JSONL file, compressed or not, a table, or standard input, read more than
+once.
 
 A job's number of requests goes into every request id, so the file is read through once to count
 and check it before the first request is sent, and a second time to send them; neither time is
@@ -23,6 +24,8 @@ from sglang.srt.blendserve.batch_file.lines import ByteStream
 from sglang.srt.blendserve.batch_file.types import BatchFileError, BatchLine, LineError
 from sglang.srt.blendserve.batch_file.validation import Rules, parse_lines
 from sglang.srt.blendserve.run.failure import RunFailure
+from sglang.srt.blendserve.tables import parquet, request_rows
+from sglang.srt.blendserve.tables.parquet import TableError
 
 _GZIP_MAGIC = b"\x1f\x8b"
 
@@ -37,7 +40,8 @@ class BatchSource:
     """
 
     def __init__(self, path: str, rules: Rules) -> None:
-        """Open ``path``; ``-`` is standard input, which is first copied to a temporary file.
+        """Open ``path``; ``-`` is standard input, which is first copied to a temporary file, as are
+        the rows of a table, a line each.
 
         Raises:
             RunFailure: it cannot be opened.
@@ -47,7 +51,10 @@ class BatchSource:
         self.digest = ""
         self._unpacked: IO[bytes] | None = None
         try:
-            self._file: IO[bytes] = _spool_standard_input() if path == "-" else open_input(path)
+            if path == "-":
+                self._file: IO[bytes] = _spool_standard_input()
+            else:
+                self._file = _spool_table(path) if parquet.is_table(path) else open_input(path)
             self._compressed = self._file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
         except OSError as error:
             raise RunFailure(f"Cannot read {self.name}: {error.strerror or error}.") from error
@@ -136,7 +143,10 @@ def open_input(path: str) -> IO[bytes]:
         RunFailure: it is a pipe or a device, which cannot be read twice.
     """
     if Path(path).exists() and not Path(path).is_file():
-        raise RunFailure(f"{path} is not a file. Give a .jsonl or .jsonl.gz file, or - to pipe.")
+        raise RunFailure(
+            f"{path} is not a file. Give a .jsonl, .jsonl.gz or .parquet file, a folder of "
+            ".parquet files, or - to pipe."
+        )
     return open(path, "rb")
 
 
@@ -147,6 +157,24 @@ def _spool_standard_input() -> IO[bytes]:
     shutil.copyfileobj(sys.stdin.buffer, spool)
     spool.flush()
     spool.seek(0)
+    return spool
+
+
+def _spool_table(path: str) -> IO[bytes]:
+    spool = _spool()
+    try:
+        if names := request_rows.unused(parquet.columns_of(path)):
+            print(request_rows.left_out(path, names), file=sys.stderr)
+        for line in request_rows.lines_of(parquet.rows_of(path)):
+            spool.write(line)
+        spool.flush()
+        spool.seek(0)
+    except TableError as error:
+        spool.close()
+        raise RunFailure(str(error)) from error
+    except BaseException:
+        spool.close()
+        raise
     return spool
 
 

@@ -67,7 +67,7 @@ def _around_abort(
     if manager.server_args.schedule_policy != POLICY:
         original(manager, rid=rid, abort_all=abort_all)
     elif not asked_by_client.get():
-        from sglang.srt.blendserve.runtime import list_calls
+        from sglang.srt.blendserve.dispatch import list_calls
 
         original(manager, rid=rid, abort_all=abort_all)
         if rid or abort_all:

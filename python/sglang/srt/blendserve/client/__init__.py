@@ -1,0 +1,1 @@
+"""The commands that use a server's batch API: ours, OpenAI's, or any with the same routes."""

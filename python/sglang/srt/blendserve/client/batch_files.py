@@ -1,0 +1,119 @@
+"""Files that go to a server as batches, and the lines of one that are to be tried again."""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO
+
+import orjson
+
+from sglang.srt.blendserve.client.server import ClientError
+from sglang.srt.blendserve.tables import parquet, request_rows
+
+_GZIP_MAGIC = b"\x1f\x8b"
+
+
+def opened(path: str) -> IO[bytes]:
+    """Open a file of requests as JSON lines: a table's rows or what gzip packs are unpacked into a
+    temporary file.
+
+    Raises:
+        ClientError: a table cannot be read.
+        OSError: there is no such file.
+    """
+    if parquet.is_table(path):
+        try:
+            return _spooled(request_rows.lines_of(parquet.rows_of(path)))
+        except parquet.TableError as error:
+            raise ClientError(str(error)) from error
+    with open(path, "rb") as file:
+        packed = file.read(2) == _GZIP_MAGIC
+    if not packed:
+        return open(path, "rb")
+    spool = _spool()
+    with gzip.open(path) as unpacked:
+        shutil.copyfileobj(unpacked, spool)
+    spool.seek(0)
+    return spool
+
+
+def endpoint_of(file: IO[bytes], name: str) -> str:
+    """Return the endpoint that the first line which has one names; the file stands at its start
+    again.
+
+    Raises:
+        ClientError: no line names one.
+    """
+    try:
+        for line in file:
+            try:
+                url = orjson.loads(line)["url"]
+            except (ValueError, KeyError, TypeError):
+                continue  # the server says what is wrong with it
+            if isinstance(url, str):
+                return url
+    finally:
+        file.seek(0)
+    raise ClientError(f"no line of {name} names its url; give --endpoint")
+
+
+def failed_lines(requests: Iterable[bytes], errors: Iterable[bytes]) -> IO[bytes]:
+    """Return the lines of a batch that its error file names, as a file.
+
+    Raises:
+        ClientError: there are none.
+    """
+    names, numbers = set(), set()
+    for line in errors:
+        error = orjson.loads(line)
+        refused = error.get("error")
+        if refused is not None and refused.get("line") is not None:
+            numbers.add(refused["line"])
+        elif error.get("custom_id") is not None:
+            names.add(error["custom_id"])
+    chosen = (
+        line
+        for number, line in enumerate(requests, start=1)
+        if number in numbers or _custom_id(line) in names
+    )
+    found = _spooled(chosen)
+    if not found.read(1):
+        found.close()
+        raise ClientError("no line of the batch has failed, so there is nothing to try again")
+    found.seek(0)
+    return found
+
+
+def refuse_to_replace(paths: Iterable[Path], overwrite: bool) -> None:
+    """Raise `ClientError` if one of ``paths`` is there already, unless it may be replaced."""
+    for path in paths:
+        if path.exists() and not overwrite:
+            raise ClientError(f"{path} is there already; --overwrite replaces it")
+
+
+def _custom_id(line: bytes) -> str | None:
+    try:
+        found = orjson.loads(line)["custom_id"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return found if isinstance(found, str) else None
+
+
+def _spooled(lines: Iterator[bytes]) -> IO[bytes]:
+    spool = _spool()
+    try:
+        for line in lines:
+            spool.write(line if line.endswith(b"\n") else line + b"\n")
+        spool.seek(0)
+    except BaseException:
+        spool.close()
+        raise
+    return spool
+
+
+def _spool() -> IO[bytes]:
+    return tempfile.TemporaryFile(prefix="sglang-blendserve-")

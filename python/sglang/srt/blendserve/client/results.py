@@ -1,0 +1,119 @@
+"""The results of a batch: waiting for them, and fetching them into files."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import openai
+from openai.types import Batch
+from tqdm import tqdm
+
+from sglang.srt.blendserve.client.batch_files import refuse_to_replace
+from sglang.srt.blendserve.client.server import ENDED, ClientError, said, shown
+from sglang.srt.blendserve.tables import answer_rows, parquet
+
+_SHORTEST_SECONDS, _LONGEST_SECONDS = 0.5, 5.0
+"""Between two looks at a batch: soon at first, for one that ends at once."""
+
+_LINE_SECONDS = 30.0
+
+
+def targets(output: Path) -> list[Path]:
+    """Return the files that `fetch` writes: answers and failed lines, or one table with both."""
+    if parquet.is_table(output):
+        return [output]
+    return [output, output.with_name(f"{output.stem}.errors{output.suffix}")]
+
+
+def wait(client: openai.OpenAI, batch_id: str) -> Batch:
+    """Return a batch once it has ended, with a bar on the way. A server that does not answer for a
+    while is asked again.
+
+    Raises:
+        openai.APIStatusError: the server knows no such batch, or refuses.
+    """
+    seconds, line_due = _SHORTEST_SECONDS, time.monotonic() + _LINE_SECONDS
+    with tqdm(unit="req", disable=not sys.stderr.isatty(), dynamic_ncols=True) as bar:
+        while True:
+            try:
+                batch = client.batches.retrieve(batch_id)
+            except (openai.APIConnectionError, openai.InternalServerError) as error:
+                bar.set_postfix_str("the server does not answer; trying on")
+                if bar.disable and time.monotonic() >= line_due:
+                    print(f"the server does not answer ({error}); trying on", file=sys.stderr)
+                    line_due = time.monotonic() + _LINE_SECONDS
+            else:
+                counts = batch.request_counts
+                if counts is not None:
+                    bar.total = counts.total or None
+                    bar.update(counts.completed + counts.failed - bar.n)
+                bar.set_postfix_str(batch.status)
+                if bar.disable and time.monotonic() >= line_due:
+                    print(shown(batch), file=sys.stderr, flush=True)
+                    line_due = time.monotonic() + _LINE_SECONDS
+                if batch.status in ENDED:
+                    return batch
+            time.sleep(seconds)
+            seconds = min(seconds * 1.5, _LONGEST_SECONDS)
+
+
+def fetch(client: openai.OpenAI, batch: Batch, output: Path, *, overwrite: bool) -> int:
+    """Fetch what there is of a batch that has ended into `targets`; return the exit status: 0 if it
+    has files.
+
+    Raises:
+        ClientError: it has not ended, or a file is there already.
+    """
+    if batch.status not in ENDED:
+        raise ClientError(f"{shown(batch)}: it has not ended; --wait waits for it")
+    files = targets(output)
+    refuse_to_replace(files, overwrite)
+    ids = (batch.output_file_id, batch.error_file_id)
+    if not any(ids):
+        raise ClientError(f"{shown(batch)}: it has no results")
+    with tempfile.TemporaryDirectory(dir=output.absolute().parent, prefix=".fetch-") as folder:
+        parts = []
+        for name, file_id in zip(("output", "errors"), ids, strict=True):
+            part = Path(folder) / name
+            parts.append(part)
+            if file_id is None:
+                part.touch()
+            else:
+                download(client, file_id, part)
+        if len(files) == 1:
+            rows = chain.from_iterable(_rows(part) for part in parts)
+            try:
+                parquet.write(output, answer_rows.ANSWER_COLUMNS, rows)
+            except ValueError as error:
+                raise ClientError(str(error)) from error
+        else:
+            for part, file in zip(parts, files, strict=True):
+                if file is output or part.stat().st_size:
+                    os.replace(part, file)
+    print(f"{shown(batch)}\n{', '.join(str(file) for file in files if file.exists())}")
+    return 0
+
+
+def download(client: openai.OpenAI, file_id: str, path: Path) -> None:
+    """Write the content of a server's file to ``path``, piece by piece.
+
+    Raises:
+        ClientError: the server has it no more.
+    """
+    try:
+        with client.files.with_streaming_response.content(file_id) as response:
+            response.stream_to_file(path)
+    except openai.NotFoundError as error:
+        raise ClientError(f"{file_id} is gone: {said(error)}") from error
+
+
+def _rows(part: Path) -> Iterator[dict[str, Any]]:
+    with part.open("rb") as lines:
+        yield from answer_rows.rows_of(lines)

@@ -1,0 +1,96 @@
+"""Send a file of requests to a server as a batch.
+
+    sglang-blendserve submit -i in.jsonl --server http://127.0.0.1:30000
+    sglang-blendserve submit -i in.jsonl --wait -o out.jsonl
+
+Without --wait the batch's id is printed and the command ends; `status`, `fetch`, `cancel` and
+`retry` take it. With --wait a bar follows the batch, and its results are fetched. Ctrl-C ends the
+waiting and not the batch.
+
+The input may be JSON lines, packed by gzip or not, or Parquet; the output JSON lines, beside which
+failed lines go to a file of their own, or Parquet with both.
+
+Exit status: 0 sent (with --wait: ended, results fetched), 1 the server or a file is at fault, 2
+wrong flags, 130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from sglang.srt.blendserve.client import batch_files, results, server
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's flags."""
+    parser.add_argument("-i", "--input", required=True, metavar="FILE", help="the requests")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="for the answers, with --wait (default: the input's name with .out before its suffix)",
+    )
+    parser.add_argument("--wait", action="store_true", help="wait for the end, fetch the results")
+    parser.add_argument("--overwrite", action="store_true", help="replace an output that is there")
+    parser.add_argument(
+        "--endpoint", metavar="URL", help="of all lines (default: what the first line names)"
+    )
+    parser.add_argument(
+        "--window", default="24h", metavar="TIME", help="completion window (default: 24h)"
+    )
+    parser.add_argument(
+        "--metadata",
+        action="append",
+        default=[],
+        type=_pair,
+        metavar="KEY=VALUE",
+        help="kept with the batch; may be given several times",
+    )
+    server.add_arguments(parser)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Send the file; return the exit status."""
+    return server.in_one_line("submit", lambda: _submit(args))
+
+
+def _submit(args: argparse.Namespace) -> int:
+    client = server.connect(args)
+    path = Path(args.input)
+    suffix = ".parquet" if path.is_dir() else path.suffix
+    output = args.output or path.with_name(f"{path.stem}.out{suffix}")
+    if args.wait:
+        batch_files.refuse_to_replace(results.targets(output), args.overwrite)
+    with batch_files.opened(args.input) as file:
+        endpoint = args.endpoint or batch_files.endpoint_of(file, args.input)
+        sent = client.files.create(file=(f"{path.stem}.jsonl", file), purpose="batch")
+    batch = client.batches.create(
+        input_file_id=sent.id,
+        endpoint=endpoint,  # type: ignore[arg-type]
+        completion_window=args.window,
+        metadata=dict(args.metadata),
+    )
+    print(batch.id, flush=True)
+    if not args.wait:
+        return 0
+    try:
+        return results.fetch(
+            client, results.wait(client, batch.id), output, overwrite=args.overwrite
+        )
+    except KeyboardInterrupt:
+        print(
+            f"submit: stopped; the batch goes on. `sglang-blendserve fetch {batch.id} --wait "
+            f"-o {output} --server {args.server}` waits for it again.",
+            file=sys.stderr,
+        )
+        return server.INTERRUPTED
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise argparse.ArgumentTypeError(f"{text} is not of the form KEY=VALUE")
+    return key, value

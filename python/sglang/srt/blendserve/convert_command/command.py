@@ -1,0 +1,132 @@
+"""Convert requests and answers between JSON lines and Parquet.
+
+What is in the input decides: requests become requests, answers become answers.
+
+    sglang-blendserve convert -i requests.parquet -o requests.jsonl
+    sglang-blendserve convert -i out.jsonl -i out.errors.jsonl -o answers.parquet
+
+A table of requests has a column `body`, with JSON or structs, or `messages`, `prompt` or `input`
+with the parameters of each request as further columns (max_tokens, temperature, ...). Columns
+`custom_id` and `url` are taken if they are there. A folder of Parquet files is read by name.
+
+A table of answers has the columns id, custom_id, status_code, text, finish_reason, prompt_tokens,
+completion_tokens, cached_tokens, error_code, error_message and some more, always of the same types,
+and the whole answer as JSON in `response`.
+
+Exit status: 0 converted, 1 an input cannot be read or the output not written, 2 wrong flags.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from sglang.srt.blendserve.batch_file.same_file import first_clash
+from sglang.srt.blendserve.tables import answer_rows, parquet, request_rows
+from sglang.srt.blendserve.tables.parquet import TableError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's flags."""
+    parser.add_argument(
+        "-i",
+        "--input",
+        required=True,
+        action="append",
+        metavar="FILE",
+        help=".jsonl, .parquet or a folder of .parquet; several are put one after another",
+    )
+    parser.add_argument(
+        "-o", "--output", required=True, type=Path, metavar="FILE", help=".jsonl or .parquet"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an output that is there")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Convert; return the exit status."""
+    try:
+        inputs = {f"--input {path}": path for path in args.input}
+        if first_clash({**inputs, "--output": args.output}):
+            raise TableError(f"{args.output} is given twice: what is read would be written over")
+        if args.output.exists() and not args.overwrite:
+            raise TableError(f"{args.output} is there already; --overwrite replaces it")
+        rows = _convert(args.input, args.output)
+    except (TableError, OSError) as error:  # each says which file
+        print(f"convert: {error}", file=sys.stderr)
+        return 1
+    print(f"{args.output}: {rows:,} rows")
+    return 0
+
+
+def _convert(inputs: list[str], output: Path) -> int:
+    kinds = {_has_answers(path) for path in inputs}
+    if len(kinds) > 1:
+        raise TableError("some inputs hold requests and some answers: convert them one by one")
+    answers = kinds.pop()
+    if parquet.is_table(output):
+        rows = answer_rows.rows_of if answers else request_rows.rows_of
+        columns = answer_rows.ANSWER_COLUMNS if answers else request_rows.REQUEST_COLUMNS
+        made = (_rows(path, rows, answers) for path in inputs)
+        return parquet.write(output, columns, chain.from_iterable(made))
+    return _write_lines(output, chain.from_iterable(_lines(path, answers) for path in inputs))
+
+
+def _has_answers(path: str) -> bool:
+    """Whether an input holds answers, by its columns or its first line."""
+    if parquet.is_table(path):
+        return {"response", "status_code"} <= {*parquet.columns_of(path)}
+    with open(path, "rb") as file:
+        for line in file:
+            if line.strip():
+                try:
+                    return {"response", "error"} <= orjson.loads(line).keys()
+                except (ValueError, AttributeError) as error:
+                    raise TableError(f"{path}: the first line is no JSON object") from error
+    return False
+
+
+def _lines(path: str, answers: bool) -> Iterator[bytes]:
+    if not parquet.is_table(path):
+        with open(path, "rb") as file:
+            yield from file
+    elif answers:
+        yield from answer_rows.lines_of(parquet.rows_of(path))
+    else:
+        if names := request_rows.unused(parquet.columns_of(path)):
+            print(request_rows.left_out(path, names), file=sys.stderr)
+        yield from request_rows.lines_of(parquet.rows_of(path))
+
+
+def _rows(
+    path: str, rows: Callable[[Iterator[bytes]], Iterator[dict[str, Any]]], answers: bool
+) -> Iterator[dict[str, Any]]:
+    try:
+        yield from rows(_lines(path, answers))
+    except TableError:
+        raise
+    except ValueError as error:
+        raise TableError(f"{path}: {error}") from error
+
+
+def _write_lines(output: Path, lines: Iterator[bytes]) -> int:
+    temporary = output.with_name(output.name + ".tmp")
+    count = 0
+    try:
+        with temporary.open("wb") as file:
+            for line in lines:
+                file.write(line)
+                count += 1
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, output)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return count

@@ -1,0 +1,1 @@
+"""Tables in and out: requests and answers as Parquet files."""

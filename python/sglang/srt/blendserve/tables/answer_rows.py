@@ -1,0 +1,120 @@
+"""Answers as rows of a table, with columns and types that do not depend on what is in them.
+
+A tool that reads JSON lines guesses types from the first of them, and an ``error`` that is null in
+all of these has none. Here every column is there, with its type, in every file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import orjson
+
+ANSWER_COLUMNS = (
+    ("id", "string"),
+    ("custom_id", "string"),
+    ("line", "int64"),
+    ("status_code", "int32"),
+    ("text", "string"),
+    ("finish_reason", "string"),
+    ("prompt_tokens", "int64"),
+    ("completion_tokens", "int64"),
+    ("cached_tokens", "int64"),
+    ("error_code", "string"),
+    ("error_message", "string"),
+    ("error_param", "string"),
+    ("request_id", "string"),
+    ("response", "string"),
+)
+"""Name and type of each.
+
+- ``text``, ``finish_reason``: of the first choice; an embedding has none
+- ``line``: of the input, only where the line was refused
+- ``error_code``, ``error_message``, ``error_param``: why there is no answer, of a line that was
+  refused and of one that its endpoint refused; ``status_code`` tells them apart
+- ``response``: the endpoint's whole answer, as JSON
+"""
+
+
+def rows_of(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+    """Yield a row for each line of an output or error file.
+
+    Raises:
+        ValueError: a line is no result.
+    """
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            yield _row(orjson.loads(line))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"line {number} is no result line ({error!r})") from error
+
+
+def lines_of(rows: Iterable[dict[str, Any]]) -> Iterator[bytes]:
+    """Yield the line of an output or error file that each row was made of."""
+    for row in rows:
+        response = error = None
+        if row["response"] is not None:
+            response = {
+                "status_code": row["status_code"],
+                "request_id": row["request_id"],
+                "body": orjson.loads(row["response"]),
+            }
+        else:
+            error = {
+                "code": row["error_code"],
+                "message": row["error_message"],
+                "param": row["error_param"],
+                "line": row["line"],
+            }
+        line = {
+            "id": row["id"],
+            "custom_id": row["custom_id"],
+            "response": response,
+            "error": error,
+        }
+        yield orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def _row(result: dict[str, Any]) -> dict[str, Any]:
+    row: dict[str, Any] = {"id": result["id"], "custom_id": result["custom_id"]}
+    response, error = result["response"], result["error"]
+    if response is not None:
+        body = response["body"]
+        row |= {
+            "status_code": response["status_code"],
+            "request_id": response["request_id"],
+            "response": orjson.dumps(body).decode(),
+            **_answer(body),
+        }
+        error = body.get("error") or (body if response["status_code"] >= 400 else None)
+    if error is not None:
+        row |= {
+            "error_code": _text(error.get("code") or error.get("type")),
+            "error_message": _text(error.get("message")),
+            "error_param": _text(error.get("param")),
+            "line": error.get("line") if response is None else None,
+        }
+    return row
+
+
+def _answer(body: dict[str, Any]) -> dict[str, Any]:
+    usage = body.get("usage") or {}
+    found = {
+        "prompt_tokens": usage.get("prompt_tokens"),
+        "completion_tokens": usage.get("completion_tokens"),
+        "cached_tokens": (usage.get("prompt_tokens_details") or {}).get("cached_tokens"),
+    }
+    choices = body.get("choices")
+    if choices:
+        first = choices[0]
+        message = first.get("message") or {}
+        found["text"] = message.get("content") if "text" not in first else first["text"]
+        found["finish_reason"] = first.get("finish_reason")
+    return found
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)

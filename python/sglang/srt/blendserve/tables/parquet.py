@@ -1,0 +1,136 @@
+"""Parquet files, by pyarrow, which is needed for these alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+MAGIC = b"PAR1"
+"""What a Parquet file begins with."""
+
+ROWS = 1000
+"""Rows in memory at once when a file is read."""
+
+GROUP_ROWS = 10_000
+"""Rows of a row group that is written, which are in memory at once."""
+
+
+class TableError(ValueError):
+    """A table cannot be read or written; the message says which, why and what to do."""
+
+
+def require() -> None:
+    """Check that Parquet files can be read and written.
+
+    Raises:
+        TableError: pyarrow is not installed.
+    """
+    _pyarrow()
+
+
+def is_table(path: str | Path) -> bool:
+    """Whether ``path`` is named as a Parquet file, or is a folder with some."""
+    return Path(path).suffix == ".parquet" or bool(Path(path).is_dir() and parts_of(path))
+
+
+def parts_of(path: str | Path) -> list[Path]:
+    """Return the Parquet files of a folder, by name, or the file itself."""
+    if Path(path).is_dir():
+        return sorted(Path(path).glob("*.parquet"))
+    return [Path(path)]
+
+
+def columns_of(path: str | Path) -> list[str]:
+    """Return the names of the columns, of the first part.
+
+    Raises:
+        TableError: it cannot be read.
+    """
+    parquet = _pyarrow_parquet()
+    try:
+        return list(parquet.read_schema(parts_of(path)[0]).names)
+    except (OSError, _arrow_error(), IndexError) as error:
+        raise TableError(f"{path} cannot be read as Parquet: {error}") from error
+
+
+def rows_of(path: str | Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a file, or of all the files of a folder by name.
+
+    Raises:
+        TableError: it cannot be read.
+    """
+    parquet = _pyarrow_parquet()
+    for part in parts_of(path):
+        try:
+            with parquet.ParquetFile(part) as file:
+                for batch in file.iter_batches(batch_size=ROWS):
+                    yield from batch.to_pylist()
+        except (OSError, _arrow_error()) as error:
+            raise TableError(f"{part} cannot be read as Parquet: {error}") from error
+
+
+def write(path: Path, columns: Sequence[tuple[str, str]], rows: Iterable[dict[str, Any]]) -> int:
+    """Write a file, whole or not at all; return its rows.
+
+    Args:
+        columns: name and type of each, a type as `TYPES` names it; every value may be missing.
+        rows: a value by name of column each.
+
+    Raises:
+        TableError: it cannot be written.
+    """
+    arrow, parquet = _pyarrow(), _pyarrow_parquet()
+    schema = arrow.schema([(name, getattr(arrow, kind)()) for name, kind in columns])
+    temporary = path.with_name(path.name + ".tmp")
+    count = 0
+    try:
+        with parquet.ParquetWriter(temporary, schema, compression="zstd") as writer:
+            group: list[dict[str, Any]] = []
+            for row in rows:
+                group.append(row)
+                if len(group) == GROUP_ROWS:
+                    writer.write_table(arrow.Table.from_pylist(group, schema=schema))
+                    count, group = count + len(group), []
+            if group or not count:
+                writer.write_table(arrow.Table.from_pylist(group, schema=schema))
+        _put_in_place(temporary, path)
+    except (OSError, _arrow_error()) as error:
+        temporary.unlink(missing_ok=True)
+        raise TableError(f"{path} cannot be written: {error}") from error
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return count + len(group)
+
+
+def _put_in_place(temporary: Path, path: Path) -> None:
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    folder = os.open(path.absolute().parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _pyarrow() -> Any:
+    try:
+        import pyarrow
+    except ImportError as error:
+        message = "Parquet files need pyarrow: pip install 'sglang-blendserve[tables]'"
+        raise TableError(message) from error
+    return pyarrow
+
+
+def _pyarrow_parquet() -> Any:
+    _pyarrow()
+    import pyarrow.parquet
+
+    return pyarrow.parquet
+
+
+def _arrow_error() -> Any:
+    return _pyarrow().ArrowException
