@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pyarrow
 import pytest
 from on_a_port import free_port, on_a_port
@@ -122,6 +123,45 @@ async def test_what_ended_well_has_nothing_to_retry(
     assert "--wait needs -o" in capsys.readouterr().err
 
 
+async def test_no_file_of_another_batch_is_taken_for_its_own(
+    shop: Shop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("in.out.errors.jsonl").write_text("of another batch")
+    assert await shop.run("submit", "-i", "in.jsonl", "--wait", "--overwrite") == 0
+    assert "errors" not in capsys.readouterr().out
+    assert not Path("in.out.errors.jsonl").exists()
+
+
+@pytest.mark.parametrize("output", ["in.jsonl", "absent/out.jsonl", "out.jsonl.gz"])
+async def test_nothing_is_sent_whose_results_could_not_be_written(shop: Shop, output: str) -> None:
+    before = Path("in.jsonl").read_bytes()
+    arguments = ["submit", "-i", "in.jsonl", "--wait", "--overwrite", "-o", output]
+    assert await shop.run(*arguments) == 1
+    assert Path("in.jsonl").read_bytes() == before
+    assert (await shop.service.client.batches.list()).data == []
+
+
+async def test_a_batch_is_asked_for_once(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The server makes the batch, and its answer is lost."""
+    sent: list[str] = []
+    send = httpx.Client.send
+
+    def lose(self: httpx.Client, request: httpx.Request, **more: Any) -> httpx.Response:
+        found = send(self, request, **more)
+        if request.method == "POST" and request.url.path.endswith("/batches"):
+            sent.append(request.url.path)
+            raise httpx.ReadError("lost")
+        return found
+
+    monkeypatch.setattr(httpx.Client, "send", lose)
+    assert await shop.run("submit", "-i", "in.jsonl") == 1
+    assert "`sglang-blendserve status` shows whether" in capsys.readouterr().err
+    assert len(sent) == 1
+    assert len((await shop.service.client.batches.list()).data) == 1
+
+
 async def test_cancel(
     shop: Shop, engine: ScriptedEngine, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -196,12 +236,14 @@ def test_what_cannot_be_is_said_in_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("in.jsonl").write_bytes(jsonl(LINES))
+    Path("torn.jsonl.gz").write_bytes(gzip.compress(jsonl(LINES))[:-12])
     Path("no.jsonl").write_text('{"custom_id": "a"}\nno JSON\n')
     free = f"http://127.0.0.1:{free_port()}"
     for arguments, words in (
         (["status", "--server", "here"], "--server here is no URL like http"),
         (["status", "--server", free], "the server does not answer"),
         (["submit", "-i", "absent.jsonl", "--server", free], "No such file"),
+        (["submit", "-i", "torn.jsonl.gz", "--server", free], "cannot be unpacked"),
         (["submit", "-i", "no.jsonl", "--server", free], "no line of no.jsonl names its url"),
     ):
         assert cli.main(arguments) == 1

@@ -121,11 +121,12 @@ def test_what_an_answer_raises_ends_the_others() -> None:
     assert len(items.sent) < 400
 
 
+@pytest.mark.parametrize("fault", [KeyError, IndexError])
 def test_a_plan_that_fails_costs_no_item(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    fault: type[Exception], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def take(*_: Any) -> Any:
-        raise KeyError("job")
+        raise fault("job")
 
     monkeypatch.setattr(Planner, "take", take)
     items = PlayedItems(100)

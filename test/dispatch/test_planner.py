@@ -157,3 +157,19 @@ def test_lines_that_went_ahead_while_a_plan_was_made_cost_no_plan(
     asked.work()
     lines += asked.lines("job", whole=True)
     assert sorted(lines) == [line for line in range(1, 101) if line not in (70, 71)]
+
+
+def test_a_job_that_is_closed_while_the_first_plan_is_made_holds_up_no_other(
+    tmp_path: Path, asked: Asked
+) -> None:
+    goes = PlannedInput(tmp_path / "goes", [long_prompt(i) for i in range(30)])
+    stays = PlannedInput(tmp_path / "stays", [long_answer(i) for i in range(60)])
+    for name, given, rows in (("goes", goes, 30), ("stays", stays, 5)):
+        asked.open(name, given)
+        given.prepare(rows)
+    asked.planner.work(0.0)
+    assert asked.planner.pool.planning
+    asked.planner.close("goes")
+    stays.prepare(55)
+    asked.work()
+    assert len(asked.lines("stays", whole=True)) == 60

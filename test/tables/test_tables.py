@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from decimal import Decimal
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,53 @@ def test_what_is_no_table_is_said(tmp_path: Path) -> None:
         BatchSource(str(tmp_path / "absent.parquet"), Rules())
 
 
+def test_values_that_are_no_json_refuse_their_row_alone(tmp_path: Path) -> None:
+    deep = "[" * 300 + "]" * 300
+    schema = pyarrow.schema([("custom_id", "string"), ("prompt", "string"), ("stop", "string")])
+    columns = [["a", "b", "c"], [b"A", b"\xff", b"C"], [None, None, deep]]
+    arrays = [
+        pyarrow.array(columns[0]),
+        pyarrow.array(columns[1], pyarrow.binary()).view("string"),
+        pyarrow.array(columns[2], pyarrow.string()),
+    ]
+    path = tmp_path / "in.parquet"
+    pyarrow_parquet.write_table(pyarrow.Table.from_arrays(arrays, schema=schema), path)
+    lines = parsed([*parquet.rows_of(path)])
+    assert isinstance(lines[0], BatchLine)
+    assert [(one.line, one.custom_id, one.param) for one in lines[1:]] == [
+        (2, "b", "body"),
+        (3, "c", "body"),
+    ]
+
+
+def test_bytes_are_text_and_maps_are_objects(tmp_path: Path) -> None:
+    table = pyarrow.table(
+        {
+            "prompt": pyarrow.array([b"hello"], pyarrow.binary()),
+            "logit_bias": pyarrow.array(
+                [[("5", 1.0)]], pyarrow.map_(pyarrow.string(), pyarrow.float64())
+            ),
+        }
+    )
+    pyarrow_parquet.write_table(table, tmp_path / "in.parquet")
+    rows = [*parquet.rows_of(tmp_path / "in.parquet")]
+    assert bodies(rows) == [{"prompt": "hello", "logit_bias": {"5": 1.0}}]
+    [refused] = parsed([{"prompt": "A", "max_tokens": Decimal(5)}])
+    assert isinstance(refused, LineError)
+
+
+def test_parts_that_would_be_left_out_or_are_no_parts(tmp_path: Path) -> None:
+    table(tmp_path / "a.parquet", [{"prompt": "A", "label": 1}])
+    table(tmp_path / "b.parquet", [{"prompt": "B", "source": 1}])
+    (tmp_path / ".c.parquet").write_text("being written")
+    assert len([*parquet.rows_of(tmp_path)]) == 2
+    assert request_rows.unused(parquet.columns_of(tmp_path)) == ["label", "source"]
+    (tmp_path / "day=1").mkdir()
+    table(tmp_path / "day=1" / "d.parquet", [{"prompt": "D"}])
+    with pytest.raises(RunFailure, match="tables in folders of its own"):
+        BatchSource(str(tmp_path), Rules())
+
+
 def test_without_pyarrow_the_command_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -207,6 +255,17 @@ def test_columns_of_answers() -> None:
     assert [row.get("error_message") for row in rows] == [None, None, "too long", "no such url"]
     counts = ("prompt_tokens", "completion_tokens", "cached_tokens")
     assert [rows[0][name] for name in counts] == [5, 2, 3]
+
+
+def test_an_odd_answer_has_its_row(tmp_path: Path) -> None:
+    odd = [{"error": "text"}, {}, {"choices": []}]
+    lines = [
+        answer("job", n, str(n), Response(status_code=500, request_id="r", body=body)).to_json()
+        for n, body in enumerate(odd)
+    ]
+    rows = [*answer_rows.rows_of(lines)]
+    assert [row["status_code"] for row in rows] == [500] * 3
+    assert rows[0]["error_message"] == "text"
 
 
 def test_types_are_fixed_whatever_the_values(tmp_path: Path) -> None:
@@ -293,7 +352,7 @@ def test_what_convert_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     for inputs, output, words in (
         ([requests, answers], out, "some inputs hold requests and some answers"),
         ([broken], out, "c.jsonl: line 3 is no JSON object"),
-        ([requests], requests, "given twice"),
+        ([requests], requests, "would be written over"),
         ([requests], answers, "--overwrite replaces it"),
         ([tmp_path / "absent.jsonl"], out, "No such file"),
     ):
@@ -302,6 +361,31 @@ def test_what_convert_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         assert words in capsys.readouterr().err
     assert not out.exists()
     assert requests.read_text().startswith('{"custom_id"')
+
+
+def test_convert_joins_files_as_they_are(tmp_path: Path) -> None:
+    first, second, empty, out = (tmp_path / f"{name}.jsonl" for name in ("a", "b", "c", "out"))
+    first.write_bytes(results()[0].rstrip())  # without the last line's end
+    second.write_bytes(b"\n" + results()[1])
+    empty.touch()
+    assert convert("-i", first, "-i", second, "-i", empty, "-o", out) == 0
+    assert [json.loads(one)["custom_id"] for one in out.open()] == ["a", "b"]
+
+
+def test_a_table_is_not_written_into_the_folder_it_is_made_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    part = table(tmp_path / "a.parquet", [{"prompt": "A"}])
+    before = part.read_bytes()
+    for name in ("a.parquet", "new.parquet"):
+        out = str(tmp_path / name)
+        assert convert("-i", tmp_path, "-o", out, "--overwrite") == 1
+        arguments = ["run", "-i", str(tmp_path), "-o", out, "--model-path", "none", "--overwrite"]
+        with pytest.raises(SystemExit):
+            cli.main(arguments)
+        assert "lies in" in capsys.readouterr().err
+    assert part.read_bytes() == before
+    assert [one.name for one in tmp_path.iterdir()] == ["a.parquet"]
 
 
 def test_a_run_from_a_table_to_a_table(

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import gzip
-import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+import zlib
+from collections.abc import Iterable
 from typing import IO
 
 import orjson
@@ -22,7 +21,7 @@ def opened(path: str) -> IO[bytes]:
     temporary file.
 
     Raises:
-        ClientError: a table cannot be read.
+        ClientError: a table, or what is packed, cannot be read.
         OSError: there is no such file.
     """
     if parquet.is_table(path):
@@ -34,11 +33,11 @@ def opened(path: str) -> IO[bytes]:
         packed = file.read(2) == _GZIP_MAGIC
     if not packed:
         return open(path, "rb")
-    spool = _spool()
-    with gzip.open(path) as unpacked:
-        shutil.copyfileobj(unpacked, spool)
-    spool.seek(0)
-    return spool
+    try:
+        with gzip.open(path) as unpacked:
+            return _spooled(unpacked)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ClientError(f"{path} cannot be unpacked: {error}") from error
 
 
 def endpoint_of(file: IO[bytes], name: str) -> str:
@@ -88,13 +87,6 @@ def failed_lines(requests: Iterable[bytes], errors: Iterable[bytes]) -> IO[bytes
     return found
 
 
-def refuse_to_replace(paths: Iterable[Path], overwrite: bool) -> None:
-    """Raise `ClientError` if one of ``paths`` is there already, unless it may be replaced."""
-    for path in paths:
-        if path.exists() and not overwrite:
-            raise ClientError(f"{path} is there already; --overwrite replaces it")
-
-
 def _custom_id(line: bytes) -> str | None:
     try:
         found = orjson.loads(line)["custom_id"]
@@ -103,7 +95,7 @@ def _custom_id(line: bytes) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def _spooled(lines: Iterator[bytes]) -> IO[bytes]:
+def _spooled(lines: Iterable[bytes]) -> IO[bytes]:
     spool = _spool()
     try:
         for line in lines:

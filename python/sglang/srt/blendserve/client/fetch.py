@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from sglang.srt.blendserve.client import batch_files, results, server
+from sglang.srt.blendserve.client import results, server
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +36,6 @@ def main(args: argparse.Namespace) -> int:
 
 def _fetch(args: argparse.Namespace) -> int:
     client = server.connect(args)
-    batch_files.refuse_to_replace(results.targets(args.output), args.overwrite)
+    results.check(args.output, overwrite=args.overwrite)
     batch = results.wait(client, args.batch) if args.wait else client.batches.retrieve(args.batch)
     return results.fetch(client, batch, args.output, overwrite=args.overwrite)

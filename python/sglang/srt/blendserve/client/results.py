@@ -11,11 +11,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import httpx
 import openai
 from openai.types import Batch
 from tqdm import tqdm
 
-from sglang.srt.blendserve.client.batch_files import refuse_to_replace
 from sglang.srt.blendserve.client.server import ENDED, ClientError, said, shown
 from sglang.srt.blendserve.tables import answer_rows, parquet
 
@@ -30,6 +30,71 @@ def targets(output: Path) -> list[Path]:
     if parquet.is_table(output):
         return [output]
     return [output, output.with_name(f"{output.stem}.errors{output.suffix}")]
+
+
+def check(output: Path, *, overwrite: bool, source: str | None = None) -> None:
+    """Check that results can be written, before anything is sent or waited for.
+
+    Args:
+        output: as `targets` takes it.
+        overwrite: whether what is there may be replaced.
+        source: a file of requests that must stay as it is.
+
+    Raises:
+        ClientError: they cannot.
+    """
+    if output.suffix == ".gz":
+        raise ClientError(f"{output}: results are not packed; give a name without .gz")
+    if not output.absolute().parent.is_dir():
+        raise ClientError(f"there is no folder {output.absolute().parent}; create it first")
+    for path in targets(output):
+        if path.is_dir():
+            raise ClientError(f"{path} is a folder; give a file's name")
+        if source is not None and parquet.lies_in(path, source):
+            raise ClientError(f"{path} is, or lies in, {source}, which would be lost")
+        if path.exists() and not overwrite:
+            raise ClientError(f"{path} is there already; --overwrite replaces it")
+    if parquet.is_table(output):
+        try:
+            parquet.require()
+        except parquet.TableError as error:
+            raise ClientError(str(error)) from error
+
+
+def create(client: openai.OpenAI, **given: Any) -> Batch:
+    """Create a batch, never twice.
+
+    Args:
+        given: as `openai.OpenAI().batches.create` takes it.
+
+    Raises:
+        ClientError: nobody knows whether there is a batch now.
+    """
+    try:
+        return client.with_options(max_retries=0).batches.create(**given)
+    except openai.APIConnectionError as error:
+        raise ClientError(
+            f"the server did not answer ({error.__cause__ or error}) when it was asked for a batch "
+            f"of {given['input_file_id']}. `sglang-blendserve status` shows whether it made one"
+        ) from error
+
+
+def follow(
+    client: openai.OpenAI, batch: Batch, output: Path, server: str, *, overwrite: bool
+) -> int:
+    """Wait for a batch and fetch its results; return the exit status. If it cannot be done, say how
+    to go on."""
+    try:
+        return fetch(client, wait(client, batch.id), output, overwrite=overwrite)
+    except BaseException as error:
+        stopped = isinstance(error, KeyboardInterrupt)
+        print(
+            f"{'Stopped; the batch goes on.' if stopped else 'The results are not fetched.'} To "
+            f"get them:\n  sglang-blendserve fetch {batch.id} --wait -o {output} "
+            f"--server {server}",
+            file=sys.stderr,
+        )
+        raise
 
 
 def wait(client: openai.OpenAI, batch_id: str) -> Batch:
@@ -73,8 +138,8 @@ def fetch(client: openai.OpenAI, batch: Batch, output: Path, *, overwrite: bool)
     """
     if batch.status not in ENDED:
         raise ClientError(f"{shown(batch)}: it has not ended; --wait waits for it")
+    check(output, overwrite=overwrite)
     files = targets(output)
-    refuse_to_replace(files, overwrite)
     ids = (batch.output_file_id, batch.error_file_id)
     if not any(ids):
         raise ClientError(f"{shown(batch)}: it has no results")
@@ -94,10 +159,13 @@ def fetch(client: openai.OpenAI, batch: Batch, output: Path, *, overwrite: bool)
             except ValueError as error:
                 raise ClientError(str(error)) from error
         else:
-            for part, file in zip(parts, files, strict=True):
+            for part, file in zip(parts, [*files], strict=True):
                 if file is output or part.stat().st_size:
                     os.replace(part, file)
-    print(f"{shown(batch)}\n{', '.join(str(file) for file in files if file.exists())}")
+                else:  # none has failed; what is there is of another batch
+                    file.unlink(missing_ok=True)
+                    files.remove(file)
+    print(f"{shown(batch)}\n{', '.join(map(str, files))}")
     return 0
 
 
@@ -105,13 +173,15 @@ def download(client: openai.OpenAI, file_id: str, path: Path) -> None:
     """Write the content of a server's file to ``path``, piece by piece.
 
     Raises:
-        ClientError: the server has it no more.
+        ClientError: the server has it no more, or breaks off.
     """
     try:
         with client.files.with_streaming_response.content(file_id) as response:
             response.stream_to_file(path)
     except openai.NotFoundError as error:
         raise ClientError(f"{file_id} is gone: {said(error)}") from error
+    except httpx.HTTPError as error:  # in the middle of it
+        raise ClientError(f"the server broke off while it sent {file_id}: {error!r}") from error
 
 
 def _rows(part: Path) -> Iterator[dict[str, Any]]:

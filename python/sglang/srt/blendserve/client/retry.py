@@ -41,7 +41,7 @@ def _retry(args: argparse.Namespace) -> int:
     if args.wait:
         if args.output is None:
             raise ClientError("--wait needs -o FILE, for the answers")
-        batch_files.refuse_to_replace(results.targets(args.output), args.overwrite)
+        results.check(args.output, overwrite=args.overwrite)
     before = client.batches.retrieve(args.batch)
     if before.status not in ENDED:
         raise ClientError(f"{shown(before)}: it has not ended")
@@ -57,15 +57,14 @@ def _retry(args: argparse.Namespace) -> int:
             batch_files.failed_lines(lines, failed) as file,
         ):
             sent = client.files.create(file=(f"retry-{before.id}.jsonl", file), purpose="batch")
-    batch = client.batches.create(
+    batch = results.create(
+        client,
         input_file_id=sent.id,
-        endpoint=before.endpoint,  # type: ignore[arg-type]
-        completion_window=before.completion_window,  # type: ignore[arg-type]
+        endpoint=before.endpoint,
+        completion_window=before.completion_window,
         metadata={**(before.metadata or {}), "retry_of": before.id},
     )
     print(batch.id, flush=True)
     if not args.wait:
         return 0
-    return results.fetch(
-        client, results.wait(client, batch.id), args.output, overwrite=args.overwrite
-    )
+    return results.follow(client, batch, args.output, args.server, overwrite=args.overwrite)

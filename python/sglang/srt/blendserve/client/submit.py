@@ -17,7 +17,6 @@ wrong flags, 130 Ctrl-C.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from sglang.srt.blendserve.client import batch_files, results, server
@@ -59,34 +58,25 @@ def main(args: argparse.Namespace) -> int:
 
 def _submit(args: argparse.Namespace) -> int:
     client = server.connect(args)
-    path = Path(args.input)
+    path = Path(args.input.removesuffix(".gz"))
     suffix = ".parquet" if path.is_dir() else path.suffix
     output = args.output or path.with_name(f"{path.stem}.out{suffix}")
     if args.wait:
-        batch_files.refuse_to_replace(results.targets(output), args.overwrite)
+        results.check(output, overwrite=args.overwrite, source=args.input)
     with batch_files.opened(args.input) as file:
         endpoint = args.endpoint or batch_files.endpoint_of(file, args.input)
         sent = client.files.create(file=(f"{path.stem}.jsonl", file), purpose="batch")
-    batch = client.batches.create(
+    batch = results.create(
+        client,
         input_file_id=sent.id,
-        endpoint=endpoint,  # type: ignore[arg-type]
+        endpoint=endpoint,
         completion_window=args.window,
         metadata=dict(args.metadata),
     )
     print(batch.id, flush=True)
     if not args.wait:
         return 0
-    try:
-        return results.fetch(
-            client, results.wait(client, batch.id), output, overwrite=args.overwrite
-        )
-    except KeyboardInterrupt:
-        print(
-            f"submit: stopped; the batch goes on. `sglang-blendserve fetch {batch.id} --wait "
-            f"-o {output} --server {args.server}` waits for it again.",
-            file=sys.stderr,
-        )
-        return server.INTERRUPTED
+    return results.follow(client, batch, output, args.server, overwrite=args.overwrite)
 
 
 def _pair(text: str) -> tuple[str, str]:

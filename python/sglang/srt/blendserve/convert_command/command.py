@@ -28,7 +28,6 @@ from typing import Any
 
 import orjson
 
-from sglang.srt.blendserve.batch_file.same_file import first_clash
 from sglang.srt.blendserve.tables import answer_rows, parquet, request_rows
 from sglang.srt.blendserve.tables.parquet import TableError
 
@@ -52,9 +51,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Convert; return the exit status."""
     try:
-        inputs = {f"--input {path}": path for path in args.input}
-        if first_clash({**inputs, "--output": args.output}):
-            raise TableError(f"{args.output} is given twice: what is read would be written over")
+        for path in args.input:
+            if parquet.lies_in(args.output, path):
+                raise TableError(f"{args.output} is, or lies in, {path}: it would be written over")
+        if args.output.suffix == ".gz":
+            raise TableError(f"{args.output}: nothing is packed here; give a name without .gz")
         if args.output.exists() and not args.overwrite:
             raise TableError(f"{args.output} is there already; --overwrite replaces it")
         rows = _convert(args.input, args.output)
@@ -66,10 +67,10 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _convert(inputs: list[str], output: Path) -> int:
-    kinds = {_has_answers(path) for path in inputs}
+    kinds = {_has_answers(path) for path in inputs} - {None}
     if len(kinds) > 1:
         raise TableError("some inputs hold requests and some answers: convert them one by one")
-    answers = kinds.pop()
+    answers = bool(kinds and kinds.pop())
     if parquet.is_table(output):
         rows = answer_rows.rows_of if answers else request_rows.rows_of
         columns = answer_rows.ANSWER_COLUMNS if answers else request_rows.REQUEST_COLUMNS
@@ -78,8 +79,8 @@ def _convert(inputs: list[str], output: Path) -> int:
     return _write_lines(output, chain.from_iterable(_lines(path, answers) for path in inputs))
 
 
-def _has_answers(path: str) -> bool:
-    """Whether an input holds answers, by its columns or its first line."""
+def _has_answers(path: str) -> bool | None:
+    """Whether an input holds answers, by its columns or its first line; None if it is empty."""
     if parquet.is_table(path):
         return {"response", "status_code"} <= {*parquet.columns_of(path)}
     with open(path, "rb") as file:
@@ -89,7 +90,7 @@ def _has_answers(path: str) -> bool:
                     return {"response", "error"} <= orjson.loads(line).keys()
                 except (ValueError, AttributeError) as error:
                     raise TableError(f"{path}: the first line is no JSON object") from error
-    return False
+    return None
 
 
 def _lines(path: str, answers: bool) -> Iterator[bytes]:
@@ -121,8 +122,9 @@ def _write_lines(output: Path, lines: Iterator[bytes]) -> int:
     try:
         with temporary.open("wb") as file:
             for line in lines:
-                file.write(line)
-                count += 1
+                if line.strip():
+                    file.write(line if line.endswith(b"\n") else line + b"\n")
+                    count += 1
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, output)

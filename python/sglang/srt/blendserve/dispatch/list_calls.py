@@ -20,6 +20,7 @@ import numpy as np
 
 from sglang.srt.blendserve import job_ids
 from sglang.srt.blendserve.answering.stop import Stop
+from sglang.srt.blendserve.cost.remaining_work import RemainingWork
 from sglang.srt.blendserve.dispatch.engine_settings import planner_settings
 from sglang.srt.blendserve.dispatch.engine_state import TELL_SECONDS, tell_beyond
 from sglang.srt.blendserve.dispatch.list_columns import Prepared
@@ -124,13 +125,22 @@ async def _settings_of(manager: Any) -> PlannerSettings:
 
 
 async def _tell(manager: Any, window: ListWindow) -> None:
-    """Tell the engine what is left of the list."""
+    """Tell the engine what is left of all lists that are open, while this one is and once more."""
+    told = False
     try:
         while not await window.closed_within(TELL_SECONDS):
-            if any(window.left):
-                await tell_beyond(manager, window.left)
+            if told or any(_left(manager)):
+                told = True
+                await tell_beyond(manager, _left(manager))
+        if told:
+            await tell_beyond(manager, _left(manager))
     except Exception:  # of any kind, inside SGLang: the engine goes by what it has itself
         logger.exception("The engine is not told what waits elsewhere for it")
+
+
+def _left(manager: Any) -> RemainingWork:
+    work = [one.window.left for one in _open if one.manager is manager]
+    return RemainingWork(sum(one.compute for one in work), sum(one.memory for one in work))
 
 
 @dataclass(frozen=True, eq=False)

@@ -164,8 +164,17 @@ class ListWindow:
             for task in beside:
                 task.cancel()
             await asyncio.gather(*beside, return_exceptions=True)
-            self._columns.close()
+            self._forget()
             self._outputs.put_nowait(None)
+
+    def _forget(self) -> None:
+        """Let go of the requests, which know each other."""
+        self._columns.close()
+        if self._planner is not None:
+            try:
+                self._planner.close(self._job)
+            except Exception:  # of any kind: the list has its answers
+                logger.exception("The plan of %s cannot be closed", self._job)
 
     def _raise_what_failed(self, preparing: asyncio.Task[None]) -> None:
         for task in (preparing, *[task for task in self._running if task.done()]):
@@ -226,7 +235,8 @@ class ListWindow:
             self._started, self._ended = [], []
             try:
                 self._taken = self._planner.take(self._job, most, news)
-            except KeyError:  # the log says why
+            except Exception:  # of any kind: no answer depends on the plan
+                logger.exception("%s cannot be planned", self._job)
                 self._give_up_planning("planning has failed")
             else:
                 if self._taken.places:

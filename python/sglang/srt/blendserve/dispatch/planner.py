@@ -78,14 +78,14 @@ class Planner:
                 skip = np.frombuffer(body, dtype=np.bool_)
                 self.open(job, RequestStore(Path(header["folder"])), skip)
             elif header["op"] == "close":
-                self._close(job)
+                self.close(job)
             elif job in self._jobs:
                 return pack(self.take(job, header["most"], News(*header["news"])).as_header())
             else:
                 return pack({"unknown": True})
         except Exception:  # of any kind: the other jobs are planned on
             logger.exception("%s cannot be planned", job)
-            self._close(job)
+            self.close(job)
             return pack({"unknown": True})
         return pack({})
 
@@ -96,7 +96,7 @@ class Planner:
             store: has them, and may still grow.
             skip: by line number, whether it is not to be handed over.
         """
-        self._close(job)
+        self.close(job)
         self._jobs[job] = StorePlan(
             job, store, self._dispatcher, skip, most_tokens=self._settings.most_tokens
         )
@@ -132,7 +132,7 @@ class Planner:
                 more = plan.look(FIRST_PLAN if nothing_planned else _LATER_LOOK) or more
             except Exception:  # of any kind: the other jobs are planned on
                 logger.exception("%s cannot be planned", job)
-                self._close(job)
+                self.close(job)
         try:
             # A plan over what is there would be made again, as soon as all is taken up.
             if self.pool.planning or not (more and self._has_enough):
@@ -160,10 +160,11 @@ class Planner:
             plan.unplanned if plan.settled else plan.unplanned >= FIRST_PLAN and plan.starved
             for plan in self._jobs.values()
         )
-        if waits or len(pool) >= FIRST_PLAN or pool.current.requests:
+        if pool.planning or waits or len(pool) >= FIRST_PLAN or pool.current.requests:
             pool.plan_if_due(quiet=waits, idle_seconds=idle_seconds)
 
-    def _close(self, job: str) -> None:
+    def close(self, job: str) -> None:
+        """Forget a job. Of one that is not open it does nothing."""
         plan = self._jobs.pop(job, None)
         if plan is not None:
             plan.close()

@@ -137,6 +137,9 @@ def parse_args(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse
     }
     if args.table is not None:
         files["the table"] = args.table
+        given = args.input
+        if given != "-" and parquet.is_table(given) and parquet.lies_in(args.table, given):
+            parser.error(f"--output {args.table} is, or lies in, --input {given}")
     if args.summary is not None:
         files["--summary"] = args.summary
     clash = first_clash(files)

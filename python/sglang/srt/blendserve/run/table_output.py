@@ -62,4 +62,7 @@ def write(table: Path, *, failed: int) -> None:
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
     with path.open("rb") as lines:
-        yield from answer_rows.rows_of(lines)
+        try:
+            yield from answer_rows.rows_of(lines)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error

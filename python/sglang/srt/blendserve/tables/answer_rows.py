@@ -53,25 +53,29 @@ def rows_of(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
 
 
 def lines_of(rows: Iterable[dict[str, Any]]) -> Iterator[bytes]:
-    """Yield the line of an output or error file that each row was made of."""
-    for row in rows:
+    """Yield the line of an output or error file that each row was made of.
+
+    Raises:
+        ValueError: a row has no such line.
+    """
+    for number, row in enumerate(rows, start=1):
         response = error = None
-        if row["response"] is not None:
+        if row["response"] is None:
+            error = {name: row.get(f"error_{name}") for name in ("code", "message", "param")}
+            error["line"] = row.get("line")
+        else:
+            try:
+                body = orjson.loads(row["response"])
+            except ValueError as problem:
+                raise ValueError(f"row {number}: response is no JSON ({problem})") from problem
             response = {
                 "status_code": row["status_code"],
-                "request_id": row["request_id"],
-                "body": orjson.loads(row["response"]),
-            }
-        else:
-            error = {
-                "code": row["error_code"],
-                "message": row["error_message"],
-                "param": row["error_param"],
-                "line": row["line"],
+                "request_id": row.get("request_id"),
+                "body": body,
             }
         line = {
-            "id": row["id"],
-            "custom_id": row["custom_id"],
+            "id": row.get("id"),
+            "custom_id": row.get("custom_id"),
             "response": response,
             "error": error,
         }
@@ -87,16 +91,20 @@ def _row(result: dict[str, Any]) -> dict[str, Any]:
             "status_code": response["status_code"],
             "request_id": response["request_id"],
             "response": orjson.dumps(body).decode(),
-            **_answer(body),
+            **(_answer(body) if isinstance(body, dict) else {}),
         }
-        error = body.get("error") or (body if response["status_code"] >= 400 else None)
-    if error is not None:
+        error = body.get("error") if isinstance(body, dict) else None
+        if error is None and response["status_code"] >= 400:
+            error = body
+    if isinstance(error, dict):
         row |= {
             "error_code": _text(error.get("code") or error.get("type")),
             "error_message": _text(error.get("message")),
             "error_param": _text(error.get("param")),
             "line": error.get("line") if response is None else None,
         }
+    elif error is not None:
+        row["error_message"] = _text(error)
     return row
 
 

@@ -7,14 +7,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-MAGIC = b"PAR1"
-"""What a Parquet file begins with."""
+from sglang.srt.blendserve.batch_file.same_file import same_file
 
 ROWS = 1000
 """Rows in memory at once when a file is read."""
 
 GROUP_ROWS = 10_000
 """Rows of a row group that is written, which are in memory at once."""
+
+
+UNREADABLE = object()
+"""Stands for a value that cannot be read; no JSON can be made of it."""
 
 
 class TableError(ValueError):
@@ -36,37 +39,55 @@ def is_table(path: str | Path) -> bool:
 
 
 def parts_of(path: str | Path) -> list[Path]:
-    """Return the Parquet files of a folder, by name, or the file itself."""
+    """Return the Parquet files of a folder, by name, or the file itself. Names that begin with a
+    dot or an underscore are those of files that other tools are writing."""
     if Path(path).is_dir():
-        return sorted(Path(path).glob("*.parquet"))
+        found = sorted(Path(path).glob("*.parquet"))
+        return [part for part in found if not part.name.startswith((".", "_"))]
     return [Path(path)]
 
 
+def lies_in(path: str | Path, table: str | Path) -> bool:
+    """Whether ``path`` is the file ``table``, or would be read as a part of that folder."""
+    if Path(table).is_dir():
+        return (
+            Path(path).suffix == ".parquet"
+            and Path(path).absolute().parent.resolve() == Path(table).resolve()
+        )
+    return same_file(path, table)
+
+
 def columns_of(path: str | Path) -> list[str]:
-    """Return the names of the columns, of the first part.
+    """Return the names of the columns, of all parts.
 
     Raises:
         TableError: it cannot be read.
     """
     parquet = _pyarrow_parquet()
-    try:
-        return list(parquet.read_schema(parts_of(path)[0]).names)
-    except (OSError, _arrow_error(), IndexError) as error:
-        raise TableError(f"{path} cannot be read as Parquet: {error}") from error
+    _refuse_subfolders(path)
+    names: dict[str, None] = {}
+    for part in parts_of(path):
+        try:
+            names.update(dict.fromkeys(parquet.read_schema(part).names))
+        except (OSError, _arrow_error()) as error:
+            raise TableError(f"{part} cannot be read as Parquet: {error}") from error
+    return [*names]
 
 
 def rows_of(path: str | Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a file, or of all the files of a folder by name.
+    """Yield the rows of a file, or of all the files of a folder by name. A value that cannot be
+    read, a text that is no UTF-8, is `UNREADABLE`.
 
     Raises:
         TableError: it cannot be read.
     """
     parquet = _pyarrow_parquet()
+    _refuse_subfolders(path)
     for part in parts_of(path):
         try:
             with parquet.ParquetFile(part) as file:
                 for batch in file.iter_batches(batch_size=ROWS):
-                    yield from batch.to_pylist()
+                    yield from _values(batch)
         except (OSError, _arrow_error()) as error:
             raise TableError(f"{part} cannot be read as Parquet: {error}") from error
 
@@ -96,13 +117,35 @@ def write(path: Path, columns: Sequence[tuple[str, str]], rows: Iterable[dict[st
             if group or not count:
                 writer.write_table(arrow.Table.from_pylist(group, schema=schema))
         _put_in_place(temporary, path)
-    except (OSError, _arrow_error()) as error:
+    except (OSError, OverflowError, _arrow_error()) as error:
         temporary.unlink(missing_ok=True)
         raise TableError(f"{path} cannot be written: {error}") from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     return count + len(group)
+
+
+def _values(batch: Any) -> Iterator[dict[str, Any]]:
+    try:
+        yield from batch.to_pylist(maps_as_pydicts="lossy")
+    except UnicodeDecodeError:  # none of them was yielded
+        for row in range(batch.num_rows):
+            yield {name: _value(batch.column(name)[row]) for name in batch.schema.names}
+
+
+def _value(scalar: Any) -> Any:
+    try:
+        return scalar.as_py(maps_as_pydicts="lossy")
+    except UnicodeDecodeError:
+        return UNREADABLE
+
+
+def _refuse_subfolders(path: str | Path) -> None:
+    if Path(path).is_dir() and any(one.is_dir() for one in Path(path).iterdir()):
+        inside = next((one for one in Path(path).rglob("*/*.parquet")), None)
+        if inside is not None:
+            raise TableError(f"{path} has tables in folders of its own, {inside} say; give one")
 
 
 def _put_in_place(temporary: Path, path: Path) -> None:

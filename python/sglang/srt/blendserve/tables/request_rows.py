@@ -80,13 +80,13 @@ def rows_of(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
         try:
             found = orjson.loads(line)
             custom_id, url, body = (found.get(name) for name, _ in REQUEST_COLUMNS)
-        except (ValueError, AttributeError) as error:
+            text = None if body is None else orjson.dumps(body).decode()
+        except (ValueError, TypeError, AttributeError) as error:
             raise ValueError(f"line {number} is no JSON object ({error}); mend it") from error
-        yield {
-            "custom_id": custom_id,
-            "url": url,
-            "body": None if body is None else orjson.dumps(body).decode(),
-        }
+        for name, value in (("custom_id", custom_id), ("url", url)):
+            if not isinstance(value, str | None):
+                raise ValueError(f"line {number}: {name} is no text but {value!r}; mend it")
+        yield {"custom_id": custom_id, "url": url, "body": text}
 
 
 def _line(row: dict[str, Any], number: int) -> bytes:
@@ -96,11 +96,21 @@ def _line(row: dict[str, Any], number: int) -> bytes:
     if isinstance(custom_id, int):
         custom_id = str(custom_id)
     line = {"custom_id": custom_id, "method": row.get("method") or "POST", "url": url, "body": body}
-    return orjson.dumps(
-        {name: value for name, value in line.items() if value is not None},
-        default=str,
-        option=orjson.OPT_APPEND_NEWLINE,
-    )
+    line = {name: value for name, value in line.items() if value is not None}
+    try:
+        return orjson.dumps(line, default=_other, option=orjson.OPT_APPEND_NEWLINE)
+    except (TypeError, ValueError) as error:  # refused with this for a body
+        line = {"method": "POST", "url": Endpoint.CHAT.value, "body": f"no JSON: {error}"}
+        if isinstance(custom_id, str):
+            line["custom_id"] = custom_id
+        return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def _other(value: Any) -> str:
+    """A value that is none of JSON's: bytes are text, anything else is refused."""
+    if isinstance(value, bytes):
+        return value.decode()
+    raise TypeError(f"a value is of the type {type(value).__name__}")
 
 
 def _body(row: dict[str, Any]) -> Any:
