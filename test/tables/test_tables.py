@@ -105,12 +105,18 @@ def test_a_row_that_is_no_request_is_an_error_of_its_own() -> None:
         {"custom_id": "good", "body": json.dumps({"prompt": "A"})},
         {"custom_id": "text", "body": "not JSON"},
         {"custom_id": None, "body": json.dumps({"prompt": "A"})},
-        {"custom_id": "none", "body": None},
+        {"custom_id": "none", "prompt": None},
         {"custom_id": "good", "body": json.dumps({"prompt": "B"})},
     ]
     lines = parsed(rows)
     assert [line.line for line in lines] == [1, 2, 3, 4, 5]
     assert isinstance(lines[0], BatchLine)
+    assert [line.param for line in lines[1:] if isinstance(line, LineError)] == [
+        "body",
+        "custom_id",
+        "body.prompt",
+        "custom_id",
+    ]
     assert [line.code for line in lines[1:] if isinstance(line, LineError)] == [
         ErrorCode.INVALID_TYPE,
         ErrorCode.MISSING_REQUIRED_PARAMETER,

@@ -91,7 +91,7 @@ def rows_of(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
 
 def _line(row: dict[str, Any], number: int) -> bytes:
     body = _body(row)
-    url = row.get("url") or _endpoint(body)
+    url = row.get("url") or _endpoint(body) or _endpoint(row)
     custom_id = row.get("custom_id", f"row-{number}")
     if isinstance(custom_id, int):
         custom_id = str(custom_id)
