@@ -22,7 +22,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-PINNED = ("pandas==3.0.6", "polars==1.45.0", "duckdb==2.0.1", "datasets==5.2.0", "pyarrow==26.0.1")
+PINNED = ("pandas==3.1.1", "polars==2.1.0", "duckdb==2.0.1", "datasets==5.2.0", "pyarrow==26.0.1")
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = ROOT / ".venv-tables"
 COUNT = "select error_code, count(*) from {} group by 1 order by 1"
@@ -84,10 +84,11 @@ def make(folder: Path, rows: int) -> None:
 
 def environment() -> Path:
     """Return the Python of an environment with the tools."""
-    python = ENVIRONMENT / "bin" / "python"
-    if not python.exists():
-        venv.create(ENVIRONMENT, with_pip=True)
+    python, made = ENVIRONMENT / "bin" / "python", ENVIRONMENT / "made"
+    if not made.exists() or made.read_text() != str(PINNED):
+        venv.create(ENVIRONMENT, with_pip=True, clear=True)
         subprocess.run([str(python), "-m", "pip", "install", "-q", *PINNED], check=True)
+        made.write_text(str(PINNED))
     return python
 
 
