@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import gzip
-import tempfile
 import zlib
 from collections.abc import Iterable
 from typing import IO
 
 import orjson
 
+from sglang.srt.blendserve.batch_file.spool import spooled
 from sglang.srt.blendserve.client.server import ClientError
 from sglang.srt.blendserve.tables import parquet, request_rows
 
@@ -26,7 +26,7 @@ def opened(path: str) -> IO[bytes]:
     """
     if parquet.is_table(path):
         try:
-            return _spooled(request_rows.lines_of(parquet.rows_of(path)))
+            return spooled(request_rows.lines_of(parquet.rows_of(path)))
         except parquet.TableError as error:
             raise ClientError(str(error)) from error
     with open(path, "rb") as file:
@@ -35,7 +35,7 @@ def opened(path: str) -> IO[bytes]:
         return open(path, "rb")
     try:
         with gzip.open(path) as unpacked:
-            return _spooled(unpacked)
+            return spooled(unpacked)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ClientError(f"{path} cannot be unpacked: {error}") from error
 
@@ -79,7 +79,7 @@ def failed_lines(requests: Iterable[bytes], errors: Iterable[bytes]) -> IO[bytes
         for number, line in enumerate(requests, start=1)
         if number in numbers or _custom_id(line) in names
     )
-    found = _spooled(chosen)
+    found = spooled(chosen)
     if not found.read(1):
         found.close()
         raise ClientError("no line of the batch has failed, so there is nothing to try again")
@@ -93,19 +93,3 @@ def _custom_id(line: bytes) -> str | None:
     except (ValueError, KeyError, TypeError):
         return None
     return found if isinstance(found, str) else None
-
-
-def _spooled(lines: Iterable[bytes]) -> IO[bytes]:
-    spool = _spool()
-    try:
-        for line in lines:
-            spool.write(line if line.endswith(b"\n") else line + b"\n")
-        spool.seek(0)
-    except BaseException:
-        spool.close()
-        raise
-    return spool
-
-
-def _spool() -> IO[bytes]:
-    return tempfile.TemporaryFile(prefix="sglang-blendserve-")

@@ -24,8 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", required=True, type=Path, metavar="FILE", help=".jsonl or .parquet"
     )
-    parser.add_argument("--wait", action="store_true", help="until the batch has ended")
-    parser.add_argument("--overwrite", action="store_true", help="replace an output that is there")
+    results.add_arguments(parser)
     server.add_arguments(parser)
 
 

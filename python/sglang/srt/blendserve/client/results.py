@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import tempfile
@@ -23,6 +24,12 @@ _SHORTEST_SECONDS, _LONGEST_SECONDS = 0.5, 5.0
 """Between two looks at a batch: soon at first, for one that ends at once."""
 
 _LINE_SECONDS = 30.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of a command that may wait for results and write them."""
+    parser.add_argument("--wait", action="store_true", help="wait for the end, fetch the results")
+    parser.add_argument("--overwrite", action="store_true", help="replace an output that is there")
 
 
 def targets(output: Path) -> list[Path]:

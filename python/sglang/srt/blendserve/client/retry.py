@@ -26,8 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", type=Path, metavar="FILE", help="for the answers; needed with --wait"
     )
-    parser.add_argument("--wait", action="store_true", help="wait for the end, fetch the results")
-    parser.add_argument("--overwrite", action="store_true", help="replace an output that is there")
+    results.add_arguments(parser)
     server.add_arguments(parser)
 
 

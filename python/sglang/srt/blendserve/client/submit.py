@@ -32,8 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="for the answers, with --wait (default: the input's name with .out before its suffix)",
     )
-    parser.add_argument("--wait", action="store_true", help="wait for the end, fetch the results")
-    parser.add_argument("--overwrite", action="store_true", help="replace an output that is there")
+    results.add_arguments(parser)
     parser.add_argument(
         "--endpoint", metavar="URL", help="of all lines (default: what the first line names)"
     )

@@ -12,7 +12,6 @@ import gzip
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import IO, cast
 from sglang.srt.blendserve.answering.digest_reader import DigestReader
 from sglang.srt.blendserve.answering.line_source import FileOrder, InputScan, scan
 from sglang.srt.blendserve.batch_file.lines import ByteStream
+from sglang.srt.blendserve.batch_file.spool import new_spool, spooled
 from sglang.srt.blendserve.batch_file.types import BatchFileError, BatchLine, LineError
 from sglang.srt.blendserve.batch_file.validation import Rules, parse_lines
 from sglang.srt.blendserve.run.failure import RunFailure
@@ -78,7 +78,7 @@ class BatchSource:
             OSError, EOFError: the disk is full, or the input has changed since `scan`.
         """
         if self._compressed and self._unpacked is None:
-            unpacked = _spool()
+            unpacked = new_spool()
             try:
                 self._file.seek(0)
                 with gzip.GzipFile(fileobj=self._file) as packed:
@@ -153,7 +153,7 @@ def open_input(path: str) -> IO[bytes]:
 def _spool_standard_input() -> IO[bytes]:
     if sys.stdin.isatty():
         raise RunFailure("Standard input is the terminal; pipe a JSONL file into it.")
-    spool = _spool()
+    spool = new_spool()
     shutil.copyfileobj(sys.stdin.buffer, spool)
     spool.flush()
     spool.seek(0)
@@ -161,22 +161,9 @@ def _spool_standard_input() -> IO[bytes]:
 
 
 def _spool_table(path: str) -> IO[bytes]:
-    spool = _spool()
     try:
         if names := request_rows.unused(parquet.columns_of(path)):
             print(request_rows.left_out(path, names), file=sys.stderr)
-        for line in request_rows.lines_of(parquet.rows_of(path)):
-            spool.write(line)
-        spool.flush()
-        spool.seek(0)
+        return spooled(request_rows.lines_of(parquet.rows_of(path)))
     except TableError as error:
-        spool.close()
         raise RunFailure(str(error)) from error
-    except BaseException:
-        spool.close()
-        raise
-    return spool
-
-
-def _spool() -> IO[bytes]:
-    return tempfile.TemporaryFile(prefix="sglang-blendserve-")
