@@ -177,13 +177,15 @@ def windows() -> list[Cell]:
             "blendserve",
             workload,
             MAIN,
+            seed,
             engine="lanes",
             order="sorted",
             rates="tables",
             options={"window": window},
         )
-        for workload in TRACES
-        for window in (0, WINDOWS[-1])
+        for workload in ("trace1", "trace4", "trace2", "trace3")
+        for seed in (0, *SEEDS)
+        for window in WINDOWS
     ]
     return [
         *(
