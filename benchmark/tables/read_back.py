@@ -3,8 +3,8 @@
     python benchmark/tables/read_back.py --rows 100000 --json out.json
 
 Result lines of every kind are made, written as JSON lines and, by `convert`, as Parquet. pandas,
-polars, DuckDB, pyarrow and `datasets` (pinned below, in an environment of their own, which is made
-the first time) read the Parquet file, and each must give the rows and types that were written.
+polars, DuckDB, pyarrow and `datasets` (pinned in requirements/dev.txt) read the Parquet file, and
+each must give the rows and types that were written.
 Then DuckDB counts answers by ``error_code`` on both files; seconds are medians of five queries.
 """
 
@@ -13,44 +13,27 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
-import sys
 import tempfile
 import time
-import venv
+from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-PINNED = ("pandas==3.1.1", "polars==2.1.0", "duckdb==2.0.1", "datasets==5.2.0", "pyarrow==26.0.1")
-ROOT = Path(__file__).resolve().parents[2]
-ENVIRONMENT = ROOT / ".venv-tables"
+TOOLS = ("pandas", "polars", "duckdb", "datasets", "pyarrow")
 COUNT = "select error_code, count(*) from {} group by 1 order by 1"
 
 
 def main() -> int:
-    """Make the files and compare, or, inside the tools' environment, read them."""
+    """Make the files and compare."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--read", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.read is not None:
-        print(json.dumps(read(args.read)))
-        return 0
+    os.environ["HF_HUB_OFFLINE"] = "1"
     with tempfile.TemporaryDirectory() as folder:
         make(Path(folder), args.rows)
-        done = subprocess.run(
-            [str(environment()), __file__, "--read", folder],
-            env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": folder},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    if done.returncode:
-        print(done.stderr, file=sys.stderr)
-        return 1
-    found = {"rows": args.rows, **json.loads(done.stdout.splitlines()[-1])}
+        found = {"rows": args.rows, **read(Path(folder))}
     print(json.dumps(found, indent=2))
     if args.json is not None:
         args.json.write_text(json.dumps(found, indent=2) + "\n")
@@ -82,18 +65,8 @@ def make(folder: Path, rows: int) -> None:
     assert cli.main(["convert", "-i", f"{folder}/out.jsonl", "-o", f"{folder}/out.parquet"]) == 0
 
 
-def environment() -> Path:
-    """Return the Python of an environment with the tools."""
-    python, made = ENVIRONMENT / "bin" / "python", ENVIRONMENT / "made"
-    if not made.exists() or made.read_text() != str(PINNED):
-        venv.create(ENVIRONMENT, with_pip=True, clear=True)
-        subprocess.run([str(python), "-m", "pip", "install", "-q", *PINNED], check=True)
-        made.write_text(str(PINNED))
-    return python
-
-
 def read(folder: Path) -> dict[str, Any]:
-    """Read the table with each tool; runs in the tools' environment."""
+    """Read the table with each tool."""
     import datasets
     import duckdb
     import pandas
@@ -122,7 +95,7 @@ def read(folder: Path) -> dict[str, Any]:
         assert len(counts) == (2 if len(rows) > 30_000 else 1), counts
         seconds[name] = median(times)
     return {
-        "tools": list(PINNED),
+        "tools": [f"{tool}=={version(tool)}" for tool in TOOLS],
         "equal": {
             **{tool: found == rows for tool, found in given.items()},
             "lines": [_of(line) for line in lines] == [_of_row(row) for row in rows],

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from collections.abc import Iterable
 from typing import IO
 
@@ -11,33 +9,22 @@ import orjson
 
 from sglang.srt.blendserve.batch_file.spool import spooled
 from sglang.srt.blendserve.client.server import ClientError
-from sglang.srt.blendserve.tables import parquet, request_rows
-
-_GZIP_MAGIC = b"\x1f\x8b"
+from sglang.srt.blendserve.tables import request_file
+from sglang.srt.blendserve.tables.data_error import DataError
 
 
 def opened(path: str) -> IO[bytes]:
-    """Open a file of requests as JSON lines: a table's rows or what gzip packs are unpacked into a
-    temporary file.
+    """Open a file of requests as JSON lines, wherever it is and in whatever form
+    (`request_file.opened`).
 
     Raises:
-        ClientError: a table, or what is packed, cannot be read.
+        ClientError: it cannot be read.
         OSError: there is no such file.
     """
-    if parquet.is_table(path):
-        try:
-            return spooled(request_rows.lines_of(parquet.rows_of(path)))
-        except parquet.TableError as error:
-            raise ClientError(str(error)) from error
-    with open(path, "rb") as file:
-        packed = file.read(2) == _GZIP_MAGIC
-    if not packed:
-        return open(path, "rb")
     try:
-        with gzip.open(path) as unpacked:
-            return spooled(unpacked)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ClientError(f"{path} cannot be unpacked: {error}") from error
+        return request_file.opened(path)
+    except DataError as error:
+        raise ClientError(str(error)) from error
 
 
 def endpoint_of(file: IO[bytes], name: str) -> str:

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from sglang.srt.blendserve.client.server import ENDED, ClientError, said, shown
 from sglang.srt.blendserve.tables import answer_rows, parquet
+from sglang.srt.blendserve.tables.data_error import DataError
 
 _SHORTEST_SECONDS, _LONGEST_SECONDS = 0.5, 5.0
 """Between two looks at a batch: soon at first, for one that ends at once."""
@@ -64,7 +65,7 @@ def check(output: Path, *, overwrite: bool, source: str | None = None) -> None:
     if parquet.is_table(output):
         try:
             parquet.require()
-        except parquet.TableError as error:
+        except DataError as error:
             raise ClientError(str(error)) from error
 
 

@@ -7,7 +7,8 @@ Without --wait the batch's id is printed and the command ends; `status`, `fetch`
 `retry` take it. With --wait a bar follows the batch, and its results are fetched. Ctrl-C ends the
 waiting and not the batch.
 
-The input may be JSON lines, packed by gzip or not, or Parquet; the output JSON lines, beside which
+The input may be JSON lines, packed by gzip or not, or Parquet, here or in an object store
+(s3://, gs://, hf://) or on the web (https://); the output JSON lines, beside which
 failed lines go to a file of their own, or Parquet with both.
 
 Exit status: 0 sent (with --wait: ended, results fetched), 1 the server or a file is at fault, 2
@@ -20,6 +21,7 @@ import argparse
 from pathlib import Path
 
 from sglang.srt.blendserve.client import batch_files, results, server
+from sglang.srt.blendserve.tables import remote
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +59,8 @@ def main(args: argparse.Namespace) -> int:
 
 def _submit(args: argparse.Namespace) -> int:
     client = server.connect(args)
-    path = Path(args.input.removesuffix(".gz"))
+    given = remote.name_of(args.input) if remote.is_remote(args.input) else args.input
+    path = Path(given.removesuffix(".gz"))
     suffix = ".parquet" if path.is_dir() else path.suffix
     output = args.output or path.with_name(f"{path.stem}.out{suffix}")
     if args.wait:

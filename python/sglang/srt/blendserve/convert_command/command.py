@@ -21,15 +21,23 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from sglang.srt.blendserve.tables import answer_rows, parquet, request_rows
-from sglang.srt.blendserve.tables.parquet import TableError
+from sglang.srt.blendserve.tables import (
+    answer_rows,
+    parquet,
+    remote,
+    request_file,
+    request_rows,
+)
+from sglang.srt.blendserve.tables.data_error import DataError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,10 +48,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         action="append",
         metavar="FILE",
-        help=".jsonl, .parquet or a folder of .parquet; several are put one after another",
+        help=".jsonl, .jsonl.gz, .parquet or a folder of .parquet, here or at s3://, gs://, hf://, "
+        "https://; several are put one after another",
     )
     parser.add_argument(
-        "-o", "--output", required=True, type=Path, metavar="FILE", help=".jsonl or .parquet"
+        "-o",
+        "--output",
+        required=True,
+        metavar="FILE",
+        help=".jsonl or .parquet, here or in an object store",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an output that is there")
 
@@ -51,25 +64,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Convert; return the exit status."""
     try:
-        for path in args.input:
-            if parquet.lies_in(args.output, path):
-                raise TableError(f"{args.output} is, or lies in, {path}: it would be written over")
-        if args.output.suffix == ".gz":
-            raise TableError(f"{args.output}: nothing is packed here; give a name without .gz")
-        if args.output.exists() and not args.overwrite:
-            raise TableError(f"{args.output} is there already; --overwrite replaces it")
-        rows = _convert(args.input, args.output)
-    except (TableError, OSError) as error:  # each says which file
+        rows = _to_remote(args) if remote.is_remote(args.output) else _to_file(args)
+    except (DataError, OSError) as error:  # each says which file
         print(f"convert: {error}", file=sys.stderr)
         return 1
-    print(f"{args.output}: {rows:,} rows")
+    print(f"{remote.shown(args.output)}: {rows:,} rows")
     return 0
 
 
-def _convert(inputs: list[str], output: Path) -> int:
+def _to_remote(args: argparse.Namespace) -> int:
+    """Make the file here, and put it where it belongs."""
+    if args.output in args.input:
+        raise DataError(f"{remote.shown(args.output)} is an input: it would be written over")
+    if remote.exists(args.output) and not args.overwrite:
+        raise DataError(f"{remote.shown(args.output)} is there already; --overwrite replaces it")
+    with tempfile.TemporaryDirectory(prefix="sglang-blendserve-") as folder:
+        made = Path(folder) / remote.name_of(args.output)
+        rows = _convert(args.input, made)
+        remote.put(made, args.output)
+    return rows
+
+
+def _to_file(args: argparse.Namespace) -> int:
+    output = Path(args.output)
+    for path in args.input:
+        if parquet.lies_in(output, path):
+            raise DataError(f"{output} is, or lies in, {path}: it would be written over")
+    if output.exists() and not args.overwrite:
+        raise DataError(f"{output} is there already; --overwrite replaces it")
+    return _convert(args.input, output)
+
+
+def _convert(given: list[str], output: Path) -> int:
+    if output.suffix == ".gz":
+        raise DataError(f"{output}: nothing is packed here; give a name without .gz")
+    with ExitStack() as stack:
+        return _convert_local([stack.enter_context(remote.fetched(path)) for path in given], output)
+
+
+def _convert_local(inputs: list[str], output: Path) -> int:
     kinds = {_has_answers(path) for path in inputs} - {None}
     if len(kinds) > 1:
-        raise TableError("some inputs hold requests and some answers: convert them one by one")
+        raise DataError("some inputs hold requests and some answers: convert them one by one")
     answers = bool(kinds and kinds.pop())
     if parquet.is_table(output):
         rows = answer_rows.rows_of if answers else request_rows.rows_of
@@ -83,19 +119,19 @@ def _has_answers(path: str) -> bool | None:
     """Whether an input holds answers, by its columns or its first line; None if it is empty."""
     if parquet.is_table(path):
         return {"response", "status_code"} <= {*parquet.columns_of(path)}
-    with open(path, "rb") as file:
+    with request_file.opened(path) as file:
         for line in file:
             if line.strip():
                 try:
                     return {"response", "error"} <= orjson.loads(line).keys()
                 except (ValueError, AttributeError) as error:
-                    raise TableError(f"{path}: the first line is no JSON object") from error
+                    raise DataError(f"{path}: the first line is no JSON object") from error
     return None
 
 
 def _lines(path: str, answers: bool) -> Iterator[bytes]:
     if not parquet.is_table(path):
-        with open(path, "rb") as file:
+        with request_file.opened(path) as file:
             yield from file
     elif answers:
         yield from answer_rows.lines_of(parquet.rows_of(path))
@@ -110,10 +146,10 @@ def _rows(
 ) -> Iterator[dict[str, Any]]:
     try:
         yield from rows(_lines(path, answers))
-    except TableError:
+    except DataError:
         raise
     except ValueError as error:
-        raise TableError(f"{path}: {error}") from error
+        raise DataError(f"{path}: {error}") from error
 
 
 def _write_lines(output: Path, lines: Iterator[bytes]) -> int:

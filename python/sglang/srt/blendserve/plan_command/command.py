@@ -61,7 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--input",
         required=True,
         metavar="FILE",
-        help="batch file (JSONL, one OpenAI request a line); - for standard input",
+        help="batch file: JSON lines, one OpenAI request a line, packed by gzip or not, or a table "
+        "(Parquet), a row each; here or at s3://, gs://, hf://, https://; - for standard input",
     )
     parser.add_argument(
         "--model-path",
@@ -101,7 +102,7 @@ def _add_planning(parser: argparse.ArgumentParser) -> None:
         metavar="N|max|FILE",
         help="output length of a request: a guess for all, never above a line's "
         f"max_tokens (default {_GUESS}); max: each line's max_tokens; a results "
-        "file: the lengths measured there",
+        "file of any of these forms: the lengths measured there",
     )
     parser.add_argument(
         "--keep-sharing",
@@ -231,9 +232,10 @@ def _tokenize(path: str, prompts: EnginePrompts) -> TokenizedBatch:
 
     from sglang.srt.blendserve.batch_file.validation import parse_lines
     from sglang.srt.blendserve.requests.tokenizing import tokenize_batch
+    from sglang.srt.blendserve.tables import request_file
 
     with (
-        nullcontext(sys.stdin.buffer) if path == "-" else Path(path).open("rb") as file,
+        nullcontext(sys.stdin.buffer) if path == "-" else request_file.opened(path) as file,
         tqdm(desc="tokenizing", unit=" lines", file=sys.stderr, disable=None) as bar,
     ):
         return tokenize_batch(parse_lines(file), prompts, bar.update)

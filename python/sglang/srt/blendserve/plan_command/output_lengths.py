@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -52,7 +51,7 @@ def expected_lengths(batch: TokenizedBatch, choice: str, context_length: int) ->
 
 def _from_measured(batch: TokenizedBatch, cap: NDArray[np.float64], path: str) -> OutputLengths:
     """Measured lengths by custom_id; requests that have none take the mean of the others."""
-    measured = measured_lengths(batch, Path(path))
+    measured = measured_lengths(batch, path)
     known = np.isfinite(measured)
     by_line = dict(zip(batch.line, measured.tolist(), strict=True))
     mean = np.nanmean([*by_line.values()])

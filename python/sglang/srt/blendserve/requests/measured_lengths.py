@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
 from sglang.srt.blendserve.requests.tokenizing import TokenizedBatch
+from sglang.srt.blendserve.tables import request_file
 
 
-def measured_lengths(batch: TokenizedBatch, path: Path) -> NDArray[np.float64]:
-    """(sequences,) output tokens by a file of output lines; NaN where it has none.
+def measured_lengths(batch: TokenizedBatch, path: str) -> NDArray[np.float64]:
+    """(sequences,) output tokens by a file of answers (`request_file.opened_answers`); NaN where it
+    has none.
 
     Sequences of one line have the mean of that line. Raises ValueError if the file cannot be used.
     """
@@ -26,11 +26,11 @@ def measured_lengths(batch: TokenizedBatch, path: Path) -> NDArray[np.float64]:
     return by_line[lines]
 
 
-def _read_usage(path: Path) -> dict[str, int]:
+def _read_usage(path: str) -> dict[str, int]:
     """Completion tokens by custom_id from a file of output lines."""
     measured: dict[str, int] = {}
     try:
-        with path.open("rb") as file:
+        with request_file.opened_answers(path) as file:
             for number, line in enumerate(file, start=1):
                 if not line.strip():
                     continue
@@ -43,5 +43,5 @@ def _read_usage(path: Path) -> dict[str, int]:
                 except (KeyError, TypeError):
                     continue  # an error line, or a result without usage: nothing measured
     except OSError as error:
-        raise ValueError(f"cannot read {str(path)!r}: {error.strerror}") from error
+        raise ValueError(f"cannot read {path!r}: {error.strerror}") from error
     return measured

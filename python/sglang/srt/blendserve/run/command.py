@@ -8,7 +8,10 @@ where the model does them, /v1/embeddings:
 
     sglang-blendserve run -i in.jsonl -o out.jsonl --model-path MODEL
 
-Input and output may be Parquet files, too: -i requests.parquet -o answers.parquet.
+Input and output may be Parquet files, too (-i requests.parquet -o answers.parquet), an output that
+ends in a slash gets parts of a table as they are done, and all may be in an object store:
+
+    sglang-blendserve run -i s3://bucket/in.jsonl -o s3://bucket/out/ --model-path MODEL
 
 Answers are appended to the output as they finish. Every line that is not blank ends as exactly one
 line of the output or of the error file; a bad line is an error with its line number and stops
@@ -43,7 +46,7 @@ from sglang.srt.blendserve.answering.stop import Stop
 from sglang.srt.blendserve.answering.totals import MAX_KEPT_TOKENS, JobTotals
 from sglang.srt.blendserve.batch_file.validation import Rules
 from sglang.srt.blendserve.cost.model_config import ConfigError
-from sglang.srt.blendserve.run import flags, table_output
+from sglang.srt.blendserve.run import flags
 from sglang.srt.blendserve.run.deadline import Deadline, status_of
 from sglang.srt.blendserve.run.failure import INTERRUPTED, TIME_IS_UP, EngineDied, RunFailure
 from sglang.srt.blendserve.run.plan_figures import PlanFigures, plan_figures
@@ -87,10 +90,10 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _main(args: argparse.Namespace, deadline: Deadline) -> int:
-    if args.table is not None:
-        table_output.check(args.table, overwrite=args.overwrite)
+    again, delivery = args.resume or args.retry_errors, args.delivery
     with ExitStack() as stack:
         with deadline.interrupting():
+            delivery.prepare(again=again, overwrite=args.overwrite)
             source = stack.enter_context(
                 BatchSource(args.input, Rules(max_lines=job_ids.MAX_REQUESTS))
             )
@@ -98,16 +101,16 @@ def _main(args: argparse.Namespace, deadline: Deadline) -> int:
                 RunLog(
                     args.output,
                     args.errors,
-                    resume=args.resume or args.retry_errors,
+                    resume=again,
                     overwrite=args.overwrite,
                     retry_errors=args.retry_errors,
                 )
             )
             found = source.scan(log.find)
         log.begin(Identity(job_ids.new_job(), source.digest, args.model_path))
+        stack.enter_context(delivery.running(log))
         status = _Run(args, source, found, log, deadline).run()
-    if args.table is not None:
-        table_output.write(args.table, failed=log.failed)
+    delivery.finish(failed=log.failed)
     return status
 
 

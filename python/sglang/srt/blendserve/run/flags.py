@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sglang.srt.blendserve.batch_file.same_file import first_clash, sidecar_of
-from sglang.srt.blendserve.run import table_output
 from sglang.srt.blendserve.run.deadline import duration
+from sglang.srt.blendserve.run.delivery import Delivery, TableDelivery
 from sglang.srt.blendserve.run.failure import RunFailure
+from sglang.srt.blendserve.run.outputs import delivery_of
+from sglang.srt.blendserve.run.parts import PART_ROWS, PartsDelivery
 from sglang.srt.blendserve.runtime.cpu import defaults as cpu_defaults
 from sglang.srt.blendserve.settings import POLICY
-from sglang.srt.blendserve.tables import parquet
+from sglang.srt.blendserve.tables import parquet, remote
 
 if TYPE_CHECKING:
     from sglang.srt.server_args import ServerArgs
@@ -40,16 +42,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="requests, one a line in OpenAI's batch format; .jsonl or .jsonl.gz, - for stdin; or "
         "one a row of .parquet (a column body, or messages or prompt and parameters as columns) or "
-        "of a folder of such files",
+        "of a folder of such files; also s3://, gs://, hf:// and https://",
     )
     parser.add_argument(
         "-o",
         "--output",
         required=True,
-        type=Path,
-        metavar="FILE",
+        metavar="FILE|FOLDER/",
         help="answers, appended as they finish; with .parquet as JSON lines beside it, of which "
-        "the table is made at the end, refused lines and all",
+        "the table is made at the end, refused lines and all; FOLDER/ gets parts of such a table "
+        "as they are done. In an object store (s3://, gs://, hf://) a file is put at the end, and "
+        "parts as they are done",
     )
     parser.add_argument(
         "--model-path", "--model", required=True, metavar="MODEL", help="model folder or name"
@@ -69,6 +72,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--summary", type=Path, metavar="FILE", help="write the summary there too, as JSON"
+    )
+    parser.add_argument(
+        "--part-rows",
+        type=_positive,
+        default=PART_ROWS,
+        metavar="N",
+        help="rows of a part, of an output FOLDER/ (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--work-dir",
+        type=Path,
+        metavar="FOLDER",
+        help="where the results are kept until they are put, of an output that is not on this "
+        "machine (default: NAME.run here)",
     )
     again = parser.add_mutually_exclusive_group()
     again.add_argument(
@@ -121,25 +138,26 @@ def parse_args(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse
     args.server_flags = rest
     if args.max_in_flight is None:
         args.max_in_flight = WINDOW if args.policy == POLICY else MAX_IN_FLIGHT
-    args.table = None
-    if parquet.is_table(args.output):
-        if args.errors is not None:
-            parser.error("--errors does not go with a table, which holds the refused lines as well")
-        args.table = args.output
-        args.output, args.errors = table_output.log_files(args.table)
-    if args.errors is None:
-        args.errors = args.output.with_name(f"{args.output.stem}.errors{args.output.suffix}")
-    files = {
+    try:
+        delivery = delivery_of(
+            args.output,
+            args.errors,
+            args.work_dir,
+            args.part_rows,
+            retry=args.retry_errors,
+        )
+    except ValueError as error:
+        parser.error(str(error))
+    args.delivery, args.output, args.errors = delivery, delivery.output, delivery.errors
+    files: dict[str, str | Path] = {
         "--input": args.input,
         "--output": args.output,
         "--errors": args.errors,
         "OUTPUT.run.json, which --resume needs": sidecar_of(args.output),
     }
-    if args.table is not None:
-        files["the table"] = args.table
-        given = args.input
-        if given != "-" and parquet.is_table(given) and parquet.lies_in(args.table, given):
-            parser.error(f"--output {args.table} is, or lies in, --input {given}")
+    _refuse_output_in_input(parser, args.input, delivery)
+    if isinstance(delivery, TableDelivery):
+        files["the table"] = delivery.table
     if args.summary is not None:
         files["--summary"] = args.summary
     clash = first_clash(files)
@@ -149,9 +167,32 @@ def parse_args(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse
             f"{one} ({files[one]}) and {other} ({files[other]}) are one file. What is written "
             f"there would destroy what {one} is for: give {other} another name."
         )
-    if args.output.suffix == ".gz":
-        parser.error("--output is appended to and cannot be compressed; give a name without .gz")
     return args
+
+
+def _refuse_output_in_input(
+    parser: argparse.ArgumentParser, given: str, delivery: Delivery
+) -> None:
+    """End the program if the output would be read as a part of the input."""
+    if given == "-" or remote.is_remote(given) != (delivery.url is not None):
+        return
+    if delivery.url is not None:
+        clash = delivery.url.rstrip("/") == given.rstrip("/") or (
+            delivery.url.rpartition("/")[0] == given.rstrip("/")
+        )
+    elif isinstance(delivery, PartsDelivery):
+        clash = Path(delivery.name).resolve() in (
+            Path(given).resolve(),
+            Path(given).resolve().parent,
+        )
+    else:
+        clash = (
+            isinstance(delivery, TableDelivery)
+            and parquet.is_table(given)
+            and parquet.lies_in(delivery.table, given)
+        )
+    if clash:
+        parser.error(f"--output {delivery.name} is, or lies in, --input {remote.shown(given)}")
 
 
 def prepare_environment() -> bool:

@@ -1,4 +1,4 @@
-"""The input of a run: a JSONL file, compressed or not, a table, or standard input, read more than
+"""The input of a run: JSON lines, compressed or not, a table, or standard input, read more than
 once.
 
 A job's number of requests goes into every request id, so the file is read through once to count
@@ -20,14 +20,13 @@ from typing import IO, cast
 from sglang.srt.blendserve.answering.digest_reader import DigestReader
 from sglang.srt.blendserve.answering.line_source import FileOrder, InputScan, scan
 from sglang.srt.blendserve.batch_file.lines import ByteStream
-from sglang.srt.blendserve.batch_file.spool import new_spool, spooled
+from sglang.srt.blendserve.batch_file.spool import new_spool
 from sglang.srt.blendserve.batch_file.types import BatchFileError, BatchLine, LineError
 from sglang.srt.blendserve.batch_file.validation import Rules, parse_lines
 from sglang.srt.blendserve.run.failure import RunFailure
-from sglang.srt.blendserve.tables import parquet, request_rows
-from sglang.srt.blendserve.tables.parquet import TableError
-
-_GZIP_MAGIC = b"\x1f\x8b"
+from sglang.srt.blendserve.tables import remote, request_file
+from sglang.srt.blendserve.tables.data_error import DataError
+from sglang.srt.blendserve.tables.request_file import GZIP_MAGIC
 
 
 class BatchSource:
@@ -40,13 +39,13 @@ class BatchSource:
     """
 
     def __init__(self, path: str, rules: Rules) -> None:
-        """Open ``path``; ``-`` is standard input, which is first copied to a temporary file, as are
-        the rows of a table, a line each.
+        """Open ``path``, as `request_file.opened` does; ``-`` is standard input, which is first
+        copied to a temporary file.
 
         Raises:
             RunFailure: it cannot be opened.
         """
-        self.name = "standard input" if path == "-" else path
+        self.name = "standard input" if path == "-" else remote.shown(path)
         self._rules = rules
         self.digest = ""
         self._unpacked: IO[bytes] | None = None
@@ -54,8 +53,10 @@ class BatchSource:
             if path == "-":
                 self._file: IO[bytes] = _spool_standard_input()
             else:
-                self._file = _spool_table(path) if parquet.is_table(path) else open_input(path)
-            self._compressed = self._file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
+                self._file = request_file.opened(path, unpack=False)
+            self._compressed = self._file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
+        except DataError as error:
+            raise RunFailure(str(error)) from error
         except OSError as error:
             raise RunFailure(f"Cannot read {self.name}: {error.strerror or error}.") from error
 
@@ -135,21 +136,6 @@ class BatchSource:
             yield DigestReader(cast(ByteStream, unpacked))
 
 
-def open_input(path: str) -> IO[bytes]:
-    """Open a regular file for reading bytes.
-
-    Raises:
-        OSError: there is none.
-        RunFailure: it is a pipe or a device, which cannot be read twice.
-    """
-    if Path(path).exists() and not Path(path).is_file():
-        raise RunFailure(
-            f"{path} is not a file. Give a .jsonl, .jsonl.gz or .parquet file, a folder of "
-            ".parquet files, or - to pipe."
-        )
-    return open(path, "rb")
-
-
 def _spool_standard_input() -> IO[bytes]:
     if sys.stdin.isatty():
         raise RunFailure("Standard input is the terminal; pipe a JSONL file into it.")
@@ -158,12 +144,3 @@ def _spool_standard_input() -> IO[bytes]:
     spool.flush()
     spool.seek(0)
     return spool
-
-
-def _spool_table(path: str) -> IO[bytes]:
-    try:
-        if names := request_rows.unused(parquet.columns_of(path)):
-            print(request_rows.left_out(path, names), file=sys.stderr)
-        return spooled(request_rows.lines_of(parquet.rows_of(path)))
-    except TableError as error:
-        raise RunFailure(str(error)) from error

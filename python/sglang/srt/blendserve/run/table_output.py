@@ -15,7 +15,7 @@ from typing import Any
 from sglang.srt.blendserve.batch_file.same_file import sidecar_of
 from sglang.srt.blendserve.run.failure import RunFailure
 from sglang.srt.blendserve.tables import answer_rows, parquet
-from sglang.srt.blendserve.tables.parquet import TableError
+from sglang.srt.blendserve.tables.data_error import DataError
 
 
 def log_files(table: Path) -> tuple[Path, Path]:
@@ -36,7 +36,7 @@ def check(table: Path, *, overwrite: bool) -> None:
         raise RunFailure(f"{table} has results already. --overwrite starts again.")
     try:
         parquet.require()
-    except TableError as error:
+    except DataError as error:
         raise RunFailure(str(error)) from error
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -58,8 +57,9 @@ class BatchReplay(Workload):
         )
 
     @classmethod
-    def read(cls, batch: Path, answers: Path, model_path: str) -> BatchReplay:
-        """From a batch file and the output file of a run, tokenized for ``model_path``.
+    def read(cls, batch: str, answers: str, model_path: str) -> BatchReplay:
+        """From a batch file and the answers of a run, tokenized for ``model_path``; both wherever
+        and in whatever form `request_file` reads.
 
         Lines without an answer, and those that cannot be tokenized, are left out; lines of several
         sequences have the mean length. Raises WorkloadError naming the file and the reason.
@@ -69,14 +69,15 @@ class BatchReplay(Workload):
         from sglang.srt.blendserve.requests.engine_prompts import EnginePrompts
         from sglang.srt.blendserve.requests.measured_lengths import measured_lengths
         from sglang.srt.blendserve.requests.tokenizing import tokenize_batch
+        from sglang.srt.blendserve.tables import remote, request_file
 
         try:
-            with batch.open("rb") as file:
+            with request_file.opened(batch) as file:
                 tokenized = tokenize_batch(parse_lines(file), EnginePrompts.of(model_path))
             lengths = measured_lengths(tokenized, answers)
         except (BatchFileError, OSError, ValueError) as error:
-            raise WorkloadError(f"--batch {batch}: {error}") from error
-        return cls._answered(batch.name.partition(".")[0], tokenized, lengths)
+            raise WorkloadError(f"--batch {remote.shown(batch)}: {error}") from error
+        return cls._answered(remote.name_of(batch).partition(".")[0], tokenized, lengths)
 
     @classmethod
     def _answered(

@@ -37,8 +37,14 @@ def _add_workload(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--trace", action="append", metavar="FILE[:WEIGHT]", help="trace of lengths; repeatable"
     )
-    what.add_argument("--batch", type=Path, metavar="FILE", help="batch file in OpenAI's format")
-    parser.add_argument("--answers", type=Path, metavar="FILE", help="output of a run of --batch")
+    what.add_argument(
+        "--batch",
+        metavar="FILE",
+        help="batch file in OpenAI's format, or a table of requests; here or at s3:// and so on",
+    )
+    parser.add_argument(
+        "--answers", metavar="FILE", help="output of a run of --batch, of either form as well"
+    )
     parser.add_argument(
         "--tokenizer", metavar="MODEL", help="model folder whose tokenizer --batch goes through"
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sglang.srt.blendserve.batch_file.same_file import same_file
+from sglang.srt.blendserve.tables.data_error import DataError
 
 ROWS = 1000
 """Rows in memory at once when a file is read."""
@@ -20,15 +21,11 @@ UNREADABLE = object()
 """Stands for a value that cannot be read; no JSON can be made of it."""
 
 
-class TableError(ValueError):
-    """A table cannot be read or written; the message says which, why and what to do."""
-
-
 def require() -> None:
     """Check that Parquet files can be read and written.
 
     Raises:
-        TableError: pyarrow is not installed.
+        DataError: pyarrow is not installed.
     """
     _pyarrow()
 
@@ -61,7 +58,7 @@ def columns_of(path: str | Path) -> list[str]:
     """Return the names of the columns, of all parts.
 
     Raises:
-        TableError: it cannot be read.
+        DataError: it cannot be read.
     """
     parquet = _pyarrow_parquet()
     _refuse_subfolders(path)
@@ -70,7 +67,7 @@ def columns_of(path: str | Path) -> list[str]:
         try:
             names.update(dict.fromkeys(parquet.read_schema(part).names))
         except (OSError, _arrow_error()) as error:
-            raise TableError(f"{part} cannot be read as Parquet: {error}") from error
+            raise DataError(f"{part} cannot be read as Parquet: {error}") from error
     return [*names]
 
 
@@ -79,7 +76,7 @@ def rows_of(path: str | Path) -> Iterator[dict[str, Any]]:
     read, a text that is no UTF-8, is `UNREADABLE`.
 
     Raises:
-        TableError: it cannot be read.
+        DataError: it cannot be read.
     """
     parquet = _pyarrow_parquet()
     _refuse_subfolders(path)
@@ -89,7 +86,7 @@ def rows_of(path: str | Path) -> Iterator[dict[str, Any]]:
                 for batch in file.iter_batches(batch_size=ROWS):
                     yield from _values(batch)
         except (OSError, _arrow_error()) as error:
-            raise TableError(f"{part} cannot be read as Parquet: {error}") from error
+            raise DataError(f"{part} cannot be read as Parquet: {error}") from error
 
 
 def write(path: Path, columns: Sequence[tuple[str, str]], rows: Iterable[dict[str, Any]]) -> int:
@@ -100,11 +97,11 @@ def write(path: Path, columns: Sequence[tuple[str, str]], rows: Iterable[dict[st
         rows: a value by name of column each.
 
     Raises:
-        TableError: it cannot be written.
+        DataError: it cannot be written.
     """
     arrow, parquet = _pyarrow(), _pyarrow_parquet()
     schema = arrow.schema([(name, getattr(arrow, kind)()) for name, kind in columns])
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(f".{path.name}.tmp")
     count = 0
     try:
         with parquet.ParquetWriter(temporary, schema, compression="zstd") as writer:
@@ -119,7 +116,7 @@ def write(path: Path, columns: Sequence[tuple[str, str]], rows: Iterable[dict[st
         _put_in_place(temporary, path)
     except (OSError, OverflowError, _arrow_error()) as error:
         temporary.unlink(missing_ok=True)
-        raise TableError(f"{path} cannot be written: {error}") from error
+        raise DataError(f"{path} cannot be written: {error}") from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -145,7 +142,7 @@ def _refuse_subfolders(path: str | Path) -> None:
     if Path(path).is_dir() and any(one.is_dir() for one in Path(path).iterdir()):
         inside = next((one for one in Path(path).rglob("*/*.parquet")), None)
         if inside is not None:
-            raise TableError(f"{path} has tables in folders of its own, {inside} say; give one")
+            raise DataError(f"{path} has tables in folders of its own, {inside} say; give one")
 
 
 def _put_in_place(temporary: Path, path: Path) -> None:
@@ -164,7 +161,7 @@ def _pyarrow() -> Any:
         import pyarrow
     except ImportError as error:
         message = "Parquet files need pyarrow: pip install 'sglang-blendserve[tables]'"
-        raise TableError(message) from error
+        raise DataError(message) from error
     return pyarrow
 
 
