@@ -30,12 +30,15 @@ def main() -> None:
     parser.add_argument("lines", type=int)
     parser.add_argument("seconds", type=float)
     parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--overwrite", action="store_true")
     parser.add_argument("--work-dir", type=Path)
     parser.add_argument("--failing", type=int, default=7)
     args = parser.parse_args()
     delivery = delivery_of(args.output, None, args.work_dir, 50, retry=False)
-    delivery.prepare(again=args.resume, overwrite=False)
-    with RunLog(delivery.output, delivery.errors, resume=args.resume) as log:
+    delivery.prepare(again=args.resume, overwrite=args.overwrite)
+    with RunLog(
+        delivery.output, delivery.errors, resume=args.resume, overwrite=args.overwrite
+    ) as log:
         lines = [line_of(number) for number in range(1, args.lines + 1)]
         todo = [line for line in lines if not log.find(line)]
         log.begin(Identity(JOB, "digest", "model"))

@@ -322,6 +322,17 @@ def test_parts_of_two_runs_that_overlap_are_put_right(
     assert sorted(names) == sorted(f"request-{n}" for n in range(1, LINES + 1))
 
 
+def test_a_folder_is_listed_anew_each_time(bucket: str, tmp_path: Path) -> None:
+    """The library remembers what it was told of a folder."""
+    output = f"{bucket}/out/"
+    files().pipe_file("bucket/out/part-00000.parquet", b"")
+    assert remote.names_in(output) == ["part-00000.parquet"]
+    run(output, "--failing", "0", "--work-dir", str(tmp_path), "--overwrite", lines=50)
+    assert len(rows_in(output, tmp_path)) == 50
+    run(output, "--failing", "0", "--work-dir", str(tmp_path), "--overwrite", lines=60)
+    assert len(rows_in(output, tmp_path)) == 60
+
+
 # --- flags -------------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import sys
 from collections.abc import Iterator
 from decimal import Decimal
@@ -136,6 +137,18 @@ def test_the_files_of_a_folder_are_read_by_name(tmp_path: Path) -> None:
             "first",
             "second",
         ]
+
+
+def test_a_table_is_never_in_memory_as_a_whole(tmp_path: Path) -> None:
+    path, draw = tmp_path / "in.parquet", random.Random(0)
+    texts = pyarrow.array([draw.randbytes(1000).hex() for _ in range(8000)])
+    pyarrow_parquet.write_table(pyarrow.table({"prompt": texts}), path, row_group_size=500)
+    del texts
+    before, most = pyarrow.total_allocated_bytes(), 0
+    for number, _ in enumerate(parquet.rows_of(path)):
+        if number % 250 == 0:
+            most = max(most, pyarrow.total_allocated_bytes() - before)
+    assert most < path.stat().st_size / 3
 
 
 def test_a_run_reads_the_same_table_twice_alike(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def test_the_call_of_the_docs_reads_all_lines_unchanged(
     if tool == "datasets":
         monkeypatch.setattr(module.config, "HF_DATASETS_CACHE", tmp_path)
     found = given_by(tool, eval(calls()[tool], {tool: module, "json": json}))
-    expected = [json.loads(line) for line in Path("out.jsonl").open()]
+    expected = [json.loads(line) for line in Path("out.jsonl").read_bytes().splitlines()]
     names = ("custom_id", "response", "error")
     assert [[row[n] for n in names] for row in found] == [
         [row[n] for n in names] for row in expected

@@ -82,7 +82,8 @@ def rows_of(path: str | Path) -> Iterator[dict[str, Any]]:
     _refuse_subfolders(path)
     for part in parts_of(path):
         try:
-            with parquet.ParquetFile(part) as file:
+            # With pre_buffer, the default, all that was read stays in memory until it is closed.
+            with parquet.ParquetFile(part, pre_buffer=False) as file:
                 for batch in file.iter_batches(batch_size=ROWS):
                     yield from _values(batch)
         except (OSError, _arrow_error()) as error:
@@ -125,7 +126,9 @@ def write(path: Path, columns: Sequence[tuple[str, str]], rows: Iterable[dict[st
 
 def _values(batch: Any) -> Iterator[dict[str, Any]]:
     try:
-        yield from batch.to_pylist(maps_as_pydicts="lossy")
+        # Maps are looked for in every value then, which takes most of the time.
+        has_maps = "map<" in str(batch.schema)
+        yield from batch.to_pylist(maps_as_pydicts="lossy" if has_maps else None)
     except UnicodeDecodeError:  # none of them was yielded
         for row in range(batch.num_rows):
             yield {name: _value(batch.column(name)[row]) for name in batch.schema.names}

@@ -155,6 +155,7 @@ def remove(path: str) -> None:
 def _download(path: str, folder: Path) -> Path:
     filesystem, name = _place(path)
     with _said(path, "read"):
+        filesystem.invalidate_cache()  # what it was told before may have changed
         if not _is_folder(path, filesystem, name):
             local = folder / name_of(path)
             _get(filesystem, name, local, path)

@@ -9,6 +9,7 @@ of a batch file is: with its number, which is the row's.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from itertools import chain
 from typing import Any
 
@@ -96,7 +97,8 @@ def _line(row: dict[str, Any], number: int) -> bytes:
     if isinstance(custom_id, int):
         custom_id = str(custom_id)
     line = {"custom_id": custom_id, "method": row.get("method") or "POST", "url": url, "body": body}
-    line = {name: value for name, value in line.items() if value is not None}
+    if custom_id is None or url is None or body is None:
+        line = {name: value for name, value in line.items() if value is not None}
     try:
         return orjson.dumps(line, default=_other, option=orjson.OPT_APPEND_NEWLINE)
     except (TypeError, ValueError) as error:  # refused with this for a body
@@ -116,12 +118,20 @@ def _other(value: Any) -> str:
 def _body(row: dict[str, Any]) -> Any:
     if "body" in row:
         return _parsed(row["body"]) if isinstance(row["body"], str) else _filled(row["body"])
-    names = [*_ASKED, *sorted(PARAMETERS)]
-    values = {name: row[name] for name in names if row.get(name) is not None}
-    return {
-        name: _parsed(value) if name in _OBJECTS and isinstance(value, str) else _filled(value)
-        for name, value in values.items()
-    }
+    body = {}
+    for name in _taken(tuple(row)):
+        value = row[name]
+        if isinstance(value, str):
+            body[name] = _parsed(value) if name in _OBJECTS else value
+        elif value is not None:
+            body[name] = _filled(value) if isinstance(value, dict | list) else value
+    return body
+
+
+@lru_cache(maxsize=16)
+def _taken(columns: tuple[str, ...]) -> tuple[str, ...]:
+    """Of the columns those that a body is made of, in the order that it has them."""
+    return tuple(name for name in (*_ASKED, *sorted(PARAMETERS)) if name in columns)
 
 
 def _endpoint(body: Any) -> str | None:
