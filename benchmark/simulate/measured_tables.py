@@ -124,9 +124,12 @@ def _windows() -> str:
     found: dict[tuple[Any, ...], dict[int, dict[str, float]]] = {}
     for row in rows("windows"):
         cell = row["cell"]
-        key = cell["workload"], cell["engine"], cell["order"], cell["requests"]
+        options = dict(cell["options"])
+        order = cell["order"] + (" over time" if options.pop("known_ahead", None) else "")
+        order += ", SGLang's scheduler" if cell["simulation"] == "full" else ""
+        key = cell["workload"], cell["engine"], order, cell["requests"]
         of_seed = found.setdefault(key, {}).setdefault(cell["seed"], {})
-        of_seed[_name(cell["options"])] = rate(row)
+        of_seed[_name(options)] = rate(row)
     body = []
     for (workload, engine, order, requests), seeds in found.items():
         everything = [rates[_name(settings[0])] for rates in seeds.values()]

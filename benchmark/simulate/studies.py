@@ -150,6 +150,9 @@ def users() -> list[Cell]:
 WINDOWS = (0, 2048, 8192)
 """Requests of the engine's window; 0: all are in the engine."""
 
+KNOWN_AHEAD = 0.1
+"""Part of the requests that are there from the start, where jobs arrive over time."""
+
 
 def windows() -> list[Cell]:
     """A plan over everything before engines that hold a window, and windows in the file's order."""
@@ -201,6 +204,35 @@ def windows() -> list[Cell]:
             for cell in cells(workload, "lanes", order, (0, *SEEDS))
         ),
         *large,
+        *(
+            Cell(
+                "blendserve",
+                workload,
+                SWEEP,
+                seed,
+                engine="lanes",
+                order="jobs",
+                rates="tables",
+                options={"window": window, "known_ahead": KNOWN_AHEAD},
+            )
+            for workload in ("trace1", "trace4")
+            for seed in (0, *SEEDS)
+            for window in WINDOWS
+        ),
+        *(
+            Cell(
+                "blendserve",
+                workload,
+                FULL,
+                engine="lanes",
+                order="sorted",
+                rates="tables",
+                options={"window": window},
+                simulation="full",
+            )
+            for workload in ("trace1", "trace4")
+            for window in WINDOWS
+        ),
     ]
 
 

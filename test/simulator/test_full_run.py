@@ -64,6 +64,15 @@ def test_both_simulations_count_with_measured_kernels(policy: str, mixed: Worklo
 
 
 @pytest.mark.engine
+def test_a_window_is_filled_by_plan_in_both_alike(mixed: Workload, machine: Machine) -> None:
+    options = BlendOptions(window=mixed.size // 4)
+    full = FullRun(mixed, machine, "Llama-3.1-8B", DeviceSpec.named("A100-80G"), options=options)
+    real, model = full.run("blendserve"), FastRun(mixed, machine, options).run("blendserve")
+    assert real.seconds == pytest.approx(model.seconds, rel=0.03)
+    assert real.prefix_sharing == pytest.approx(model.prefix_sharing, abs=0.01)
+
+
+@pytest.mark.engine
 @pytest.mark.parametrize(
     "options",
     [

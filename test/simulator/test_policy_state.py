@@ -9,6 +9,7 @@ from sglang.srt.blendserve.policy.state import EngineState, Selection
 from sglang.srt.blendserve.simulator.fast import FastEngine
 from sglang.srt.blendserve.simulator.fast_run import FastRun
 from sglang.srt.blendserve.simulator.machine import Machine
+from sglang.srt.blendserve.simulator.options import BlendOptions
 from sglang.srt.blendserve.simulator.step_cost import StepTime, StepWork
 from sglang.srt.blendserve.simulator.workload import Workload
 
@@ -39,3 +40,23 @@ def test_tokens_and_slots_are_those_of_the_runtime(
 
     FastRun(mixed, machine, watch=check).run("blendserve")
     assert chunks > 20
+
+
+@pytest.mark.parametrize("window", [0, 32])
+def test_no_request_starts_before_it_has_come(
+    window: int, mixed: Workload, machine: Machine
+) -> None:
+    known, seen = 0.1, 0
+    started: set[int] = set()
+
+    def check(engine: FastEngine, work: StepWork, time: StepTime) -> None:
+        nonlocal seen
+        started.update(engine.running, engine.starting)
+        ended = engine.size - engine.left
+        assert all(request <= known * engine.size + ended for request in started)
+        seen += 1
+
+    options = BlendOptions(window=window, known_ahead=known)
+    FastRun(mixed, machine, options, watch=check).run("blendserve")
+    assert seen
+    assert len(started) == mixed.size

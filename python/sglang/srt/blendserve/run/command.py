@@ -35,7 +35,6 @@ import argparse
 import asyncio
 import shlex
 import sys
-import time
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
@@ -49,6 +48,7 @@ from sglang.srt.blendserve.cost.model_config import ConfigError
 from sglang.srt.blendserve.run import flags
 from sglang.srt.blendserve.run.deadline import Deadline, status_of
 from sglang.srt.blendserve.run.failure import INTERRUPTED, TIME_IS_UP, EngineDied, RunFailure
+from sglang.srt.blendserve.run.first_forward import FirstForward
 from sglang.srt.blendserve.run.plan_figures import PlanFigures, plan_figures
 from sglang.srt.blendserve.run.progress import Progress
 from sglang.srt.blendserve.run.run_log import Identity, RunLog
@@ -65,9 +65,6 @@ if TYPE_CHECKING:
     from sglang.srt.blendserve.cost.cost_model import CostModel
     from sglang.srt.blendserve.run.offline_engine import OfflineEngine
     from sglang.srt.blendserve.run.planning import RunPlanning
-
-_ASK_SECONDS = 5.0
-"""For what the engine says of its first step, when all is done."""
 
 add_arguments = flags.add_arguments
 parse_args = flags.parse_args
@@ -133,7 +130,7 @@ class _Run:
         self._startup_seconds = 0.0
         self._cost: CostModel | None = None
         self._note: str | None = None
-        self._first_forward: float | None = None
+        self._first_forward = FirstForward()
         self._prepare_seconds: float | None = None
         self._stopped_early = False
 
@@ -220,7 +217,6 @@ class _Run:
 
     def _answer_with_an_engine(self, server_args: ServerArgs, planning: RunPlanning | None) -> None:
         from sglang.srt.blendserve.answering.executor import Executor
-        from sglang.srt.blendserve.dispatch.engine_state import ask, first_start
         from sglang.srt.blendserve.run.offline_engine import OfflineEngine
 
         print("Starting the engine ...", file=sys.stderr, flush=True)
@@ -230,22 +226,22 @@ class _Run:
             executor = Executor(
                 engine.tokenizer_manager, engine.template_manager, keep_prompts=True
             )
-            stop, ready = Stop(), time.time()
+            stop = Stop()
             lines = self._in_order()
             if planning is not None and self._cost is not None:
                 lines = planning.lines(engine, self._cost, stop)
 
             async def work() -> None:
-                await self._answer(executor, progress, stop, lines)
-                states = await ask(engine.tokenizer_manager.get_internal_state, stop, _ASK_SECONDS)
-                started = first_start(states or ())
-                if started is not None and self._first_forward is None:
-                    self._first_forward = max(started - ready, 0.0)
+                question = engine.tokenizer_manager.get_internal_state
+                async with self._first_forward.watched(question, stop):
+                    await self._answer(executor, progress, stop, lines)
 
-            with Progress(self._found.total, self._log.done) as progress:
-                engine.run(work(), stop)
-        if planning is not None:
-            self._prepare_seconds = planning.seconds
+            try:
+                with Progress(self._found.total, self._log.done) as progress:
+                    engine.run(work(), stop)
+            finally:
+                if planning is not None:
+                    self._prepare_seconds = planning.seconds
 
     def _forget_the_store(self) -> None:
         """Remove the request store that this run or an earlier one has left."""
@@ -331,7 +327,7 @@ class _Run:
             seconds=totals.seconds,
             startup_seconds=self._startup_seconds,
             prepare_seconds=self._prepare_seconds,
-            first_forward_seconds=self._first_forward,
+            first_forward_seconds=self._first_forward.seconds,
             tokens_per_second=tokens / totals.seconds if totals.seconds else 0.0,
             prefix_sharing=tally.cached_tokens / max(tally.input_tokens, 1),
             prefix_sharing_optimum=figures.sharing_optimum,

@@ -56,6 +56,10 @@ class Arrivals:
         if self._jobs is not None:
             self._jobs.ended(self._place[req.rid], len(req.output_ids))
 
+    def hand_over(self, rid: str, prompt: Any, limit: int) -> None:
+        """Have the scheduler take a request, as from its receiver."""
+        self._scheduler.process_input_requests([_arrival(rid, prompt, limit)])
+
     def feed(self) -> None:
         """Hand over what is due, as the scheduler's receiver would."""
         waiting = len(self._scheduler.waiting_queue)
@@ -63,7 +67,7 @@ class Arrivals:
             self._most = min(2 * self._most, self._all)
         self._fed = True
         for rid, prompt, limit in islice(self._left, max(self._most - waiting, 0)):
-            self._scheduler.process_input_requests([_arrival(rid, prompt, int(limit))])
+            self.hand_over(rid, prompt, int(limit))
             if rid in self._told:
                 request = self._scheduler.pool.table.by_rid[rid]
                 request.max_tokens, request.known_length = self._told[rid], True

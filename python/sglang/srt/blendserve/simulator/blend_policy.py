@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from itertools import islice
+
 from sglang.srt.blendserve.policy.named import AnyStepPolicy
 from sglang.srt.blendserve.policy.state import EngineState
 from sglang.srt.blendserve.pool.pool_request import PoolRequest, Tokens
+from sglang.srt.blendserve.pool.request_pool import RequestPool
 from sglang.srt.blendserve.simulator.fast import MAX_RUNNING, FastEngine
 from sglang.srt.blendserve.simulator.workload import Ints, Workload
 
@@ -21,13 +26,14 @@ class BlendPolicy:
         prompts: list[Tokens],
         policy: AnyStepPolicy,
         told: Ints | None = None,
+        *,
+        known_ahead: float = 1.0,
     ) -> None:
         """``told``: (n,) output lengths that the policy is told and takes for exact; without them
-        it sees ``max_tokens`` alone."""
+        it sees ``max_tokens`` alone. ``known_ahead``: see `BlendOptions`."""
         self.policy, self.pool = policy, policy.pool
         self.requests = self._make_requests(workload, prompts, told)
-        for request in self.requests:
-            self.pool.add(request)
+        self._coming = arrivals(self.requests, known_ahead, self.pool)
 
     @staticmethod
     def _make_requests(
@@ -69,8 +75,20 @@ class BlendPolicy:
     def finished(self, request: int, output_tokens: int) -> None:
         """Learn the length of a request that has ended."""
         self.pool.finish(self.requests[request], output_tokens)
+        for late in islice(self._coming, 1):
+            self.pool.add(late)
 
     def retracted(self, request: int, generated: int) -> None:
         """Put the request back: it keeps its turn and what it has generated."""
         self.requests[request].generated = generated
         self.pool.put_back(self.requests[request])
+
+
+def arrivals(
+    requests: list[PoolRequest], known_ahead: float, pool: RequestPool
+) -> Iterator[PoolRequest]:
+    """Put that part of ``requests`` into ``pool``; return the others, which come later."""
+    coming = iter(requests)
+    for request in islice(coming, math.ceil(known_ahead * len(requests))):
+        pool.add(request)
+    return coming

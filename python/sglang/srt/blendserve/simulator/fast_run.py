@@ -110,8 +110,11 @@ class FastRun:
                     options.window,
                     told,
                     plan_ahead=options.plan_ahead,
+                    known_ahead=options.known_ahead,
                 )
-            return BlendPolicy(self.replica, self.prompts, policy, told)
+            return BlendPolicy(
+                self.replica, self.prompts, policy, told, known_ahead=options.known_ahead
+            )
 
         return self._play(name, make, options.chunk, progress, plan_aware=not options.lru_eviction)
 

@@ -97,6 +97,8 @@ class FullRun:
         if pace == "auto":
             pace = automatic_pace(overlaps=self.machine.overlaps)
         options = replace(options, pace=pace)
+        if options.known_ahead < 1 or (options.window and (options.told or not options.plan_ahead)):
+            raise ValueError("requests that come later, or a window otherwise filled: --fast alone")
         n = self.replica.size
         told = told_lengths(self.replica, options.told)
         order = {

@@ -30,6 +30,7 @@ from sglang.srt.blendserve.simulator.machine import Machine
 from sglang.srt.blendserve.simulator.options import BlendOptions
 from sglang.srt.blendserve.simulator.step_cost import StepModel, StepWork
 from sglang.srt.blendserve.simulator.virtual_plan import plan_in_virtual_time
+from sglang.srt.blendserve.simulator.window_arrivals import WindowArrivals
 
 if TYPE_CHECKING:
     from sglang.srt.managers.schedule_batch import ScheduleBatch
@@ -232,15 +233,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     device = Device(machine.steps, lengths)
     with tempfile.TemporaryDirectory() as folder:
         scheduler = make_scheduler(Path(folder), machine, order, device)
-        if "options" in order:
-            plan_in_virtual_time(scheduler, machine, BlendOptions.of(**order["options"]))
+        options = BlendOptions.of(**order["options"]) if "options" in order else None
+        if options is not None:
+            plan_in_virtual_time(scheduler, machine, options)
         most, jobs = (_QUEUE if order["policy"] in _IN_ORDER else 0), None
         if order.get("longest_first"):
             source = data["source"].tolist()
             most, jobs = _SHORT_QUEUE, LongestJobs(source, max(source) + 1, order["scale"])
         limits = data["max_tokens"].tolist()
         told = data["told"].tolist() if "told" in data else None
-        arrivals = Arrivals(scheduler, rids, prompts, limits, most, jobs, told)
+        if options is not None and options.window:
+            arrivals: Arrivals = WindowArrivals(scheduler, rids, prompts, limits, machine, options)
+        else:
+            arrivals = Arrivals(scheduler, rids, prompts, limits, most, jobs, told)
         retractions = watch_retractions(scheduler, arrivals)
         with torch.no_grad():
             spent = drive(scheduler, arrivals, len(rids))

@@ -33,6 +33,9 @@ class BlendOptions:
     plan_ahead: bool = True
     """Whether a plan over everything says which requests come into the window next; else they come
     in the order of the file (an ablation)."""
+    known_ahead: float = 1.0
+    """Part of the requests that are there from the start, in the order of the file; of the others
+    one comes whenever one has ended, as jobs that arrive over time."""
     lru_eviction: bool = False
     """Evict the least recently used instead of what the plan needs last."""
     rules: PlanningRules = field(default_factory=PlanningRules)

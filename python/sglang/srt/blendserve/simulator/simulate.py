@@ -90,8 +90,6 @@ def _simulate(args: argparse.Namespace) -> int:
             raise ValueError("--separate-prefill: the step model always mixes; leave out --fast")
         runner = FastRun(workload, machine, options)
     else:
-        if args.window:
-            raise ValueError("--window: the step model alone has one; add --fast")
         runner = FullRun(workload, machine, args.model, device, args.tp, calibration, options)
         runner.mixed = not args.separate_prefill
     results = [_run(runner, policy, flags, workload.size) for policy in policies]

@@ -127,7 +127,7 @@ def _add_policies(parser: argparse.ArgumentParser) -> None:
         default=0,
         metavar="N",
         help="most requests of blendserve in the engine at once, waiting ones included, which a "
-        "plan over all of them hands over, as `run --max-in-flight`; with --fast (default: all)",
+        "plan over all of them hands over, as `run --max-in-flight` (default: all)",
     )
     parser.add_argument(
         "--pace-chunk",

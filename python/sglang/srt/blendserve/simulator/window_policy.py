@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 
 from sglang.srt.blendserve.dispatch.dispatcher import Dispatcher
 from sglang.srt.blendserve.policy.named import AnyStepPolicy
 from sglang.srt.blendserve.pool.pool_request import PoolRequest, Tokens
 from sglang.srt.blendserve.pool.request_pool import RequestPool
-from sglang.srt.blendserve.simulator.blend_policy import BlendPolicy
+from sglang.srt.blendserve.simulator.blend_policy import BlendPolicy, arrivals
 from sglang.srt.blendserve.simulator.fast import FastEngine
 from sglang.srt.blendserve.simulator.workload import Ints, Workload
 
@@ -28,10 +29,11 @@ class WindowPolicy(BlendPolicy):
         told: Ints | None = None,
         *,
         plan_ahead: bool = True,
+        known_ahead: float = 1.0,
     ) -> None:
         """``policy``: the engine's, over its own pool. ``everything``: the pool planned over.
         ``plan_ahead``: False for the order of the file, in which nothing is planned before the
-        window."""
+        window. ``known_ahead``: see `BlendOptions`; of the plan ahead."""
         self.policy, self.pool = policy, policy.pool
         self.requests = self._make_requests(workload, prompts, told)
         for request in self.requests:
@@ -40,11 +42,11 @@ class WindowPolicy(BlendPolicy):
         self._elsewhere = self._make_requests(workload, prompts, told)
         """As the plan over everything has the requests."""
         self._in_order: Iterator[PoolRequest] | None = None
+        self._coming: Iterator[PoolRequest] = iter(())
         if not plan_ahead:
             self._in_order = iter(self.requests)
             return
-        for request in self._elsewhere:
-            everything.add(request)
+        self._coming = arrivals(self._elsewhere, known_ahead, everything)
 
     def choose(self, engine: FastEngine) -> int:
         """Fill the window, and start what the step policy selects."""
@@ -65,8 +67,10 @@ class WindowPolicy(BlendPolicy):
 
     def finished(self, request: int, output_tokens: int) -> None:
         """Tell both pools how long a request was."""
-        super().finished(request, output_tokens)
+        self.pool.finish(self.requests[request], output_tokens)
         if self._in_order is None:
             elsewhere = self._elsewhere[request]
             self._dispatcher.ended(elsewhere)
             self._dispatcher.pool.finish(elsewhere, output_tokens)
+            for late in islice(self._coming, 1):
+                self._dispatcher.pool.add(late)
