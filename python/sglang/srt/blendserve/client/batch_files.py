@@ -7,6 +7,7 @@ from typing import IO
 
 import orjson
 
+from sglang.srt.blendserve.batch_file import failed_lines as failed
 from sglang.srt.blendserve.batch_file.spool import spooled
 from sglang.srt.blendserve.client.server import ClientError
 from sglang.srt.blendserve.tables import request_file
@@ -53,30 +54,9 @@ def failed_lines(requests: Iterable[bytes], errors: Iterable[bytes]) -> IO[bytes
     Raises:
         ClientError: there are none.
     """
-    names, numbers = set(), set()
-    for line in errors:
-        error = orjson.loads(line)
-        refused = error.get("error")
-        if refused is not None and refused.get("line") is not None:
-            numbers.add(refused["line"])
-        elif error.get("custom_id") is not None:
-            names.add(error["custom_id"])
-    chosen = (
-        line
-        for number, line in enumerate(requests, start=1)
-        if number in numbers or _custom_id(line) in names
-    )
-    found = spooled(chosen)
+    found = spooled(failed.failed_lines(requests, errors))
     if not found.read(1):
         found.close()
         raise ClientError("no line of the batch has failed, so there is nothing to try again")
     found.seek(0)
     return found
-
-
-def _custom_id(line: bytes) -> str | None:
-    try:
-        found = orjson.loads(line)["custom_id"]
-    except (ValueError, KeyError, TypeError):
-        return None
-    return found if isinstance(found, str) else None

@@ -104,6 +104,11 @@ class BatchRun:
         return max(self._record.total - done, 0)
 
     @property
+    def journal_size(self) -> int | None:
+        """Bytes of results that are on the disk; None: it has not begun to write any."""
+        return None if self._journal is None else self._journal.size
+
+    @property
     def seconds_left(self) -> float | None:
         """How long it will take by the rate of late, seconds; None: not known, or it waits."""
         return None if self._pause.paused or self.broken else self._time_left.seconds

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from sglang.srt.blendserve.batch_file.validation import MAX_BYTES, MAX_LINES
 from sglang.srt.blendserve.flag_fields import Flags, flag
+from sglang.srt.blendserve.server.webhook_rules import WebhookRules, refusal_of
 
 _ORIGIN = re.compile(r"https?://[^/\s,]+")
 
@@ -65,6 +66,22 @@ class BatchSettings:
         "Origins whose pages may use the batch API from a browser, such as https://host:port, "
         "separated by commas; * allows any. The server's own origin always may.",
     )
+    webhook_hosts: str = flag(
+        "",
+        "Hosts that a batch may have called when it has ended, separated by commas: "
+        "hooks.example.com, hooks.example.com:8443, *.example.com, or * for any.",
+    )
+    webhook_private: str = flag(
+        "no",
+        "Whether such a host may have an address of this machine or of a private network, and be "
+        "called by http.",
+        choices=("no", "yes"),
+    )
+    webhook_secret_file: str = flag(
+        "",
+        "File with the secret that calls are signed with (whsec_...); made if it is not there.",
+        shown="webhook.secret in --batch-dir",
+    )
 
     def __post_init__(self) -> None:
         FLAGS.check(self)
@@ -73,6 +90,19 @@ class BatchSettings:
                 raise FLAGS.refusal(
                     self, "allow_origins", f"{origin!r} is no origin such as https://host:port"
                 )
+        if (reason := refusal_of(self.webhook_rules.hosts)) is not None:
+            raise FLAGS.refusal(self, "webhook_hosts", reason)
+
+    @property
+    def webhook_rules(self) -> WebhookRules:
+        """Whom batches may have called."""
+        return WebhookRules.of(self.webhook_hosts, private=self.webhook_private == "yes")
+
+    @property
+    def webhook_secret(self) -> Path:
+        """The file with the secret."""
+        given = self.webhook_secret_file
+        return Path(given) if given else self.directory / "webhook.secret"
 
     @property
     def origins(self) -> list[str]:

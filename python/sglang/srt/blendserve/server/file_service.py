@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -13,6 +13,7 @@ from sglang.srt.blendserve.server.parameters import CreateFile, ListFiles
 from sglang.srt.blendserve.server.upload import drain, receive, without_pause
 from sglang.srt.blendserve.store import file_table
 from sglang.srt.blendserve.store.directory import Store, now
+from sglang.srt.blendserve.store.disk import ContentWriter
 from sglang.srt.blendserve.store.objects import (
     DeletedFile,
     FileObject,
@@ -71,17 +72,49 @@ class FileService:
                 filename=upload.filename,
                 purpose=wanted.purpose,
             )
-            # Row, content, row: whatever a crash leaves half done, the next start clears away.
-            await store.db.write(lambda db: file_table.insert_file(db, file, state="pending"))
-            await store.io(writer.commit)
-            await store.db.write(
-                lambda db: file_table.mark_ready(
-                    db, file.id, file.bytes, file.created_at, file.expires_at
-                )
-            )
+            await self._keep(file, writer)
         finally:
             await store.io(writer.discard)
         return file
+
+    async def add(self, filename: str, lines: Callable[[], Iterable[bytes]]) -> FileObject:
+        """Make a file for batches of lines that the server has.
+
+        Raises:
+            OSError, sqlite3.Error: the disk is full; nothing is stored.
+        """
+        store, file_id = self._store, new_file_id()
+        writer = await store.io(lambda: store.files.new(file_id))
+
+        def write() -> None:
+            for line in lines():
+                writer.write(line if line.endswith(b"\n") else line + b"\n")
+
+        try:
+            await store.io(write)
+            file = FileObject(
+                id=file_id,
+                bytes=writer.size,
+                created_at=now(),
+                filename=filename,
+                purpose="batch",
+            )
+            await self._keep(file, writer)
+        finally:
+            await store.io(writer.discard)
+        return file
+
+    async def _keep(self, file: FileObject, writer: ContentWriter) -> None:
+        """Put a file in its place: row, content, row. Whatever a crash leaves half done, the next
+        start clears away."""
+        store = self._store
+        await store.db.write(lambda db: file_table.insert_file(db, file, state="pending"))
+        await store.io(writer.commit)
+        await store.db.write(
+            lambda db: file_table.mark_ready(
+                db, file.id, file.bytes, file.created_at, file.expires_at
+            )
+        )
 
     async def list(self, query: ListFiles) -> ListPage[FileObject]:
         """Return a page of files.

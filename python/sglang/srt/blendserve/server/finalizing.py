@@ -10,7 +10,7 @@ import aiosqlite
 from sglang.srt.blendserve.answering.disk_retry import DiskRetry
 from sglang.srt.blendserve.answering.result_log import refused
 from sglang.srt.blendserve.batch_file.types import BatchFileError, BatchLine, ErrorCode, LineError
-from sglang.srt.blendserve.store import batch_table, file_table
+from sglang.srt.blendserve.store import batch_table, file_table, webhook_table
 from sglang.srt.blendserve.store.batch_table import BatchRecord
 from sglang.srt.blendserve.store.directory import Store, now
 from sglang.srt.blendserve.store.disk import ContentWriter
@@ -125,6 +125,7 @@ async def abandon(store: Store, batch_id: str) -> None:
         await batch_table.set_errors(db, batch_id, [*record.errors, _ABANDONED])
         await batch_table.set_counts(db, batch_id, record.total, Tally(failed=record.total))
         await batch_table.enter(db, batch_id, "cancelled", now())
+        await webhook_table.add_for(db, await batch_table.get_batch(db, batch_id), now())
 
     workspace = store.workspace(batch_id)
     if workspace.folder.exists():
@@ -221,7 +222,9 @@ async def _end(
     await batch_table.set_results(db, batch_id, outcome, *kept)
     await batch_table.set_counts(db, batch_id, results.total, results.tally)
     await batch_table.enter(db, batch_id, outcome, now())
-    return await batch_table.get_batch(db, batch_id)
+    ended = await batch_table.get_batch(db, batch_id)
+    await webhook_table.add_for(db, ended, now())
+    return ended
 
 
 async def _pending(db: aiosqlite.Connection, filename: str) -> str:

@@ -17,6 +17,7 @@ from sglang.srt.blendserve.server.routes import batch_router, file_router
 from sglang.srt.blendserve.server.runner import Runner
 from sglang.srt.blendserve.server.served_engine import ServedEngine
 from sglang.srt.blendserve.server.status_page import page_router
+from sglang.srt.blendserve.server.webhooks import WebhookSender, secret_in
 from sglang.srt.blendserve.store.directory import Store
 
 
@@ -37,7 +38,9 @@ def mount(
     """
     runner = Runner(store, engine, settings)
     files = FileService(store, settings)
-    batches = BatchService(store, files, engine, runner)
+    rules = settings.webhook_rules
+    secret = secret_in(settings.webhook_secret) if rules.hosts else ""
+    batches = BatchService(store, files, engine, runner, rules)
     app.include_router(file_router(files))
     app.include_router(batch_router(batches))
     app.include_router(page_router(batches, runner, engine))
@@ -53,6 +56,8 @@ def mount(
             at_end.push_async_callback(store.close)
             at_end.push_async_callback(runner.stop)
             await runner.start()
+            if rules.hosts:
+                await at_end.enter_async_context(WebhookSender(store, rules, secret))
             yield state
 
     app.router.lifespan_context = with_runner

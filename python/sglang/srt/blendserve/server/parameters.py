@@ -77,6 +77,14 @@ class CreateBatch(BaseModel):
     ) = None
     output_expires_after: ExpiresAfter | None = None
     priority: Priority = 0
+    webhook_url: str | None = None
+
+
+class ReadResults(BaseModel):
+    """The query of ``GET /v1/batches/{id}/results``, which OpenAI does not have."""
+
+    after: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
+    limit: Annotated[int, Field(ge=1, le=10_000)] = 1000
 
 
 class ChangeBatch(BaseModel):

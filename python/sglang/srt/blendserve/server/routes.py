@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import FileResponse
 
 from sglang.srt.blendserve.server.batch_service import BatchService
@@ -17,7 +17,9 @@ from sglang.srt.blendserve.server.parameters import (
     CreateBatch,
     ListBatches,
     ListFiles,
+    ReadResults,
 )
+from sglang.srt.blendserve.server.partial_results import ErrorKinds
 from sglang.srt.blendserve.store.objects import BatchObject, DeletedFile, FileObject, ListPage
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
@@ -94,8 +96,11 @@ def batch_router(batches: BatchService) -> APIRouter:
     )
 
     @router.post("")
-    async def create_batch(wanted: CreateBatch) -> BatchObject:
-        return await batches.create(wanted)
+    async def create_batch(
+        wanted: CreateBatch,
+        idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
+    ) -> BatchObject:
+        return await batches.create(wanted, idempotency_key)
 
     @router.get("")
     async def list_batches(query: Annotated[ListBatches, Query()]) -> ListPage[BatchObject]:
@@ -108,6 +113,29 @@ def batch_router(batches: BatchService) -> APIRouter:
     @router.post("/{batch_id}")
     async def change_batch(batch_id: str, wanted: ChangeBatch) -> BatchObject:
         return await batches.change(batch_id, wanted)
+
+    @router.get("/{batch_id}/results", response_class=Response)
+    async def read_results(batch_id: str, query: Annotated[ReadResults, Query()]) -> Response:
+        page, status = await batches.results(batch_id, query)
+        headers = {
+            "X-Next-After": str(page.after),
+            "X-Batch-Status": status,
+            "X-Complete": "false",
+            "X-Content-Type-Options": "nosniff",
+            "Cache-Control": "no-store",
+        }
+        return Response(page.lines, media_type="application/jsonl", headers=headers)
+
+    @router.get("/{batch_id}/errors")
+    async def read_errors(batch_id: str) -> ErrorKinds:
+        return await batches.errors(batch_id)
+
+    @router.post("/{batch_id}/retry")
+    async def retry_batch(
+        batch_id: str,
+        idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
+    ) -> BatchObject:
+        return await batches.retry(batch_id, idempotency_key)
 
     @router.post("/{batch_id}/cancel")
     async def cancel_batch(batch_id: str) -> BatchObject:

@@ -90,6 +90,11 @@ class Runner:
         run = self._runs.get(batch_id)
         return None if run is None else run.seconds_left
 
+    def journal_size(self, batch_id: str) -> int | None:
+        """Return how many bytes of a batch's results are on the disk; None: it has not begun."""
+        run = self._runs.get(batch_id)
+        return None if run is None else run.journal_size
+
     def problem(self, batch_id: str) -> list[dict[str, Any]]:
         """Return why a batch waits, in the form of ``errors.data``; empty when it does not."""
         run = self._runs.get(batch_id)

@@ -39,6 +39,7 @@ class BatchRecord(BaseModel):
         outcome: what a batch that is being finalized will be, else None.
         errors: entries of ``errors.data`` in the API's object.
         output_expires_after: seconds that its output and error files are kept, None: for good.
+        webhook_url: who is called when it has ended, None: nobody.
         created_at, expires_at and all others in ``_at``: Unix seconds.
     """
 
@@ -74,6 +75,7 @@ class BatchRecord(BaseModel):
     reasoning_tokens: int = 0
     priority: int = 0
     paused_at: int | None = None
+    webhook_url: str | None = None
 
     @property
     def tally(self) -> Tally:

@@ -71,6 +71,29 @@ MIGRATIONS: tuple[str, ...] = (
     ALTER TABLE batches ADD COLUMN priority INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE batches ADD COLUMN paused_at INTEGER;  -- since when it sends nothing
     """,
+    """
+    ALTER TABLE batches ADD COLUMN webhook_url TEXT;   -- who is called when the batch has ended
+
+    CREATE TABLE webhooks (
+        id           TEXT    PRIMARY KEY,               -- the same in every try
+        batch_id     TEXT    NOT NULL REFERENCES batches (id),
+        url          TEXT    NOT NULL,
+        body         TEXT    NOT NULL,
+        created_at   INTEGER NOT NULL,
+        due_at       INTEGER,                           -- of the next try; NULL: there is none
+        tries        INTEGER NOT NULL DEFAULT 0,
+        delivered_at INTEGER,
+        error        TEXT                               -- of the last try
+    );
+    CREATE INDEX webhooks_by_time ON webhooks (due_at) WHERE due_at IS NOT NULL;
+
+    CREATE TABLE idempotency_keys (
+        key        TEXT    PRIMARY KEY,
+        request    TEXT    NOT NULL,                    -- digest of what was to be created
+        batch_id   TEXT    NOT NULL REFERENCES batches (id),
+        created_at INTEGER NOT NULL
+    );
+    """,
 )
 """The tables, as a list of scripts; ``PRAGMA user_version`` counts those applied. One that has been
 released is never edited: a change is a new one at the end."""

@@ -70,6 +70,11 @@ class ResultJournal:
         """How many results are on the disk."""
         return self.tally.completed + self.tally.failed
 
+    @property
+    def size(self) -> int:
+        """Bytes of it that are on the disk; what stands behind is being written."""
+        return self._end
+
     def lines(self) -> Iterator[int]:
         """Yield the numbers of the input lines that have a result on the disk, ascending."""
         return (line for line, offset in enumerate(self._offsets) if offset != _ABSENT)
@@ -140,7 +145,7 @@ class ResultJournal:
             os.close(fd)
 
     def _read(self, fd: int, line: int) -> LineResult:
-        result = _decode(_read_record(fd, self._offsets[line]))
+        result = decode(_read_record(fd, self._offsets[line]))
         if result is None or result.line != line:
             raise OSError(f"the result of line {line} in the journal is damaged")
         return result
@@ -153,7 +158,7 @@ class ResultJournal:
         position = end = damaged = broken = 0
         with open(os.dup(fd), "rb") as stream:
             for record in stream:
-                result = _decode(record)
+                result = decode(record)
                 if result is None or result.line in self:
                     broken += 1
                 else:
@@ -184,7 +189,7 @@ def _encode(result: LineResult) -> bytes:
     return b"%b %08x %b" % (head, zlib.crc32(head + result.data), result.data)
 
 
-def _decode(record: bytes) -> LineResult | None:
+def decode(record: bytes) -> LineResult | None:
     """Return the result, or None when the record is not whole."""
     fields = record.split(b" ", 7)
     if len(fields) != 8 or not record.endswith(b"\n"):

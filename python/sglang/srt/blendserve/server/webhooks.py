@@ -1,0 +1,172 @@
+"""Calls that tell of the end of batches, signed as the Standard Webhooks specification has it.
+
+Events have OpenAI's form (``batch.completed`` and so on), so ``client.webhooks.unwrap`` of OpenAI's
+client checks and reads them. A call is stored with the end of its batch, and tried until it is
+answered with a success or three days have passed: at least once, with the same ``webhook-id``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import secrets
+import socket
+from base64 import b64decode, b64encode
+from datetime import UTC, datetime
+from pathlib import Path
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.resolver import ThreadedResolver
+from standardwebhooks import Webhook as Signer
+
+from sglang.srt.blendserve.answering.disk_retry import is_storage_failure
+from sglang.srt.blendserve.server.webhook_rules import NotAllowed, WebhookRules
+from sglang.srt.blendserve.store import webhook_table
+from sglang.srt.blendserve.store.directory import Store, now
+from sglang.srt.blendserve.store.disk import open_private
+from sglang.srt.blendserve.store.webhook_table import Webhook
+
+logger = logging.getLogger(__name__)
+
+PAUSES = (5, 30, 120, 600, 1800, 3600, *[10_800] * 22)
+"""Seconds between tries, three days in all."""
+
+_TICK_SECONDS, _CALL_SECONDS, _AT_ONCE = 1.0, 15.0, 16
+_GONE, _LEAST_KEY_BYTES = 410, 24
+_ERROR_CHARACTERS = 300
+
+
+class WebhookSender:
+    """Makes the calls that are due. Use as an asynchronous context manager, while the store is
+    open."""
+
+    def __init__(self, store: Store, rules: WebhookRules, secret: str) -> None:
+        """``secret``: that calls are signed with, ``whsec_`` and Base64."""
+        self._store, self._rules, self._signer = store, rules, Signer(secret)
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> WebhookSender:
+        self._task = asyncio.create_task(self._send_forever())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._task is not None
+        self._task.cancel()
+        await asyncio.wait({self._task})
+
+    async def _send_forever(self) -> None:
+        connector = aiohttp.TCPConnector(resolver=_Resolver(self._rules), limit=_AT_ONCE)
+        async with aiohttp.ClientSession(
+            connector=connector,
+            timeout=aiohttp.ClientTimeout(total=_CALL_SECONDS),
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+        ) as session:
+            while True:
+                try:
+                    due = await self._store.db.read(
+                        lambda db: webhook_table.due(db, now(), _AT_ONCE)
+                    )
+                    await asyncio.gather(*(self._send(session, webhook) for webhook in due))
+                except Exception as error:  # of any kind: calls go on as long as the server does
+                    if not is_storage_failure(error):
+                        logger.exception("Webhooks stumbled")
+                await asyncio.sleep(_TICK_SECONDS)
+
+    async def _send(self, session: aiohttp.ClientSession, webhook: Webhook) -> None:
+        """Make one call, and note what became of it."""
+        problem = await self._problem(session, webhook)
+        if problem is None:
+            await self._store.db.write(lambda db: webhook_table.delivered(db, webhook.id, now()))
+            return
+        again = webhook.tries < len(PAUSES) and problem != str(_GONE)
+        due_at = now() + PAUSES[webhook.tries] if again else None
+        logger.warning(
+            "%s: the webhook was not taken (%s); %s",
+            webhook.batch_id,
+            problem,
+            "it is tried again" if again else "it is given up",
+        )
+        await self._store.db.write(
+            lambda db: webhook_table.failed(db, webhook.id, problem[:_ERROR_CHARACTERS], due_at)
+        )
+
+    async def _problem(self, session: aiohttp.ClientSession, webhook: Webhook) -> str | None:
+        """Call; return why it was no success, None if it was one."""
+        stamp = datetime.fromtimestamp(now(), UTC)
+        headers = {
+            "Content-Type": "application/json",
+            "User-Agent": "sglang-blendserve",
+            "webhook-id": webhook.id,
+            "webhook-timestamp": str(int(stamp.timestamp())),
+            "webhook-signature": self._signer.sign(webhook.id, stamp, webhook.body),
+        }
+        try:
+            self._rules.check(webhook.url)  # the allow-list may be another since
+            async with session.post(
+                webhook.url, data=webhook.body.encode(), headers=headers, allow_redirects=False
+            ) as answer:
+                return None if 200 <= answer.status < 300 else str(answer.status)
+        except (aiohttp.ClientError, NotAllowed, OSError, TimeoutError, ValueError) as error:
+            return str(error) or type(error).__name__
+
+
+class _Resolver(AbstractResolver):
+    """Looks names up, and leaves out addresses that must not be called."""
+
+    def __init__(self, rules: WebhookRules) -> None:
+        self._rules, self._inner = rules, ThreadedResolver()
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        """Return the addresses of a host.
+
+        Raises:
+            OSError: it has none that may be called.
+        """
+        found = await self._inner.resolve(host, port, family)
+        allowed, problem = [], f"{host} has no address"
+        for one in found:
+            try:
+                self._rules.check_address(one["host"])
+            except NotAllowed as error:
+                problem = str(error)
+            else:
+                allowed.append(one)
+        if not allowed:
+            raise OSError(errno.EACCES, problem)
+        return allowed
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+
+def secret_in(path: Path) -> str:
+    """Return the secret in a file; one that is not there is made, for its owner alone to read.
+
+    Raises:
+        OSError: it cannot be read or made.
+        ValueError: it holds none.
+    """
+    try:
+        secret = path.read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        secret = f"whsec_{b64encode(secrets.token_bytes(32)).decode()}"
+        with open(open_private(path, os.O_WRONLY | os.O_TRUNC), "w", encoding="utf-8") as file:
+            file.write(secret + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+    try:
+        key = b64decode(secret.removeprefix("whsec_"), validate=True)
+    except ValueError:
+        key = b""
+    if not secret.startswith("whsec_") or len(key) < _LEAST_KEY_BYTES:
+        raise ValueError(
+            f"{path} holds no secret: it must be whsec_ and at least {_LEAST_KEY_BYTES} bytes in "
+            "Base64. Remove it, and one is made"
+        )
+    return secret
