@@ -72,7 +72,11 @@ def test_a_wheel_asks_for_no_other_sglang_than_the_one_that_is_there(
     (name,) = [name for name in wheel if name.endswith("/METADATA")]
     lines = wheel[name].decode().splitlines()
     needed = [line for line in lines if line.startswith("Requires-Dist") and "extra" not in line]
-    assert needed == ["Requires-Dist: aiosqlite>=0.22.1", "Requires-Dist: sglang>=0.5.17"]
+    assert needed == [
+        "Requires-Dist: aiosqlite>=0.22.1",
+        "Requires-Dist: sglang>=0.5.17",
+        "Requires-Dist: standardwebhooks>=1.0",
+    ]
     assert "Requires-Python: <3.14,>=3.11" in lines
 
 

@@ -158,12 +158,15 @@ async def test_the_document_describes_every_parameter(service: Service) -> None:
         "get /v1/files/{file_id}/content": {"file_id"},
         "post /v1/batches": {
             "input_file_id", "endpoint", "completion_window", "metadata", "output_expires_after",
-            "priority",
+            "priority", "webhook_url", "idempotency-key",
         },
         "get /v1/batches": {"after", "limit"},
         "get /v1/batches/{batch_id}": {"batch_id"},
         "post /v1/batches/{batch_id}": {"batch_id", "priority", "paused"},
         "post /v1/batches/{batch_id}/cancel": {"batch_id"},
+        "get /v1/batches/{batch_id}/results": {"batch_id", "after", "limit"},
+        "get /v1/batches/{batch_id}/errors": {"batch_id"},
+        "post /v1/batches/{batch_id}/retry": {"batch_id", "idempotency-key"},
     }  # fmt: skip
 
 

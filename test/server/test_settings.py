@@ -112,7 +112,7 @@ async def test_api_key_covers_every_route(directory: Path) -> None:
         app: FastAPI = service.app
         add_api_key_middleware(app, api_key="secret", admin_api_key=None)
         paths = {(method, path) for path, item in app.openapi()["paths"].items() for method in item}
-        assert len(paths) == 10
+        assert len(paths) == 13
         for method, path in [*paths, ("get", "/batches")]:
             url = path.format(file_id="file-x", batch_id="batch_x")
             response = await service.http.request(method.upper(), url)

@@ -154,7 +154,7 @@ class TableDelivery(Delivery):
         return str(self.table) if self.url is None else remote.shown(self.url)
 
     def prepare(self, *, again: bool, overwrite: bool) -> None:
-        """See `Delivery.prepare`."""
+        """Check as `Delivery.prepare` does, and that a table can be written."""
         table_output.check(self.table, overwrite=overwrite)
         super().prepare(again=again, overwrite=overwrite)
 
@@ -162,7 +162,11 @@ class TableDelivery(Delivery):
         return [url]
 
     def finish(self, *, failed: int) -> None:
-        """See `Delivery.finish`."""
+        """Make the table, and deliver it as `Delivery.finish` does.
+
+        Raises:
+            RunFailure: it cannot be made or delivered; the result files are there.
+        """
         if self.url is None:
             table_output.write(self.table, failed=failed)
             return

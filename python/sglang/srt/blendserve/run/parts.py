@@ -65,8 +65,13 @@ class PartsDelivery(Delivery):
         return self.place.name
 
     def prepare(self, *, again: bool, overwrite: bool) -> None:
-        """See `Delivery.prepare`. With ``again`` and without result files here, these are made of
-        the parts that are there."""
+        """Check that no parts of a finished run are lost, and make both folders. With ``again`` and
+        without result files here, these are made of the parts that are there.
+
+        Raises:
+            RunFailure: there are parts already, the folder holds something else, or it cannot be
+                read or written.
+        """
         try:
             parquet.require()
             self.place.make()
@@ -118,7 +123,11 @@ class PartsDelivery(Delivery):
                 writer.write_rest()
 
     def finish(self, *, failed: int) -> None:
-        """See `Delivery.finish`."""
+        """Write the last part, and mark the folder as whole.
+
+        Raises:
+            RunFailure: it cannot be written; the result files are there.
+        """
         with self._or_say_what_is_kept():
             writer = _Writer(self, None)
             while writer.write_part():
