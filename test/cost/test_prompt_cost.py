@@ -41,7 +41,7 @@ def test_it_follows_the_prompts_of_the_last_dozens_of_steps() -> None:
 
 
 def test_a_step_computes_fewer_of_dearer_tokens() -> None:
-    pace = BalancePace(COST, max_tokens=8192)
+    pace = BalancePace(COST, kv_slots=400_000, max_tokens=8192)
     rest = RemainingWork(1.0, 1.0)
     plain = pace.budget(StepLoad(100, 300_000), rest)
     dear = pace.budget(StepLoad(100, 300_000, 1.25), rest)

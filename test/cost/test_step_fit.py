@@ -86,7 +86,7 @@ def test_slower_compute_means_fewer_prompt_tokens_beside_the_same_decodes() -> N
     cost = CostModel(ModelSpec.named("Llama-3.1-8B"), DeviceSpec.named("H200"))
     load, rest = StepLoad(200, 300_000), RemainingWork(1.0, 1.0)
     tokens = [
-        BalancePace(cost.at_rates(a, b), 8192).budget(load, rest).compute_side
+        BalancePace(cost.at_rates(a, b), 400_000, 8192).budget(load, rest).compute_side
         for a, b in [(1, 1), (1.5, 1), (1.5, 1.5), (3, 1)]
     ]
     assert tokens[0] > tokens[1] > tokens[3]

@@ -18,6 +18,7 @@ from sglang.srt.blendserve.policy.pace import (
     SpreadPace,
     StepLoad,
     beside_online,
+    compute_scarcity,
 )
 
 COST = CostModel(ModelSpec.named("Llama-3.1-8B"), DeviceSpec.named("A100-80G"))
@@ -41,12 +42,27 @@ def test_a_memory_bound_rest_leaves_idle_compute_to_its_own_end() -> None:
     assert budget.memory_side > budget.compute_side
 
 
+def test_a_step_hides_its_traffic_or_takes_its_share_of_more_compute() -> None:
+    pace, load = BalancePace(COST, 400_000, 8192), StepLoad(running=100, kv_tokens=300_000)
+    decode, memory = COST.decode_step_seconds(100, 300_000)
+    token = COST.prompt_token_seconds()
+    hidden = (memory - decode) / token
+    for rest in (RemainingWork(1.0, 1000.0), RemainingWork(900.0, 1000.0)):
+        assert pace.budget(load, rest).compute_side == pytest.approx(hidden, abs=1)
+    rest = RemainingWork(2000.0, 1000.0)
+    scarcity = compute_scarcity(COST, 400_000, 100, rest)
+    assert 1.2 < scarcity < 2.0  # the weights that the traffic brings along are in it
+    share = (scarcity * memory - decode) / token
+    assert pace.budget(load, rest).compute_side == pytest.approx(share, abs=1)
+    assert pace.budget(load, RemainingWork(1.0, 0.0)).compute_side == 8192
+
+
 def test_nothing_running_or_nothing_to_read_means_full_speed() -> None:
     assert PACE.budget(StepLoad(0, 0), RemainingWork(1.0, 1e9)).compute_side == PACE.max_tokens
     assert PACE.budget(StepLoad(3, 10), RemainingWork(1.0, 0.0)).compute_side == PACE.max_tokens
 
 
-@pytest.mark.parametrize("pace", [PACE, BalancePace(COST, 8192), SpreadPace(COST, 8192)])
+@pytest.mark.parametrize("pace", [PACE, BalancePace(COST, 400_000, 8192), SpreadPace(COST, 8192)])
 @given(
     running=st.integers(0, 5000),
     kv=st.floats(0, 1e7),

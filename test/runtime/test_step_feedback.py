@@ -76,7 +76,7 @@ class Device:
 
 @pytest.mark.parametrize("behind", [0, 1], ids=["one after the other", "overlap schedule"])
 def test_the_pace_follows_what_steps_take(monkeypatch: pytest.MonkeyPatch, behind: int) -> None:
-    policy = policy_at(BalancePace(COST, 8192))
+    policy = policy_at(BalancePace(COST, 400_000, 8192))
     feedback = Device(monkeypatch, (1.8, 1.1)).run(policy, 320, behind=behind)
     compute, memory = feedback.factors
     assert compute / memory == pytest.approx(1.8 / 1.1, rel=0.1)
@@ -92,7 +92,7 @@ def test_a_fixed_pace_has_nothing_to_correct(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_time_without_work_is_not_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     device = Device(monkeypatch, (1.0, 1.0))
-    feedback = feedback_of(policy_at(BalancePace(COST, 8192)))
+    feedback = feedback_of(policy_at(BalancePace(COST, 400_000, 8192)))
     for _ in range(100):
         feedback.launched(mixed_batch(512, 100, 1500))
         feedback.idle()

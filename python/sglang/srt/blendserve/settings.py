@@ -32,7 +32,8 @@ class Settings:
     pace: str = flag(
         "auto",
         "How much prompt a step computes: 'balance' as much as the step's memory "
-        "traffic hides, 'spread' spreads what is left evenly over the decodes that are left, "
+        "traffic hides, or more where more is left, 'spread' spreads what is left evenly over "
+        "the decodes that are left, "
         "'ratio' holds compute : memory at the ratio of all remaining work, 'fixed' always "
         "fills --chunked-prefill-size, 'paper' is the paper's partition of the memory with its "
         "fixed budgets. 'auto' is 'spread' on a GPU and 'fixed' on a CPU or without mixed "

@@ -34,7 +34,7 @@ def make_step_policy(
     unknown name.
     """
     paces: dict[str, Pace] = {
-        "balance": BalancePace(pool.cost, max_tokens),
+        "balance": BalancePace(pool.cost, pool.kv_slots, max_tokens),
         "spread": SpreadPace(pool.cost, max_tokens),
         "ratio": RatioPace(pool.cost, pool.kv_slots, max_tokens),
         "fixed": FixedPace(max_tokens),

@@ -163,25 +163,32 @@ class FixedPace:
 
 @dataclass(frozen=True, slots=True)
 class BalancePace:
-    """Gives every step as much compute as its memory traffic hides.
+    """Gives every step as much compute as its memory traffic hides, or more if more is left.
 
-    No step is then longer than its longer resource needs, whichever of the two the pool has more
-    of, and no prediction of the remaining work is needed. What is left at the end is work of the
-    scarcer kind's opposite alone, which no pace could have hidden; and where compute is the more,
-    the long outputs are through before it ends.
+        decode compute + prefill compute of the step
+            =  (KV read + weights of the step) * max(compute_scarcity, 1)
+
+    Where memory traffic is the more of what is left, no step is longer than its traffic, and no
+    prediction of the remaining work is needed. Where compute is the more, all traffic can be hidden
+    beneath it, and each step takes its share. With no more than its traffic hides, few requests
+    would decode, so there would be little traffic, and thousands of steps too short to be worth
+    their fixed cost and the loading of the weights.
     """
 
     cost: CostModel
+    kv_slots: int
+    """KV tokens the cache holds."""
     max_tokens: int
     """Largest prefill of one step, tokens."""
 
     def budget(self, load: StepLoad, rest: Rest) -> PrefillBudget:
-        """Return the prompt tokens that bring the step's compute up to its memory traffic."""
+        """Return the prompt tokens that bring the step's compute up to its traffic, or above it."""
         if load.running == 0:
             return PrefillBudget(self.max_tokens, self.max_tokens)
         decode, memory = self.cost.decode_step_seconds(load.running, load.kv_tokens)
         token = self.cost.prompt_token_seconds() * load.prompt_cost
-        tokens = int(min(max((memory - decode) / token, 0.0), self.max_tokens))
+        share = max(compute_scarcity(self.cost, self.kv_slots, load.running, rest), 1.0)
+        tokens = int(min(max((share * memory - decode) / token, 0.0), self.max_tokens))
         return PrefillBudget(tokens, tokens)
 
 
