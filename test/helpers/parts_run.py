@@ -42,7 +42,7 @@ def main() -> None:
         lines = [line_of(number) for number in range(1, args.lines + 1)]
         todo = [line for line in lines if not log.find(line)]
         log.begin(Identity(JOB, "digest", "model"))
-        with delivery.running(log):
+        with delivery.running(log, overwrite=args.overwrite):
             for line in todo:
                 log.append([result_of(line, args.failing)])
                 time.sleep(args.seconds / args.lines)

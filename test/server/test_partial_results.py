@@ -112,6 +112,22 @@ async def test_they_are_there_after_a_restart(directory: Path) -> None:
         assert after.text == before.text
 
 
+async def test_a_place_holds_while_the_journal_is_being_read(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(2)
+    async with serve(directory, ScriptedEngine(gate)) as service:
+        batch = await service.submit([line(f"r{n}") for n in range(4)])
+        await wait_for(service, batch, 2)
+        after = (await page(service, batch)).headers["X-Next-After"]
+        monkeypatch.setattr(service.runner, "journal_size", lambda _: None)
+        waiting = await page(service, batch, after=after)
+        assert (waiting.status_code, waiting.text) == (200, "")
+        assert waiting.headers["X-Next-After"] == after
+        gate.let_end(2)
+        await service.finish(batch.id)
+
+
 async def test_a_place_that_no_page_has_named_is_refused(directory: Path) -> None:
     gate = Gate(2)
     async with serve(directory, ScriptedEngine(gate)) as service:
@@ -234,6 +250,27 @@ async def test_what_has_failed_is_tried_again_in_one_call(directory: Path) -> No
         good, failed = await service.result_lines(again)
         assert sorted(one["custom_id"] for one in good) == ["b", "d"]
         assert [one["error"]["line"] for one in failed] == [3]
+
+
+async def test_two_retries_at_once_make_one_batch_and_one_file(directory: Path) -> None:
+    async with serve(directory, ScriptedEngine(refused=frozenset("b"))) as service:
+        batch = await service.submit([line("b")])
+        await service.finish(batch.id)
+        key = {"Idempotency-Key": "k"}
+        answers = await asyncio.gather(*(retried(service, batch, **key) for _ in range(4)))
+        assert len({answer.json()["id"] for answer in answers}) == 1
+        files = (await service.client.files.list()).data
+        assert len([file for file in files if file.filename.startswith("retry-")]) == 1
+
+
+async def test_a_retry_calls_nobody_who_is_not_called_any_more(directory: Path) -> None:
+    engine = ScriptedEngine(refused=frozenset("b"))
+    url = {"webhook_url": "https://hooks.example.com/x"}
+    async with serve(directory, engine, webhook_hosts="hooks.example.com") as service:
+        batch = await service.submit([line("b")], extra_body=url)
+        await service.finish(batch.id)
+    async with serve(directory, engine) as service:
+        assert (await retried(service, batch)).status_code == 200
 
 
 async def test_what_cannot_be_retried(directory: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -69,7 +70,11 @@ class Receiver:
 async def receiver(*statuses: int) -> AsyncIterator[Receiver]:
     found = Receiver([*statuses])
     app = web.Application()
-    app.router.add_post("/{tail:.*}", found.take)
+
+    async def take(request: web.Request) -> web.StreamResponse:
+        return await found.take(request)
+
+    app.router.add_post("/{tail:.*}", take)
     runner = web.AppRunner(app)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -235,6 +240,75 @@ def test_addresses_of_this_machine_and_its_network(address: str) -> None:
         rules.check_address(f"::ffff:{address}" if "." in address else address)
     WebhookRules(("*",), private=True).check_address(address)
     WebhookRules(("*",)).check_address("93.184.215.14")
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1", "[::1]", "[fec0::1]", "[::127.0.0.1]", "a b.example", "b\u00fccher.example"],
+)
+def test_no_other_spelling_of_a_host_is_taken(host: str) -> None:
+    with pytest.raises(NotAllowed):
+        WebhookRules(("*",)).check(f"https://{host}/hook")
+
+
+def test_numbers_that_are_no_address_are_no_host() -> None:
+    with pytest.raises(NotAllowed, match="neither a name nor an address"):
+        WebhookRules(("*",)).check("https://12345/hook")
+
+
+def test_addresses_outside_may_be_called() -> None:
+    for host in (
+        "93.184.215.14",
+        "[2606:4700::1111]",
+        "hooks.example.com",
+        "xn--bcher-kva.example",
+    ):
+        WebhookRules(("*",)).check(f"https://{host}/hook")
+
+
+async def test_a_call_that_cannot_be_noted_is_not_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webhooks, "_NOTE_SECONDS", 0.05)
+    real, fails = webhooks.webhook_table.delivered, 5
+
+    async def full(*args: Any) -> None:
+        nonlocal fails
+        fails -= 1
+        if fails >= 0:
+            raise sqlite3.OperationalError("database or disk is full")
+        await real(*args)
+
+    monkeypatch.setattr(webhooks.webhook_table, "delivered", full)
+    async with receiver() as hook, serve(tmp_path / "b", **local(hook)) as service:
+        batch = await service.submit([line("a")], extra_body={"webhook_url": hook.url})
+        await service.finish(batch.id)
+        for _ in range(200):
+            if fails < 0:
+                break
+            await asyncio.sleep(0.02)
+        await asyncio.sleep(0.3)
+        assert (fails, len(hook.calls)) == (-1, 1)
+
+
+async def test_one_that_is_slow_keeps_no_other_waiting(tmp_path: Path) -> None:
+    async with receiver() as hook, serve(tmp_path / "b", **local(hook)) as service:
+        take = hook.take
+
+        async def slow(request: web.Request) -> web.Response:
+            if request.path == "/slow":
+                await asyncio.sleep(3)
+            return await take(request)
+
+        hook.take = slow  # type: ignore[method-assign]
+        first = await service.submit(
+            [line("a")], extra_body={"webhook_url": hook.url.replace("/hook", "/slow")}
+        )
+        await service.finish(first.id)
+        second = await service.submit([line("a")], extra_body={"webhook_url": hook.url})
+        await service.finish(second.id)
+        await hook.wait_for(1)
+        assert json.loads(hook.calls[0][1])["data"]["id"] == second.id
 
 
 def test_which_hosts_a_list_allows() -> None:

@@ -5,6 +5,8 @@ Run: pytest test/tables/test_delivery.py
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import random
 import shutil
@@ -21,7 +23,10 @@ import pytest
 from object_store import files, rows_in, texts_of, unfinished_uploads
 
 from sglang.srt.blendserve import cli
+from sglang.srt.blendserve.run import result_file
+from sglang.srt.blendserve.run.failure import RunFailure
 from sglang.srt.blendserve.run.outputs import delivery_of
+from sglang.srt.blendserve.run.run_log import Identity, RunLog
 from sglang.srt.blendserve.tables import parquet, remote
 
 LINES = 230
@@ -140,8 +145,6 @@ def test_a_retry_writes_the_parts_anew(tmp_path: Path) -> None:
 
 def run_with_retry(output: str) -> None:
     """Answer the failed lines, which are good now."""
-    from sglang.srt.blendserve.run.run_log import Identity, RunLog
-
     delivery = delivery_of(output, None, None, 50, retry=True)
     delivery.prepare(again=True, overwrite=False)
     with RunLog(delivery.output, delivery.errors, resume=True, retry_errors=True) as log:
@@ -264,7 +267,7 @@ def test_a_store_that_is_away_ends_no_run_and_loses_nothing(
         raise remote.DataError(f"{path} cannot be written: no way there")
 
     monkeypatch.setattr(remote, "put", away)
-    with pytest.raises(Exception, match=r"no way there\n.*--resume delivers them"):
+    with pytest.raises(Exception, match=r"no way there\n.*with --resume .* delivers them"):
         run(f"{bucket}/out/", seconds=1.5)
     assert "trying again" in capsys.readouterr().err
     monkeypatch.setattr(remote, "put", put)
@@ -333,6 +336,118 @@ def test_a_folder_is_listed_anew_each_time(bucket: str, tmp_path: Path) -> None:
     assert len(rows_in(output, tmp_path)) == 60
 
 
+def test_a_folder_of_somebody_is_no_working_folder(bucket: str, tmp_path: Path) -> None:
+    """It would be removed in the end, with all that is in it."""
+    (tmp_path / "precious").write_text("mine")
+    with pytest.raises(RunFailure, match="is not empty, and no working folder"):
+        run(f"{bucket}/out.jsonl", "--work-dir", str(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["precious"]
+
+
+def test_keys_with_odd_letters_are_told_apart(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run(f"{bucket}/a#1?x.jsonl")
+    names = ["bucket/a#1?x.errors.jsonl", "bucket/a#1?x.jsonl"]
+    assert sorted(files().ls("bucket")) == names
+    with pytest.raises(RunFailure, match=r"a#1\?x\.jsonl is there already"):
+        run(f"{bucket}/a#1?x.jsonl")
+    run(f"{bucket}/a#2?x.jsonl")
+
+
+# --- what goes wrong at the edges ----------------------------------------------------------------
+
+
+def test_overwrite_takes_nothing_away_before_the_run_begins(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    run(f"{output}/", "--failing", "0")
+    before = sorted(path.name for path in output.iterdir())
+    arguments = ["run", "-i", str(tmp_path / "absent.jsonl"), "-o", f"{output}/"]
+    assert cli.main([*arguments, "--model-path", "none", "--overwrite"]) == 1
+    assert [name for name in sorted(p.name for p in output.iterdir()) if name in before] == before
+    run(f"{output}/", "--failing", "0", "--overwrite", lines=60)
+    assert len(rows_in(f"{output}/", tmp_path)) == 60
+
+
+def test_beside_a_run_that_has_the_folder_nothing_is_taken_away(tmp_path: Path) -> None:
+    output = f"{tmp_path}/out/"
+    command = [sys.executable, parts_run.__file__, output, "200", "4"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "out" / "part-00000.parquet").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    with pytest.raises(RunFailure, match="is being written by another run"):
+        run(output, "--overwrite")
+    assert process.wait() == 0
+    assert len(rows_in(output, tmp_path)) == 200
+
+
+@pytest.mark.parametrize("removed", [1, 2, 3, 4])
+def test_killed_while_what_is_not_needed_any_more_is_removed(
+    removed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, left = f"{tmp_path}/out/", removed
+    unlink = Path.unlink
+
+    def killed_at(path: Path, *, missing_ok: bool = False) -> None:
+        nonlocal left
+        if path.name.startswith("_results"):
+            left -= 1
+            if left < 0:
+                raise KeyboardInterrupt
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", killed_at)
+    with contextlib.suppress(KeyboardInterrupt):
+        run(output, "--failing", "0")
+    monkeypatch.undo()
+    answered: list[Any] = []
+    real = parts_run.result_of
+
+    def counted(line: Any, failing: int) -> Any:
+        answered.append(line)
+        return real(line, failing)
+
+    monkeypatch.setattr(parts_run, "result_of", counted)
+    run(output, "--failing", "0", "--resume")
+    assert not answered
+    assert len(rows_in(output, tmp_path)) == LINES
+
+
+def test_answers_are_delivered_though_the_summary_cannot_be_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in.jsonl").write_text('{"custom_id": "a"}\n')
+    (tmp_path / "folder").mkdir()
+    arguments = ["run", "-i", f"{tmp_path}/in.jsonl", "-o", f"{tmp_path}/out/"]
+    arguments += ["--model-path", "none", "--summary", f"{tmp_path}/folder"]
+    assert cli.main(arguments) == 1
+    assert "Cannot write" in capsys.readouterr().err
+    assert len(rows_in(f"{tmp_path}/out/", tmp_path)) == 1
+    assert (tmp_path / "out" / "_SUCCESS").exists()
+
+
+def test_a_disk_that_keeps_nothing_is_heard_of_by_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system says so once: whoever syncs first must not be the only one to know."""
+    with RunLog(tmp_path / "out.jsonl", tmp_path / "errors.jsonl") as log:
+        log.begin(Identity(parts_run.JOB, "digest", "model"))
+        log.append([parts_run.result_of(parts_run.line_of(1))])
+
+        def fails(_: int) -> None:
+            raise OSError(errno.EIO, "Input/output error")
+
+        monkeypatch.setattr(result_file.os, "fsync", fails)
+        for _ in range(2):
+            with pytest.raises(RunFailure, match="Input/output error"):
+                log.sync()
+        monkeypatch.undo()
+        log.sync()
+
+
 # --- flags -------------------------------------------------------------------------------------
 
 
@@ -357,6 +472,9 @@ def test_a_working_folder_is_of_one_output(
         (["-i", "s3://b/x", "-o", "s3://b/x/"], "is, or lies in, --input s3://b/x"),
         (["-i", "s3://b/x/", "-o", "s3://b/x/o.parquet"], "is, or lies in, --input s3://b/x/"),
         (["-i", "in/", "-o", "in/"], "is, or lies in"),
+        (["-i", ".", "-o", "out/"], "is, or lies in"),
+        (["-i", "s3://b/in/", "-o", "s3://b/in/deep/out/"], "is, or lies in"),
+        (["-i", "in.jsonl", "-o", "s3://bucket"], "s3://bucket is a bucket"),
         (["-i", "in.jsonl", "-o", "s3://k:s@b/o.jsonl"], "leave the credentials out"),
     ],
 )

@@ -78,6 +78,28 @@ def test_every_form_is_read_from_the_web(web: str, tmp_path: Path) -> None:
     assert "secret" not in str(caught.value).partition(":")[0]
 
 
+def test_a_signature_is_in_no_message(tmp_path: Path) -> None:
+    class Refusing(SimpleHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(403)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        path = f"http://127.0.0.1:{server.server_port}/in.jsonl?X-Signature=se%2Bcret&b=1"
+        with pytest.raises(DataError, match=r"in\.jsonl cannot be read") as caught:
+            request_file.opened(path)
+        server.shutdown()
+    assert "cret" not in str(caught.value)
+
+
+def test_convert_reads_no_pipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    out = tmp_path / "out.jsonl"
+    assert cli.main(["convert", "-i", str(tmp_path / "pipe"), "-o", str(out)]) == 1
+    assert "is a pipe" in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_a_pipe_is_read(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)

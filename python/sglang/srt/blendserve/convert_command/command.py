@@ -98,6 +98,9 @@ def _to_file(args: argparse.Namespace) -> int:
 def _convert(given: list[str], output: Path) -> int:
     if output.suffix == ".gz":
         raise DataError(f"{output}: nothing is packed here; give a name without .gz")
+    for path in given:
+        if not remote.is_remote(path) and Path(path).is_fifo():
+            raise DataError(f"{path} is a pipe, and is read twice here: write it to a file first")
     with ExitStack() as stack:
         return _convert_local([stack.enter_context(remote.fetched(path)) for path in given], output)
 

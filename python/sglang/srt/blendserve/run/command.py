@@ -57,6 +57,7 @@ from sglang.srt.blendserve.run.source import BatchSource
 from sglang.srt.blendserve.run.summary import Summary
 from sglang.srt.blendserve.run.suspects import Restarts, Suspects
 from sglang.srt.blendserve.settings import POLICY
+from sglang.srt.blendserve.tables import remote
 
 if TYPE_CHECKING:
     from sglang.srt.server_args import ServerArgs
@@ -105,9 +106,17 @@ def _main(args: argparse.Namespace, deadline: Deadline) -> int:
             )
             found = source.scan(log.find)
         log.begin(Identity(job_ids.new_job(), source.digest, args.model_path))
-        stack.enter_context(delivery.running(log))
-        status = _Run(args, source, found, log, deadline).run()
+        stack.enter_context(delivery.running(log, overwrite=args.overwrite))
+        late: RunFailure | None = None
+        try:
+            status = _Run(args, source, found, log, deadline).run()
+        except RunFailure as failure:
+            if log.done < found.total:
+                raise
+            late = failure  # of the summary: all is answered
     delivery.finish(failed=log.failed)
+    if late is not None:
+        raise late
     return status
 
 
@@ -347,7 +356,7 @@ class _Run:
 
     def _how_to_go_on(self) -> str:
         again = ("--resume", "--overwrite", "--retry-errors")
-        given = [flag for flag in sys.argv if flag not in again]
+        given = [remote.shown(flag) for flag in sys.argv if flag not in again]
         command = shlex.join(["sglang-blendserve", *given[1:], "--resume"])
         done, total = self._log.done, self._found.total
         return f"{done} of {total} lines have their result. To go on:\n  {command}"

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sglang.srt.blendserve.batch_file.same_file import sidecar_of
 from sglang.srt.blendserve.run import table_output
 from sglang.srt.blendserve.run.failure import RunFailure
 from sglang.srt.blendserve.tables import remote
@@ -67,8 +68,13 @@ class Delivery:
             raise RunFailure(str(error)) from error
 
     @contextmanager
-    def running(self, log: RunLog) -> Iterator[None]:
-        """Do what is to be done while lines are answered, after `RunLog.begin`."""
+    def running(self, log: RunLog, *, overwrite: bool = False) -> Iterator[None]:
+        """Do what is to be done while lines are answered, after `RunLog.begin`.
+
+        Args:
+            log: the run's, which has the result files for itself.
+            overwrite: what is there of an earlier run goes now.
+        """
         yield
 
     def finish(self, *, failed: int) -> None:
@@ -101,7 +107,7 @@ class Delivery:
         for path in [] if again or overwrite else self._targets(url):
             if remote.exists(path):
                 raise RunFailure(f"{remote.shown(path)} is there already. --overwrite replaces it.")
-        if again and not self.output.exists() and not self.errors.exists():
+        if again and not sidecar_of(self.output).exists():
             raise RunFailure(
                 f"{self.work} holds no results to go on with. Run where the earlier run was, or "
                 "name its folder by --work-dir."
@@ -114,6 +120,11 @@ class Delivery:
         assert self.work is not None
         self.work.mkdir(parents=True, exist_ok=True)
         owner = self.work / _OWNER
+        if not owner.exists() and any(self.work.iterdir()):
+            raise RunFailure(  # it is removed in the end, with all that is in it
+                f"{self.work} is not empty, and no working folder of a run. Name another one by "
+                "--work-dir."
+            )
         if owner.exists() and owner.read_text().strip() != remote.shown(url):
             raise RunFailure(
                 f"{self.work} holds the results of a run for {owner.read_text().strip()}. Name "
@@ -125,9 +136,11 @@ class Delivery:
     def _or_say_what_is_kept(self) -> Iterator[None]:
         try:
             yield
-        except DataError as error:
-            again = "" if self.url is None else "; the same command with --resume delivers them"
-            raise RunFailure(f"{error}\nThe answers are in {self.output}{again}.") from error
+        except (DataError, OSError) as error:
+            raise RunFailure(
+                f"{error}\nThe answers are in {self.output}; the same command with --resume (and "
+                "without --overwrite) delivers them."
+            ) from error
 
     def _end(self, failed: int) -> None:
         """Say that all is there, and remove the working folder if nothing can be retried."""
@@ -135,6 +148,7 @@ class Delivery:
         if failed:
             print(f"{self.work} stays, for --retry-errors.")
         elif self.work is not None:
+            sidecar_of(self.output).unlink(missing_ok=True)  # first: without it, all is delivered
             shutil.rmtree(self.work)
 
 

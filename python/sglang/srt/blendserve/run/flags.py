@@ -177,14 +177,9 @@ def _refuse_output_in_input(
     if given == "-" or remote.is_remote(given) != (delivery.url is not None):
         return
     if delivery.url is not None:
-        clash = delivery.url.rstrip("/") == given.rstrip("/") or (
-            delivery.url.rpartition("/")[0] == given.rstrip("/")
-        )
+        clash = f"{delivery.url.rstrip('/')}/".startswith(f"{given.rstrip('/')}/")
     elif isinstance(delivery, PartsDelivery):
-        clash = Path(delivery.name).resolve() in (
-            Path(given).resolve(),
-            Path(given).resolve().parent,
-        )
+        clash = Path(delivery.name).resolve().is_relative_to(Path(given).resolve())
     else:
         clash = (
             isinstance(delivery, TableDelivery)

@@ -20,8 +20,8 @@ def delivery_of(
     """Return what makes ``output``.
 
     Args:
-        output: as given: a folder if it ends in a slash or is one, a table if it ends in
-            ``.parquet``, else a file of JSON lines.
+        output: as given: a folder if it ends in a slash or is one on this machine, a table if it
+            ends in ``.parquet``, else a file of JSON lines.
         errors: the error file, None: beside the output.
         work_dir: where the result files are kept of an output that is not on this machine, None:
             ``NAME.run`` in the working directory.
@@ -39,6 +39,8 @@ def delivery_of(
     elif work_dir is not None:
         raise ValueError("--work-dir is for an output that is not on this machine")
     name = remote.name_of(output) if is_remote else Path(output).name
+    if is_remote and "/" not in output.partition("://")[2].rstrip("/") and not output.endswith("/"):
+        raise ValueError(f"{output} is a bucket: give a name in it, or end it in a slash for parts")
     is_folder = output.endswith("/") or (not is_remote and Path(output).is_dir())
     is_table = not is_folder and output.endswith(".parquet")
     if errors is not None and (is_folder or is_table):

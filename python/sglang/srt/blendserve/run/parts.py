@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 from sglang.srt.blendserve.batch_file.same_file import sidecar_of
 from sglang.srt.blendserve.run.delivery import Delivery
 from sglang.srt.blendserve.run.failure import RunFailure
-from sglang.srt.blendserve.run.place import Folder, part_name, part_number
+from sglang.srt.blendserve.run.place import Folder, part_name, part_number, write_durably
 from sglang.srt.blendserve.tables import answer_rows, parquet
 from sglang.srt.blendserve.tables.data_error import DataError
 
@@ -91,19 +91,20 @@ class PartsDelivery(Delivery):
                 )
             if self.url is not None:
                 self._make_work(self.url)
-            if overwrite:
-                self.place.remove([*parts, *(n for n in (_SUCCESS, _RUN) if n in names)])
-                _Journal(self.output).forget()
-            elif again and parts and not sidecar_of(self.output).exists():
+            if again and parts and not sidecar_of(self.output).exists():
                 self._restore(sorted(parts))
         except (DataError, OSError) as error:
             raise RunFailure(str(error)) from error
 
     @contextmanager
-    def running(self, log: RunLog) -> Iterator[None]:
-        """Write parts in a thread while lines are answered."""
+    def running(self, log: RunLog, *, overwrite: bool = False) -> Iterator[None]:
+        """Write parts in a thread while lines are answered, as `Delivery.running` has it."""
         try:
-            self.place.remove([name for name in (_SUCCESS,) if name in self.place.names()])
+            names = self.place.names()
+            if overwrite:
+                _Journal(self.output).forget()
+                self.place.remove([name for name in names if part_number(name) is not None])
+            self.place.remove([name for name in (_SUCCESS,) if name in names])
             self.place.put_bytes(sidecar_of(self.output).read_bytes(), _RUN)
         except (DataError, OSError) as error:
             raise RunFailure(str(error)) from error
@@ -140,7 +141,8 @@ class PartsDelivery(Delivery):
             if self.url is not None:
                 self._end(failed)
             return
-        for path in (self.output, self.errors, sidecar_of(self.output), writer.journal.path):
+        # The sidecar first: without it, what is here is made again of the parts.
+        for path in (sidecar_of(self.output), self.output, self.errors, writer.journal.path):
             path.unlink(missing_ok=True)
         if self.url is not None:
             self._end(failed)
@@ -181,7 +183,7 @@ class PartsDelivery(Delivery):
             for before, part in zip([_Part(0, 0, 0), *made], made, strict=False):
                 journal.note(_Part(part.rows - before.rows, part.output, part.errors))
         # Else all parts are made anew: a retry of failed lines had come to a part of them only.
-        sidecar_of(self.output).write_bytes(run)
+        write_durably(sidecar_of(self.output), run)
 
 
 @dataclass(frozen=True, slots=True)

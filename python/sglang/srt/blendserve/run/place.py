@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -23,6 +24,20 @@ def part_number(name: str) -> int | None:
     """Return the number of a part, None if ``name`` is not that of one."""
     found = _PART.fullmatch(name)
     return None if found is None else int(found[1])
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Write a small file that is whole after any crash, or as it was.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
 
 
 @dataclass(frozen=True)
@@ -69,7 +84,7 @@ class Folder:
         if self._is_remote:
             remote.put_bytes(data, self._in(name))
         else:
-            Path(self._in(name)).write_bytes(data)
+            write_durably(Path(self._in(name)), data)
 
     def get_bytes(self, name: str) -> bytes | None:
         """Return the content of a small file, None if it is not there."""

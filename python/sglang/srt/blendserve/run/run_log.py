@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -80,6 +81,7 @@ class RunLog:
         self.earlier_model: str | None = None
         self.completed = self.failed = 0
         self._begun = self._dirty = False
+        self._syncing = threading.Lock()
         self._resume, self._retry_errors = resume, retry_errors
         self._earlier: Identity | None = None
         self._earlier_names: set[str] = set()
@@ -187,10 +189,16 @@ class RunLog:
         Raises:
             RunFailure: it cannot.
         """
-        if self._dirty:
+        with self._syncing:
+            if not self._dirty:
+                return
             self._dirty = False
-            self._output.sync()
-            self._errors.sync()
+            try:
+                self._output.sync()
+                self._errors.sync()
+            except BaseException:
+                self._dirty = True  # whoever asks next must hear of it, too
+                raise
 
     def close(self) -> None:
         """Sync and close the files; without `begin` leave no new ones behind."""

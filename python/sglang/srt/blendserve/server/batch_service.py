@@ -220,7 +220,7 @@ class BatchService:
             with paths[0].open("rb") as requests, paths[1].open("rb") as errors:
                 yield from failed_lines(requests, errors)
 
-        file = await self._files.add(f"retry-{batch_id}.jsonl", lines)
+        file = await self._files.add(f"retry-{batch_id}.jsonl", lines, paths[0].stat().st_size)
         keep = record.output_expires_after
         metadata = record.metadata or {}
         if len(metadata) < _MOST_METADATA or "retry_of" in metadata:
@@ -234,13 +234,15 @@ class BatchService:
             if keep is None
             else ExpiresAfter(anchor="created_at", seconds=keep),
             priority=record.priority,
-            webhook_url=record.webhook_url,
+            webhook_url=self._still_called(record.webhook_url),
         )
+        created: BatchObject | None = None
         try:
-            return await self._create(wanted, key, request)
-        except BaseException:
-            await self._files.delete(file.id)
-            raise
+            created = await self._create(wanted, key, request)
+        finally:
+            if created is None or created.input_file_id != file.id:  # the same call, at once
+                await self._files.delete(file.id)
+        return created
 
     async def cancel(self, batch_id: str) -> BatchObject:
         """Begin to cancel a batch; results it has are kept. Again, it changes nothing.
@@ -290,6 +292,15 @@ class BatchService:
                 "invalid_value",
             )
         return file.id
+
+    def _still_called(self, url: str | None) -> str | None:
+        """Return who was to be called, None if this server does not call it any more."""
+        try:
+            if url is not None:
+                self._webhooks.check(url)
+        except NotAllowed:
+            return None
+        return url
 
     async def _created_by(self, key: str, request: str) -> BatchObject | None:
         """Return the batch that a key has created, None if it has created none.

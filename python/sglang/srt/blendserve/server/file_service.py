@@ -77,8 +77,14 @@ class FileService:
             await store.io(writer.discard)
         return file
 
-    async def add(self, filename: str, lines: Callable[[], Iterable[bytes]]) -> FileObject:
+    async def add(
+        self, filename: str, lines: Callable[[], Iterable[bytes]], size: int
+    ) -> FileObject:
         """Make a file for batches of lines that the server has.
+
+        Args:
+            lines: returns them.
+            size: about how many bytes are read for that.
 
         Raises:
             OSError, sqlite3.Error: the disk is full; nothing is stored.
@@ -91,7 +97,7 @@ class FileService:
                 writer.write(line if line.endswith(b"\n") else line + b"\n")
 
         try:
-            await store.io(write)
+            await store.in_turn(write, size)
             file = FileObject(
                 id=file_id,
                 bytes=writer.size,

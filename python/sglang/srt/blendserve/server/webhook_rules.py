@@ -9,11 +9,17 @@ elsewhere the second time.
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 LONGEST_URL = 2000
+
+_NAME = re.compile(r"[a-z0-9._:%-]+", re.ASCII)
+_NUMBERS = re.compile(r"(0x[0-9a-f]+|[0-9]+)(\.(0x[0-9a-f]+|[0-9]+))*\.?", re.ASCII)
+_UNICAST = ipaddress.ip_network("2000::/3")
+_TUNNELS = (ipaddress.ip_network("2002::/16"), ipaddress.ip_network("2001::/32"))
 
 
 class NotAllowed(ValueError):
@@ -61,9 +67,12 @@ class WebhookRules:
         default = 443 if parts.scheme == "https" else 80
         if not any(_fits(name, host, port or default) for name in self.hosts):
             raise NotAllowed(f"{host} is none of the hosts that this server calls")
-        literal = _address(host)
-        if literal is not None:
+        if not _NAME.fullmatch(host):
+            raise NotAllowed(f"{host} is no name of a host; a name in other letters is xn--...")
+        if (literal := _address(host)) is not None:
             self.check_address(literal)
+        elif _NUMBERS.fullmatch(host):  # not for a library to guess what it may mean
+            raise NotAllowed(f"{host} is neither a name nor an address")
 
     def check_address(self, address: str) -> None:
         """Check an address that a name leads to.
@@ -71,11 +80,19 @@ class WebhookRules:
         Raises:
             NotAllowed: it is of this machine or a private network, and that is not allowed.
         """
-        found = ipaddress.ip_address(address.partition("%")[0])
-        inner = getattr(found, "ipv4_mapped", None) or found
-        public = inner.is_global and not inner.is_multicast
-        if not public and not self.private:
+        if not self.private and not _is_public(address.partition("%")[0]):
             raise NotAllowed(f"{address} is no public address")
+
+
+def _is_public(address: str) -> bool:
+    found = ipaddress.ip_address(address)
+    if isinstance(found, ipaddress.IPv6Address):
+        if found.ipv4_mapped is not None:
+            found = found.ipv4_mapped
+        # Other forms that lead to an address inside begin with something else.
+        elif found not in _UNICAST or any(found in network for network in _TUNNELS):
+            return False
+    return found.is_global and not found.is_multicast
 
 
 def _fits(pattern: str, host: str, port: int) -> bool:

@@ -15,11 +15,11 @@ import secrets
 import socket
 from base64 import b64decode, b64encode
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
-from aiohttp.resolver import ThreadedResolver
+import aiosqlite
 from standardwebhooks import Webhook as Signer
 
 from sglang.srt.blendserve.answering.disk_retry import is_storage_failure
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 PAUSES = (5, 30, 120, 600, 1800, 3600, *[10_800] * 22)
 """Seconds between tries, three days in all."""
 
-_TICK_SECONDS, _CALL_SECONDS, _AT_ONCE = 1.0, 15.0, 16
+_TICK_SECONDS, _NOTE_SECONDS, _CALL_SECONDS, _AT_ONCE = 1.0, 5.0, 15.0, 64
 _GONE, _LEAST_KEY_BYTES = 410, 24
 _ERROR_CHARACTERS = 300
 
@@ -47,6 +47,7 @@ class WebhookSender:
         """``secret``: that calls are signed with, ``whsec_`` and Base64."""
         self._store, self._rules, self._signer = store, rules, Signer(secret)
         self._task: asyncio.Task[None] | None = None
+        self._calls: dict[str, asyncio.Task[None]] = {}
 
     async def __aenter__(self) -> WebhookSender:
         self._task = asyncio.create_task(self._send_forever())
@@ -58,41 +59,81 @@ class WebhookSender:
         await asyncio.wait({self._task})
 
     async def _send_forever(self) -> None:
-        connector = aiohttp.TCPConnector(resolver=_Resolver(self._rules), limit=_AT_ONCE)
+        connector = aiohttp.TCPConnector(socket_factory=self._socket, limit=_AT_ONCE)
         async with aiohttp.ClientSession(
             connector=connector,
             timeout=aiohttp.ClientTimeout(total=_CALL_SECONDS),
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
         ) as session:
-            while True:
-                try:
-                    due = await self._store.db.read(
-                        lambda db: webhook_table.due(db, now(), _AT_ONCE)
-                    )
-                    await asyncio.gather(*(self._send(session, webhook) for webhook in due))
-                except Exception as error:  # of any kind: calls go on as long as the server does
-                    if not is_storage_failure(error):
-                        logger.exception("Webhooks stumbled")
-                await asyncio.sleep(_TICK_SECONDS)
+            try:
+                while True:
+                    await self._begin_calls(session)
+                    await asyncio.sleep(_TICK_SECONDS)
+            finally:
+                for call in self._calls.values():
+                    call.cancel()
+                if self._calls:
+                    await asyncio.wait(self._calls.values())
+
+    async def _begin_calls(self, session: aiohttp.ClientSession) -> None:
+        """Begin the calls that are due and not begun; each is a task of its own."""
+        try:
+            most = _AT_ONCE + len(self._calls)
+            due = await self._store.db.read(lambda db: webhook_table.due(db, now(), most))
+        except Exception as error:  # of any kind: calls go on as long as the server does
+            if not is_storage_failure(error):
+                logger.exception("Webhooks stumbled")
+            return
+        for webhook in due:
+            if webhook.id not in self._calls and len(self._calls) < _AT_ONCE:
+                task = asyncio.create_task(self._send(session, webhook))
+                self._calls[webhook.id] = task
+                task.add_done_callback(partial(self._forget, webhook.id))
+
+    def _forget(self, webhook_id: str, _: asyncio.Task[None]) -> None:
+        del self._calls[webhook_id]
 
     async def _send(self, session: aiohttp.ClientSession, webhook: Webhook) -> None:
-        """Make one call, and note what became of it."""
+        """Make one call, and note what became of it; until that is noted it is not made again."""
         problem = await self._problem(session, webhook)
-        if problem is None:
-            await self._store.db.write(lambda db: webhook_table.delivered(db, webhook.id, now()))
-            return
         again = webhook.tries < len(PAUSES) and problem != str(_GONE)
         due_at = now() + PAUSES[webhook.tries] if again else None
-        logger.warning(
-            "%s: the webhook was not taken (%s); %s",
-            webhook.batch_id,
-            problem,
-            "it is tried again" if again else "it is given up",
-        )
-        await self._store.db.write(
-            lambda db: webhook_table.failed(db, webhook.id, problem[:_ERROR_CHARACTERS], due_at)
-        )
+        if problem is not None:
+            logger.warning(
+                "%s: the webhook was not taken (%s); %s",
+                webhook.batch_id,
+                problem,
+                "it is tried again" if again else "it is given up",
+            )
+
+        async def note(db: aiosqlite.Connection) -> None:
+            if problem is None:
+                await webhook_table.delivered(db, webhook.id, now())
+            else:
+                await webhook_table.failed(db, webhook.id, problem[:_ERROR_CHARACTERS], due_at)
+
+        while True:
+            try:
+                await self._store.db.write(note)
+                return
+            except Exception as error:  # a full disk, say
+                if not is_storage_failure(error):
+                    logger.exception("What became of %s cannot be noted", webhook.id)
+                await asyncio.sleep(_NOTE_SECONDS)
+
+    def _socket(self, address: aiohttp.AddrInfoType) -> socket.socket:
+        """Open a socket for an address, whatever name or spelling has led to it.
+
+        Raises:
+            OSError: it must not be called.
+        """
+        family, kind, protocol, _, target = address
+        try:
+            self._rules.check_address(str(target[0]))
+        except NotAllowed as error:
+            raise OSError(errno.EACCES, str(error)) from error
+        return socket.socket(family, kind, protocol)
 
     async def _problem(self, session: aiohttp.ClientSession, webhook: Webhook) -> str | None:
         """Call; return why it was no success, None if it was one."""
@@ -112,37 +153,6 @@ class WebhookSender:
                 return None if 200 <= answer.status < 300 else str(answer.status)
         except (aiohttp.ClientError, NotAllowed, OSError, TimeoutError, ValueError) as error:
             return str(error) or type(error).__name__
-
-
-class _Resolver(AbstractResolver):
-    """Looks names up, and leaves out addresses that must not be called."""
-
-    def __init__(self, rules: WebhookRules) -> None:
-        self._rules, self._inner = rules, ThreadedResolver()
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        """Return the addresses of a host.
-
-        Raises:
-            OSError: it has none that may be called.
-        """
-        found = await self._inner.resolve(host, port, family)
-        allowed, problem = [], f"{host} has no address"
-        for one in found:
-            try:
-                self._rules.check_address(one["host"])
-            except NotAllowed as error:
-                problem = str(error)
-            else:
-                allowed.append(one)
-        if not allowed:
-            raise OSError(errno.EACCES, problem)
-        return allowed
-
-    async def close(self) -> None:
-        """Nothing is held."""
 
 
 def secret_in(path: Path) -> str:

@@ -15,14 +15,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from sglang.srt.blendserve.tables.data_error import DataError
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _PACKAGES = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
 """Extras of this package that bring the libraries of a scheme; the others come with SGLang."""
-_WEB = ("http", "https")
+_WEB = ("http://", "https://")
 
 
 def is_remote(path: str | Path) -> bool:
@@ -30,9 +30,13 @@ def is_remote(path: str | Path) -> bool:
     return _SCHEME.match(str(path)) is not None
 
 
+def _is_web(path: str) -> bool:
+    return path.lower().startswith(_WEB)
+
+
 def shown(path: str) -> str:
     """Return ``path`` as messages have it: without the query, which may be a signature."""
-    if not is_remote(path):
+    if not _is_web(path):
         return path
     parts = urlsplit(path)
     return urlunsplit(parts._replace(query="", fragment=""))
@@ -175,7 +179,7 @@ def _download(path: str, folder: Path) -> Path:
 
 
 def _is_folder(path: str, filesystem: Any, name: str) -> bool:
-    if urlsplit(path).scheme.lower() in _WEB:
+    if _is_web(path):
         return False  # whatever links a page has
     return path.endswith("/") or bool(filesystem.isdir(name) and not filesystem.isfile(name))
 
@@ -236,12 +240,16 @@ def _said(path: str, done: str) -> Iterator[None]:
             reason = "there is no such file, or it is nobody's to know"
         if error.__cause__ is not None:
             reason += f": {error.__cause__}"
+        if _is_web(path) and (query := urlsplit(path).query):  # it may be a signature
+            for form in (query, unquote(query)):
+                reason = reason.replace(form, "...")
         raise DataError(f"{shown(path)} cannot be {done}: {reason}") from error
 
 
 def name_of(path: str) -> str:
     """Return the last part of ``path``, by which a copy of it is called."""
-    return urlsplit(path).path.rstrip("/").rpartition("/")[2] or urlsplit(path).netloc or path
+    given = urlsplit(path).path if _is_web(path) else path.partition("://")[2] or path
+    return given.rstrip("/").rpartition("/")[2]
 
 
 def _bar(what: str) -> Any:
