@@ -93,6 +93,77 @@ async def test_batches_are_shown_escaped_and_paged(directory: Path) -> None:
         ]
 
 
+async def test_a_batch_has_a_page_of_its_own(directory: Path) -> None:
+    lines = [line(f"a{n}") for n in range(8)] + [line("long"), line("b", url=NASTY)]
+    async with serve(directory, ScriptedEngine(refused=frozenset(("long",)))) as service:
+        batch = await service.submit(lines, metadata={"note": NASTY})
+        await service.finish(batch.id)
+        listed = (await service.http.get("/batches")).text
+        assert f'href="batches/{batch.id}"' in listed
+        answer = await service.http.get(f"/batches/{batch.id}")
+        assert answer.status_code == 200
+        assert "script-src" not in answer.headers["content-security-policy"]
+        page = answer.text
+        assert "<script" not in page
+        assert "8 done, 2 failed of 10" in page
+        assert "too long" in page
+        assert "unsupported_url" in page
+        assert "http-equiv" not in page  # it does not change any more
+        rows = re.findall(r"<tr><td class=.number.>(\d+)</td><td>(.*?)</td>", page)
+        assert sorted(rows) == [("1", "400"), ("1", "not sent")]
+        assert (await service.http.get("/batches/batch_" + "0" * 32)).status_code == 404
+        fine = await service.submit([line("a")])
+        await service.finish(fine.id)
+        assert 'id="no-errors"' in (await service.http.get(f"/batches/{fine.id}")).text
+
+
+async def test_when_a_batch_is_expected_to_end(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(_: BatchLine) -> None:
+        await asyncio.Event().wait()
+
+    async with serve(directory, ScriptedEngine(never)) as service:
+        batch = await service.submit([line("a")], completion_window="1h")
+        shown = (await service.http.get(f"/v1/batches/{batch.id}")).json()
+        assert shown["forecast"] is None  # nobody knows yet
+        for seconds, in_time in ((600.0, True), (7200.0, False)):
+            monkeypatch.setattr(service.runner, "seconds_left", lambda _, s=seconds: s)
+            shown = (await service.http.get(f"/v1/batches/{batch.id}")).json()
+            assert shown["forecast"]["in_time"] is in_time
+            assert 0 <= shown["forecast"]["ends_at"] - shown["created_at"] - seconds <= 5
+            page = (await service.http.get(f"/batches/{batch.id}")).text
+            assert 'id="forecast"' in page
+            assert ("after its window" in page) is not in_time
+        await service.client.batches.cancel(batch.id)
+        ended = await service.finish(batch.id)
+        assert (await service.http.get(f"/v1/batches/{ended.id}")).json()["forecast"] is None
+
+
+async def test_a_batch_that_waits_for_others_is_forecast_by_their_rate(directory: Path) -> None:
+    gate = asyncio.Semaphore(30)
+
+    async def gated(_: BatchLine) -> None:
+        await gate.acquire()
+
+    async with serve(directory, ScriptedEngine(gated)) as service:
+        first = await service.submit([line(f"a{n}") for n in range(60)])
+        for _ in range(300):
+            counts = (await service.client.batches.retrieve(first.id)).request_counts
+            if counts is not None and counts.completed >= 30:
+                break
+            await asyncio.sleep(0.02)
+        second = await service.submit([line(f"b{n}") for n in range(500)])
+        for _ in range(200):
+            shown = (await service.http.get(f"/v1/batches/{second.id}")).json()
+            if shown["forecast"] is not None:
+                break
+            await asyncio.sleep(0.02)
+        assert shown["forecast"]["ends_at"] > shown["created_at"]
+        for batch in (first, second):
+            await service.client.batches.cancel(batch.id)
+
+
 async def test_a_cache_that_knows_no_plan_is_not_shown(directory: Path) -> None:
     engine = ScriptedEngine(shown_plan=dataclasses.replace(PLAN, cached=None))
     async with serve(directory, engine) as service:

@@ -111,7 +111,12 @@ class BatchRun:
     @property
     def seconds_left(self) -> float | None:
         """How long it will take by the rate of late, seconds; None: not known, or it waits."""
-        return None if self._pause.paused or self.broken else self._time_left.seconds
+        return None if self.waits else self._time_left.seconds
+
+    @property
+    def waits(self) -> bool:
+        """Whether it does not go on by itself: it is paused, or broken."""
+        return self._pause.paused or self.broken
 
     def _note_time(self) -> None:
         if self._pause.paused:

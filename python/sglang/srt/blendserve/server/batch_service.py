@@ -30,6 +30,7 @@ from sglang.srt.blendserve.store.directory import Store, now
 from sglang.srt.blendserve.store.objects import (
     BatchObject,
     BatchStatus,
+    Forecast,
     ListPage,
     is_batch_id,
     new_batch_id,
@@ -328,7 +329,13 @@ class BatchService:
 
     def _show(self, record: BatchRecord) -> BatchObject:
         problem = self._runner.problem(record.id)
-        return record.model_copy(update={"errors": [*problem, *record.errors]}).to_api()
+        shown = record.model_copy(update={"errors": [*problem, *record.errors]}).to_api()
+        seconds = None if record.done else self._runner.forecast(record.id)
+        if seconds is None:
+            return shown
+        ends_at = now() + round(seconds)
+        forecast = Forecast(ends_at=ends_at, in_time=ends_at <= record.expires_at)
+        return shown.model_copy(update={"forecast": forecast})
 
 
 def _no_input(file_id: str) -> ApiError:

@@ -90,6 +90,18 @@ class Runner:
         run = self._runs.get(batch_id)
         return None if run is None else run.seconds_left
 
+    def forecast(self, batch_id: str) -> float | None:
+        """Return in how many seconds a batch is expected to end; None: nobody knows.
+
+        By the predicted work that it has left, or, before it has had a share of the engine, by the
+        requests of all open batches and the rate of late.
+        """
+        run, seconds = self._runs.get(batch_id), self.seconds_left(batch_id)
+        rate = self._meter.request_rate()
+        if seconds is not None or run is None or not rate or not run.lines_left or run.waits:
+            return seconds
+        return sum(other.lines_left for other in self._runs.values()) / rate
+
     def journal_size(self, batch_id: str) -> int | None:
         """Return how many bytes of a batch's results are on the disk; None: it has not begun."""
         run = self._runs.get(batch_id)

@@ -1,4 +1,4 @@
-"""The page ``/batches``: what the batch service is doing, for a person to look at."""
+"""The pages ``/batches`` and ``/batches/ID``: what the service does, for a person to look at."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from sglang.srt.blendserve.server.openai_errors import OpenAIRoute
 from sglang.srt.blendserve.server.parameters import ListBatches
 from sglang.srt.blendserve.server.runner import Runner
 from sglang.srt.blendserve.server.served_engine import ServedEngine
-from sglang.srt.blendserve.store.objects import TERMINAL
+from sglang.srt.blendserve.store.directory import now
+from sglang.srt.blendserve.store.objects import TERMINAL, BatchObject
 
 REFRESH_SECONDS = 5
 
 
 def page_router(batches: BatchService, runner: Runner, engine: ServedEngine) -> APIRouter:
-    """Return the route of the page."""
+    """Return the routes of the pages."""
     router = APIRouter(route_class=OpenAIRoute, include_in_schema=False)
     pages = Environment(
         loader=PackageLoader("sglang.srt.blendserve.server", "templates"),
@@ -34,7 +35,7 @@ def page_router(batches: BatchService, runner: Runner, engine: ServedEngine) -> 
     )
     pages.filters["time"] = _time
     pages.filters["duration"] = tqdm.format_interval
-    template = pages.get_template("batches.html")
+    template, one = pages.get_template("batches.html"), pages.get_template("batch.html")
 
     @router.get("/batches", response_class=HTMLResponse)
     async def show_batches(query: Annotated[ListBatches, Query()]) -> HTMLResponse:
@@ -58,7 +59,37 @@ def page_router(batches: BatchService, runner: Runner, engine: ServedEngine) -> 
         )
         return HTMLResponse(html, headers=_headers(nonce))
 
+    @router.get("/batches/{batch_id}", response_class=HTMLResponse)
+    async def show_batch(batch_id: str) -> HTMLResponse:
+        batch, kinds = await batches.get(batch_id), await batches.errors(batch_id)
+        nonce = secrets.token_urlsafe(16)
+        html = one.render(
+            batch=batch,
+            kinds=kinds,
+            stamps=[(name, stamp) for name, stamp in _stamps(batch) if stamp is not None],
+            terminal=TERMINAL,
+            seconds=_seconds(batch),
+            refresh=REFRESH_SECONDS,
+            nonce=nonce,
+        )
+        return HTMLResponse(html, headers=_headers(nonce))
+
     return router
+
+
+def _stamps(batch: BatchObject) -> list[tuple[str, int | None]]:
+    """When a batch entered its states, as far as it has."""
+    names = ("created", "in_progress", "finalizing", "cancelling", *sorted(TERMINAL))
+    return [(name.replace("_", " "), getattr(batch, f"{name}_at")) for name in names]
+
+
+def _seconds(batch: BatchObject) -> float | None:
+    """How long a batch has been worked on, None if not at all."""
+    if batch.in_progress_at is None:
+        return None
+    ends = [getattr(batch, f"{name}_at") for name in ("finalizing", *sorted(TERMINAL))]
+    end = min((one for one in ends if one is not None), default=now())
+    return max(end - batch.in_progress_at, 1)
 
 
 def _headers(nonce: str) -> dict[str, str]:

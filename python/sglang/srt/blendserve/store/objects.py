@@ -90,8 +90,16 @@ class BatchErrors(BaseModel):
     data: list[dict[str, Any]]
 
 
+class Forecast(BaseModel):
+    """When an open batch is expected to end, Unix seconds, and whether that is in its window."""
+
+    ends_at: int
+    in_time: bool
+
+
 class BatchObject(BaseModel):
-    """A batch. Times are Unix seconds. ``priority`` and ``paused_at`` are not OpenAI's."""
+    """A batch. Times are Unix seconds. ``priority``, ``paused_at`` and ``forecast`` are not
+    OpenAI's."""
 
     id: str
     object: Literal["batch"] = "batch"
@@ -117,6 +125,7 @@ class BatchObject(BaseModel):
     metadata: dict[str, str] | None = None
     priority: int = 0
     paused_at: int | None = None
+    forecast: Forecast | None = None
 
 
 Item = TypeVar("Item", FileObject, BatchObject)
