@@ -371,3 +371,24 @@ def test_the_share_of_the_work_that_is_done_grows_to_all_of_it(
     for line in out:
         lines.answered(line, 2)
     assert lines.standing.share == 1
+
+
+def test_a_planner_hears_of_what_ends_while_no_line_is_asked_for(
+    tmp_path: Path, planner: PlannerClient
+) -> None:
+    given = PlannedInput(tmp_path, SORTED)
+    given.prepare()
+    lines = given.lines(planner)
+    out = planned_first(lines)
+    out += numbers(lines.next_lines())
+    before = lines.standing.share or 0.0
+    lines.paused = True
+    for line in out:
+        lines.answered(line, 2 if line <= 300 else 400)
+    lines.tell()
+    assert lines.taken is not None
+    assert not lines.taken.places
+    assert lines.taken.work.running == pytest.approx(0)
+    assert (lines.standing.share or 0.0) > before
+    lines.paused = False
+    assert sorted([*out, *drain(lines)]) == [*range(1, 601)]

@@ -189,6 +189,12 @@ class PlannedLines:
                 return self._read(taken.places)
             return self._next_first() if not taken.planned else None
 
+    def tell(self) -> None:
+        """Tell the planner what has ended, where no line is asked for: the job is paused, say."""
+        with self._reading:
+            if self._rest is None and self._opened and (self._started or self._ended):
+                self._take(0)
+
     def answered(self, line: int, output_tokens: int | None) -> None:
         """Learn from a line that has its result; see `LineSource`."""
         self._open.pop(line, None)
@@ -205,8 +211,8 @@ class PlannedLines:
         yield from handed_out
         yield from rest.unanswered()
 
-    def _take(self) -> Taken | None:
-        """Ask the planner; None if there can be no plan."""
+    def _take(self, most: int = _LINES) -> Taken | None:
+        """Ask the planner for so many lines at ``most``; None if there can be no plan."""
         try:
             whole = self._preparation.wait(0.0)
         except Exception as error:  # of any kind: without a store there is only the file's order
@@ -221,7 +227,7 @@ class PlannedLines:
                     folder, out = self._preparation.folder, np.frombuffer(self._out, np.uint8)
                     self._planner.open(self._job, folder, out.astype(np.bool_))
                     self._opened = True
-                self.taken = self._planner.take(self._job, _LINES, News(started, ended, whole))
+                self.taken = self._planner.take(self._job, most, News(started, ended, whole))
             except PlannerDied as death:
                 self._deaths += 1
                 self._opened = False

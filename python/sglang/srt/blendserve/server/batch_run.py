@@ -259,6 +259,8 @@ class BatchRun:
         async def count() -> None:
             nonlocal counted
             self._note_time()
+            if self._pause.paused and isinstance(self._source, PlannedLines):
+                await self._read_off_loop(self._source.tell)
             tally = journal.tally
             if tally == counted:
                 return
