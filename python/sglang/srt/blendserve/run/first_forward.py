@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager
 from sglang.srt.blendserve.answering.stop import Stop
 from sglang.srt.blendserve.dispatch.engine_state import InternalState, ask, first_start
 
-_ASK_SECONDS, _LOOK_SECONDS = 5.0, 2.0
-"""For an engine's answer; between two times that it is asked."""
+_ASK_SECONDS, _SOON_SECONDS, _LOOK_SECONDS = 5.0, 0.25, 2.0
+"""For an engine's answer; before it is asked first, and between two times at most."""
 
 
 class FirstForward:
@@ -39,8 +39,10 @@ class FirstForward:
         await self._ask(question, stop, ready)  # all was answered in no time
 
     async def _watch(self, question: InternalState, stop: Stop, ready: float) -> None:
+        pause = _SOON_SECONDS
         while self.seconds is None:
-            await asyncio.sleep(_LOOK_SECONDS)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LOOK_SECONDS)
             await self._ask(question, stop, ready)
 
     async def _ask(self, question: InternalState, stop: Stop, ready: float) -> None:
