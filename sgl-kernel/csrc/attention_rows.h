@@ -151,15 +151,21 @@ SGL_INLINE void add_columns(const T* const* rows, int64_t count, int64_t column,
 template <int G, class T>
 void add_values(const T* const* rows, int64_t count, int64_t v_size,
                 const typename Arithmetic<T>::Element* weight, const float* decay, float* acc) {
-  constexpr int64_t kWide = 4 * kLanes, v_pair = 2 * kLanes;
   const int64_t v_pad = padded(v_size);
   int64_t d = 0;
+#if SGL_HALVES
+  for (; d < v_size; d += kLanes) {  // two registers a head: more have no room
+    add_columns<G, 1>(rows, count, d, std::min(kLanes, v_size - d), weight, decay, acc, v_pad);
+  }
+#else
+  constexpr int64_t kWide = 4 * kLanes, v_pair = 2 * kLanes;
   for (; d + kWide <= v_size; d += kWide) {
     add_columns<G, 4>(rows, count, d, kWide, weight, decay, acc, v_pad);
   }
   for (; d < v_size; d += v_pair) {
     add_columns<G, 2>(rows, count, d, v_size - d, weight, decay, acc, v_pad);
   }
+#endif
 }
 
 // Softmax weights of one query head over `count` positions of a block: exp(score - max), zero up

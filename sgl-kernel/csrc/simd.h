@@ -55,6 +55,25 @@ SGL_INLINE V load_raw(const P* p) {
 
 SGL_INLINE f32x16 splat(float x) { return f32x16{} + x; }
 
+// GCC splits sums and products of sixteen lanes into two AVX2 registers, but comparisons, selections,
+// shuffles and conversions of them into sixteen single lanes: those are written by halves.
+#if defined(__AVX2__) && defined(__FMA__) && !defined(__AVX512F__)
+#define SGL_HALVES 1
+struct Halves {
+  __m256 low, high;
+};
+template <class V>
+SGL_INLINE Halves halves(const V& v) {
+  return bit_cast<Halves>(v);
+}
+template <class V>
+SGL_INLINE V whole(__m256 low, __m256 high) {
+  return bit_cast<V>(Halves{low, high});
+}
+#else
+#define SGL_HALVES 0
+#endif
+
 // ---- conversions -------------------------------------------------------------------------------
 
 #if !defined(__AVX512F__) && !defined(__F16C__)
@@ -84,9 +103,19 @@ inline uint16_t float_to_half(float x) {
 
 SGL_INLINE f32x16 load(const float* p) { return load_raw<f32x16>(p); }
 
+#if SGL_HALVES
+SGL_INLINE f32x16 load(const bf16* p) {
+  const auto half = [](const bf16* from) SGL_LAMBDA {
+    return _mm256_castsi256_ps(
+        _mm256_slli_epi32(_mm256_cvtepu16_epi32(load_raw<__m128i>(from)), 16));
+  };
+  return whole<f32x16>(half(p), half(p + 8));
+}
+#else
 SGL_INLINE f32x16 load(const bf16* p) {
   return bit_cast<f32x16>(__builtin_convertvector(load_raw<u16x16>(p), u32x16) << 16);
 }
+#endif
 
 SGL_INLINE f32x16 load(const f16* p) {
 #if defined(__AVX512F__)
@@ -180,8 +209,42 @@ SGL_INLINE f32x16 rounded_to<float>(f32x16 v) { return v; }
 
 // ---- arithmetic --------------------------------------------------------------------------------
 
+#if SGL_HALVES
+SGL_INLINE f32x16 max(f32x16 a, f32x16 b) {
+  const Halves x = halves(a), y = halves(b);
+  return whole<f32x16>(_mm256_max_ps(x.low, y.low), _mm256_max_ps(x.high, y.high));
+}
+#else
 SGL_INLINE f32x16 max(f32x16 a, f32x16 b) { return a > b ? a : b; }
+#endif
 
+#if SGL_HALVES
+SGL_INLINE __m256 exp_half(__m256 x) {
+  const __m256 least = _mm256_set1_ps(-87.0f);
+  const __m256 tiny = _mm256_cmp_ps(x, least, _CMP_LT_OQ);
+  x = _mm256_blendv_ps(x, least, tiny);
+  const __m256 magic = _mm256_set1_ps(12582912.0f);
+  const __m256 shifted = _mm256_fmadd_ps(x, _mm256_set1_ps(1.44269504f), magic);
+  const __m256 n = _mm256_sub_ps(shifted, magic);
+  __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693359375f), x);
+  r = _mm256_fmadd_ps(n, _mm256_set1_ps(2.12194440e-4f), r);
+  __m256 y = _mm256_set1_ps(1.9875691500e-4f);
+  y = _mm256_fmadd_ps(y, r, _mm256_set1_ps(1.3981999507e-3f));
+  y = _mm256_fmadd_ps(y, r, _mm256_set1_ps(8.3334519073e-3f));
+  y = _mm256_fmadd_ps(y, r, _mm256_set1_ps(4.1665795894e-2f));
+  y = _mm256_fmadd_ps(y, r, _mm256_set1_ps(1.6666665459e-1f));
+  y = _mm256_fmadd_ps(y, r, _mm256_set1_ps(5.0000001201e-1f));
+  y = _mm256_add_ps(_mm256_fmadd_ps(y, _mm256_mul_ps(r, r), r), _mm256_set1_ps(1.0f));
+  const __m256i power = _mm256_slli_epi32(_mm256_castps_si256(shifted), 23);
+  y = _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(y), power));
+  return _mm256_andnot_ps(tiny, y);
+}
+// e^x to about 2 ulp for x <= 88; below -87 it is 0, which the softmax wants of masked lanes.
+SGL_INLINE f32x16 exp(f32x16 x) {
+  const Halves h = halves(x);
+  return whole<f32x16>(exp_half(h.low), exp_half(h.high));
+}
+#else
 // e^x to about 2 ulp for x <= 88; below -87 it is 0, which the softmax wants of masked lanes.
 SGL_INLINE f32x16 exp(f32x16 x) {
   const i32x16 tiny = (x < -87.0f);
@@ -200,9 +263,36 @@ SGL_INLINE f32x16 exp(f32x16 x) {
   y = bit_cast<f32x16>(bit_cast<i32x16>(y) + power);
   return tiny ? splat(0.0f) : y;
 }
+#endif
 
 // Lanes with bit S clear from a, the others from b shifted by S; `odd` is the complement. Applied
 // for S = 1, 2, 4, 8 over index pairs (i, i + S) the two transpose a 16 x 16 block.
+#if SGL_HALVES
+template <int S>
+SGL_INLINE __m256 even_half(__m256 a, __m256 b) {
+  if constexpr (S == 4) return _mm256_permute2f128_ps(a, b, 0x20);
+  if constexpr (S == 2) return _mm256_shuffle_ps(a, b, _MM_SHUFFLE(1, 0, 1, 0));
+  return _mm256_blend_ps(a, _mm256_moveldup_ps(b), 0xaa);
+}
+template <int S>
+SGL_INLINE __m256 odd_half(__m256 a, __m256 b) {
+  if constexpr (S == 4) return _mm256_permute2f128_ps(a, b, 0x31);
+  if constexpr (S == 2) return _mm256_shuffle_ps(a, b, _MM_SHUFFLE(3, 2, 3, 2));
+  return _mm256_blend_ps(_mm256_movehdup_ps(a), b, 0xaa);
+}
+template <int S, class V>
+SGL_INLINE V even(V a, V b) {
+  const Halves x = halves(a), y = halves(b);
+  if constexpr (S == 8) return whole<V>(x.low, y.low);
+  return whole<V>(even_half<S>(x.low, y.low), even_half<S>(x.high, y.high));
+}
+template <int S, class V>
+SGL_INLINE V odd(V a, V b) {
+  const Halves x = halves(a), y = halves(b);
+  if constexpr (S == 8) return whole<V>(x.high, y.high);
+  return whole<V>(odd_half<S>(x.low, y.low), odd_half<S>(x.high, y.high));
+}
+#else
 template <int S, class V>
 SGL_INLINE V even(V a, V b) {
 #define SGL_E(l) ((l) & S ? 16 + (l) - S : (l))
@@ -219,6 +309,8 @@ SGL_INLINE V odd(V a, V b) {
                                  SGL_O(12), SGL_O(13), SGL_O(14), SGL_O(15));
 #undef SGL_O
 }
+
+#endif
 
 template <int S>
 SGL_INLINE f32x16 sum_pair(f32x16 a, f32x16 b) { return even<S>(a, b) + odd<S>(a, b); }
