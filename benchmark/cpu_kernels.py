@@ -202,6 +202,7 @@ def main() -> None:
         pipes[variant], theirs = context.Pipe()
         target = (theirs, args.model_path, variant, args.dtype)
         context.Process(target=serve, args=target, daemon=True).start()
+        theirs.close()  # else the end of a worker that fails would not be heard of
         pipes[variant].recv()
     load = os.getloadavg()[0]
     if args.profile:
