@@ -79,4 +79,4 @@ def test_names_what_is_missing(
     assert main(["simulate", "--batch", str(batch[0])]) == 2
     assert "needs --answers too" in capsys.readouterr().err
     with pytest.raises(WorkloadError, match=r"absent\.jsonl"):
-        BatchReplay.read(batch[0], tmp_path / "absent.jsonl", str(model_path("smollm2")))
+        BatchReplay.read(str(batch[0]), str(tmp_path / "absent.jsonl"), str(model_path("smollm2")))
