@@ -23,7 +23,7 @@ install: ## Make .venv: SGLang for this machine (SGLANG=0.5.17: another one), ou
 model: install ## Get SmolLM2-135M-Instruct, the real model of demo and tests (93 MB, once)
 	@$(BIN)/python -m sglang.srt.blendserve.cli fetch-model smollm2 >/dev/null
 
-demo: model ## Answer a mixed batch, and questions about documents, under fcfs and blendserve (at most 10 minutes)
+demo: model ## answer a mixed batch, and questions about documents, under fcfs and blendserve (10 minutes, more on slow cores)
 	@$(BIN)/python benchmark/demo/run.py $(ARGS)
 	@printf '\n=== Documents x questions, the questions one after the other, under the same policies\n'
 	@$(BIN)/python benchmark/documents/run.py --small --fresh --peers fcfs blendserve --out out/demo/documents
