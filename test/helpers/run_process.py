@@ -19,6 +19,19 @@ SECONDS = 500
 ENGINE_FLAGS = ("--max-total-tokens", "4000", "--dtype", "float32", "--random-seed", "1")
 
 
+def started(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """Start the command in a folder, in a process group of its own as a shell does."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "sglang.srt.blendserve.cli", "run", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        cwd=folder,
+        env={"OMP_NUM_THREADS": "1", **os.environ},
+    )
+
+
 @dataclass
 class Batch:
     """One batch: its files in a folder, and what the last run printed."""
@@ -33,18 +46,10 @@ class Batch:
         self.output, self.errors = self.folder / "out.jsonl", self.folder / "out.errors.jsonl"
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """Start the command on this batch, in a process group of its own as a shell does."""
+        """Start the command on this batch."""
         files = ["-i", "in.jsonl", "-o", self.output.name, "--summary", "summary.json"]
         flags = ["--model-path", self.model, *ENGINE_FLAGS, *arguments]
-        return subprocess.Popen(
-            [sys.executable, "-m", "sglang.srt.blendserve.cli", "run", *files, *flags],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-            cwd=self.folder,
-            env={"OMP_NUM_THREADS": "1", **os.environ},
-        )
+        return started(self.folder, *files, *flags)
 
     def wait(self, process: subprocess.Popen[str]) -> int:
         """Wait for the command to end and leave no process behind; return its exit status."""

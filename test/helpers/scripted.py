@@ -43,6 +43,23 @@ async def at_once(line: BatchLine) -> None:
     """Answer without waiting."""
 
 
+class Held:
+    """An engine's script that lets as many lines end as it is told, and notes who comes in."""
+
+    def __init__(self, may_end: int = 0) -> None:
+        self.came: list[str] = []
+        self._may_end = asyncio.Semaphore(may_end)
+
+    async def __call__(self, line: BatchLine) -> None:
+        self.came.append(line.custom_id)
+        await self._may_end.acquire()
+
+    def let_end(self, lines: int) -> None:
+        """Let so many more lines end."""
+        for _ in range(lines):
+            self._may_end.release()
+
+
 @dataclass
 class ScriptedEngine:
     """Answers each prompt with itself, after whatever ``script`` awaits."""

@@ -73,6 +73,7 @@ def test_a_wheel_asks_for_no_other_sglang_than_the_one_that_is_there(
     lines = wheel[name].decode().splitlines()
     needed = [line for line in lines if line.startswith("Requires-Dist") and "extra" not in line]
     assert needed == [
+        "Requires-Dist: aiohttp>=3.12",
         "Requires-Dist: aiosqlite>=0.22.1",
         "Requires-Dist: sglang>=0.5.17",
         "Requires-Dist: standardwebhooks>=1.0",

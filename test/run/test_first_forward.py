@@ -18,11 +18,6 @@ from sglang.srt.blendserve.run.first_forward import FirstForward
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(first_forward, "_SOON_SECONDS", 0.01)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -19,7 +18,7 @@ import pyarrow
 import pytest
 from object_store import BUCKET, CREDENTIALS, files, make_bucket, rows_in, s3_server
 from pyarrow import parquet
-from run_process import SECONDS
+from run_process import SECONDS, started
 
 pytestmark = pytest.mark.engine
 
@@ -27,19 +26,11 @@ LINES = 60
 TOKENS = 24
 
 
-def started(folder: Path, model: Path, *more: str) -> subprocess.Popen[str]:
+def run_on(folder: Path, model: Path, *more: str) -> subprocess.Popen[str]:
     folder.mkdir()
-    flags = ["--part-rows", "10", "--max-in-flight", "6", "--max-total-tokens", "4000", *more]
     names = ["-i", f"{BUCKET}/in.parquet", "-o", f"{BUCKET}/out/", "--model-path", str(model)]
-    return subprocess.Popen(
-        [sys.executable, "-m", "sglang.srt.blendserve.cli", "run", *names, *flags],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-        cwd=folder,
-        env={"OMP_NUM_THREADS": "1", **os.environ},
-    )
+    flags = ["--part-rows", "10", "--max-in-flight", "6", "--max-total-tokens", "4000", *more]
+    return started(folder, *names, *flags)
 
 
 def test_a_run_goes_on_where_only_the_bucket_is_left(
@@ -56,7 +47,7 @@ def test_a_run_goes_on_where_only_the_bucket_is_left(
         parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "in.parquet")
         files().put_file(tmp_path / "in.parquet", "bucket/in.parquet")
 
-        first = started(tmp_path / "first", tiny_model)
+        first = run_on(tmp_path / "first", tiny_model)
         deadline = time.monotonic() + SECONDS
         while len(files().glob("bucket/out/part-*")) < 2:
             assert first.poll() is None, first.communicate()[0]
@@ -69,7 +60,7 @@ def test_a_run_goes_on_where_only_the_bucket_is_left(
         kept = {row["custom_id"]: row for row in rows_in(f"{BUCKET}/out/", tmp_path)}
         assert 20 <= len(kept) < LINES
 
-        second = started(tmp_path / "second", tiny_model, "--resume")
+        second = run_on(tmp_path / "second", tiny_model, "--resume")
         printed, _ = second.communicate(timeout=SECONDS)
         assert second.returncode == 0, printed
         assert f"{len(kept)} lines have their result, {LINES - len(kept)} to do" in printed

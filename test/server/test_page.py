@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from on_a_port import on_a_port
-from scripted import MODEL, ScriptedEngine, line, serve
+from scripted import MODEL, Held, ScriptedEngine, line, serve
 
 from sglang.srt.blendserve.batch_file.types import BatchLine
 from sglang.srt.blendserve.server.plan_view import HEIGHT, WIDTH, PlanView, bars
@@ -141,12 +141,7 @@ async def test_when_a_batch_is_expected_to_end(
 
 
 async def test_a_batch_that_waits_for_others_is_forecast_by_their_rate(directory: Path) -> None:
-    gate = asyncio.Semaphore(30)
-
-    async def gated(_: BatchLine) -> None:
-        await gate.acquire()
-
-    async with serve(directory, ScriptedEngine(gated)) as service:
+    async with serve(directory, ScriptedEngine(Held(30))) as service:
         first = await service.submit([line(f"a{n}") for n in range(60)])
         for _ in range(300):
             counts = (await service.client.batches.retrieve(first.id)).request_counts

@@ -14,35 +14,9 @@ import httpx
 import openai
 import pytest
 from openai.types import Batch
-from scripted import ScriptedEngine, Service, line, serve
-
-from sglang.srt.blendserve.batch_file.types import BatchLine
+from scripted import Held, ScriptedEngine, Service, line, serve
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    return tmp_path / "batches"
-
-
-class Gate:
-    """Lets as many lines end as it is told."""
-
-    def __init__(self, may_end: int = 0) -> None:
-        self.semaphore = asyncio.Semaphore(may_end)
-
-    async def __call__(self, line: BatchLine) -> None:
-        await self.semaphore.acquire()
-
-    def let_end(self, lines: int) -> None:
-        for _ in range(lines):
-            self.semaphore.release()
 
 
 async def page(service: Service, batch: Batch, **query: Any) -> httpx.Response:
@@ -71,7 +45,7 @@ def names(answer: httpx.Response) -> list[str]:
 
 
 async def test_answers_are_there_before_the_end(directory: Path) -> None:
-    gate = Gate()
+    gate = Held()
     async with serve(directory, ScriptedEngine(gate)) as service:
         batch = await service.submit([line(f"r{n}") for n in range(10)])
         empty = await page(service, batch)
@@ -98,12 +72,12 @@ async def test_answers_are_there_before_the_end(directory: Path) -> None:
 
 
 async def test_they_are_there_after_a_restart(directory: Path) -> None:
-    gate = Gate(3)
+    gate = Held(3)
     async with serve(directory, ScriptedEngine(gate)) as service:
         batch = await service.submit([line(f"r{n}") for n in range(6)])
         await wait_for(service, batch, 3)
         before = await page(service, batch)
-    async with serve(directory, ScriptedEngine(Gate())) as service:
+    async with serve(directory, ScriptedEngine(Held())) as service:
         for _ in range(100):
             after = await page(service, batch)
             if after.text:
@@ -115,7 +89,7 @@ async def test_they_are_there_after_a_restart(directory: Path) -> None:
 async def test_a_place_holds_while_the_journal_is_being_read(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gate = Gate(2)
+    gate = Held(2)
     async with serve(directory, ScriptedEngine(gate)) as service:
         batch = await service.submit([line(f"r{n}") for n in range(4)])
         await wait_for(service, batch, 2)
@@ -129,7 +103,7 @@ async def test_a_place_holds_while_the_journal_is_being_read(
 
 
 async def test_a_place_that_no_page_has_named_is_refused(directory: Path) -> None:
-    gate = Gate(2)
+    gate = Held(2)
     async with serve(directory, ScriptedEngine(gate)) as service:
         batch = await service.submit([line(f"r{n}") for n in range(4)])
         await wait_for(service, batch, 2)
@@ -145,7 +119,7 @@ async def test_a_place_that_no_page_has_named_is_refused(directory: Path) -> Non
 
 
 async def test_errors_are_grouped_by_kind_before_and_after_the_end(directory: Path) -> None:
-    gate, refused = Gate(), frozenset(f"long{n}" for n in range(6))
+    gate, refused = Held(), frozenset(f"long{n}" for n in range(6))
     lines = [line(f"long{n}") for n in range(6)] + [line("good")]
     bad = b'{"custom_id": "x"}\n{"custom_id": "y"}\nnot JSON\n'
     content = b"".join(json.dumps(one).encode() + b"\n" for one in lines) + bad

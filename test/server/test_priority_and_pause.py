@@ -14,40 +14,13 @@ from typing import Any
 import openai
 import pytest
 from openai.types import Batch
-from scripted import ScriptedEngine, Service, line, serve
+from scripted import Held, ScriptedEngine, Service, line, serve
 
-from sglang.srt.blendserve.batch_file.types import BatchLine
 from sglang.srt.blendserve.cost.remaining_work import RemainingWork
 from sglang.srt.blendserve.dispatch.planned_lines import Standing
 from sglang.srt.blendserve.server.plan_view import PlanView
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    return tmp_path / "batches"
-
-
-class Held:
-    """An engine's script that lets as many lines end as it is told, and notes who comes in."""
-
-    def __init__(self) -> None:
-        self.came: list[str] = []
-        self._may_end = asyncio.Semaphore(0)
-
-    async def __call__(self, line: BatchLine) -> None:
-        self.came.append(line.custom_id)
-        await self._may_end.acquire()
-
-    def let_end(self, lines: int) -> None:
-        for _ in range(lines):
-            self._may_end.release()
 
 
 def lines(name: str, count: int) -> list[dict[str, Any]]:

@@ -19,7 +19,6 @@ Exit status: 0 converted, 1 an input cannot be read or the output not written, 2
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -30,6 +29,7 @@ from typing import Any
 
 import orjson
 
+from sglang.srt.blendserve.batch_file.whole_file import beside, put_in_place
 from sglang.srt.blendserve.tables import (
     answer_rows,
     parquet,
@@ -156,7 +156,7 @@ def _rows(
 
 
 def _write_lines(output: Path, lines: Iterator[bytes]) -> int:
-    temporary = output.with_name(output.name + ".tmp")
+    temporary = beside(output)
     count = 0
     try:
         with temporary.open("wb") as file:
@@ -164,9 +164,7 @@ def _write_lines(output: Path, lines: Iterator[bytes]) -> int:
                 if line.strip():
                     file.write(line if line.endswith(b"\n") else line + b"\n")
                     count += 1
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, output)
+        put_in_place(temporary, output)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

@@ -42,19 +42,17 @@ from typing import TYPE_CHECKING
 from sglang.srt.blendserve import job_ids
 from sglang.srt.blendserve.answering.line_source import InputScan, LineSource
 from sglang.srt.blendserve.answering.stop import Stop
-from sglang.srt.blendserve.answering.totals import MAX_KEPT_TOKENS, JobTotals
+from sglang.srt.blendserve.answering.totals import JobTotals
 from sglang.srt.blendserve.batch_file.validation import Rules
 from sglang.srt.blendserve.cost.model_config import ConfigError
 from sglang.srt.blendserve.run import flags
 from sglang.srt.blendserve.run.deadline import Deadline, status_of
 from sglang.srt.blendserve.run.failure import INTERRUPTED, TIME_IS_UP, EngineDied, RunFailure
-from sglang.srt.blendserve.run.first_forward import FirstForward
-from sglang.srt.blendserve.run.plan_figures import PlanFigures, plan_figures
 from sglang.srt.blendserve.run.progress import Progress
+from sglang.srt.blendserve.run.run_figures import RunFigures
 from sglang.srt.blendserve.run.run_log import Identity, RunLog
 from sglang.srt.blendserve.run.run_loop import NoEngine, answering_loop
 from sglang.srt.blendserve.run.source import BatchSource
-from sglang.srt.blendserve.run.summary import Summary
 from sglang.srt.blendserve.run.suspects import Restarts, Suspects
 from sglang.srt.blendserve.settings import POLICY
 from sglang.srt.blendserve.tables import remote
@@ -136,12 +134,7 @@ class _Run:
         self._resumed = log.done
         self._suspects = Suspects(log.engine_record, log)
         self._totals = JobTotals()
-        self._startup_seconds = 0.0
-        self._cost: CostModel | None = None
-        self._note: str | None = None
-        self._first_forward = FirstForward()
-        self._prepare_seconds: float | None = None
-        self._stopped_early = False
+        self._figures = RunFigures()
 
     def run(self) -> int:
         """Answer what has no result yet and report; return the exit status."""
@@ -153,7 +146,7 @@ class _Run:
                 with self._suspects:
                     self._answer_without_an_engine()
         except RunFailure as failure:
-            if self._startup_seconds:
+            if self._figures.startup_seconds:
                 self._report()
             raise RunFailure(f"{failure}\n{self._how_to_go_on()}", failure.status) from failure
         self._report()
@@ -230,19 +223,19 @@ class _Run:
 
         print("Starting the engine ...", file=sys.stderr, flush=True)
         with OfflineEngine(server_args, self._deadline) as engine:
-            self._startup_seconds += engine.startup_seconds
-            self._cost = self._find_cost(engine)
+            self._figures.startup_seconds += engine.startup_seconds
+            self._figures.cost = self._find_cost(engine)
             executor = Executor(
                 engine.tokenizer_manager, engine.template_manager, keep_prompts=True
             )
             stop = Stop()
             lines = self._in_order()
-            if planning is not None and self._cost is not None:
-                lines = planning.lines(engine, self._cost, stop)
+            if planning is not None and self._figures.cost is not None:
+                lines = planning.lines(engine, self._figures.cost, stop)
 
             async def work() -> None:
                 question = engine.tokenizer_manager.get_internal_state
-                async with self._first_forward.watched(question, stop):
+                async with self._figures.first_forward.watched(question, stop):
                     await self._answer(executor, progress, stop, lines)
 
             try:
@@ -250,7 +243,7 @@ class _Run:
                     engine.run(work(), stop)
             finally:
                 if planning is not None:
-                    self._prepare_seconds = planning.seconds
+                    self._figures.prepare_seconds = planning.seconds
 
     def _forget_the_store(self) -> None:
         """Remove the request store that this run or an earlier one has left."""
@@ -295,7 +288,7 @@ class _Run:
         if self._log.done == self._found.total:
             return  # whatever was to stop it
         if stop.reason in ("interrupted", "time is up"):
-            self._stopped_early = True
+            self._figures.stopped_early = True
             status = INTERRUPTED if stop.reason == "interrupted" else TIME_IS_UP
             raise RunFailure("Stopped before the end.", status)
         if stop.reason is not None:
@@ -305,12 +298,14 @@ class _Run:
         try:
             return engine.cost_model()
         except ConfigError as error:
-            self._note = f"no density: {error}"
+            self._figures.note = f"no density: {error}"
             return None
 
     def _report(self) -> None:
         self._log.sync()
-        summary = self._summarize()
+        summary = self._figures.summary(
+            self._args.policy, self._found.total, self._log, self._totals, resumed=self._resumed
+        )
         print("\n".join(summary.lines()))
         if self._args.summary is not None:
             try:
@@ -318,41 +313,6 @@ class _Run:
             except OSError as error:
                 message = f"Cannot write {self._args.summary}: {error.strerror}."
                 raise RunFailure(message) from error
-
-    def _summarize(self) -> Summary:
-        totals, tally, log = self._totals, self._totals.tally, self._log
-        tokens = tally.input_tokens + tally.output_tokens
-        figures = self._plan_figures()
-        return Summary(
-            policy=self._args.policy,
-            finished=log.done == self._found.total,
-            requests=self._found.total,
-            completed=log.completed,
-            failed=log.failed,
-            resumed=self._resumed,
-            input_tokens=tally.input_tokens,
-            output_tokens=tally.output_tokens,
-            cached_tokens=tally.cached_tokens,
-            seconds=totals.seconds,
-            startup_seconds=self._startup_seconds,
-            prepare_seconds=self._prepare_seconds,
-            first_forward_seconds=self._first_forward.seconds,
-            tokens_per_second=tokens / totals.seconds if totals.seconds else 0.0,
-            prefix_sharing=tally.cached_tokens / max(tally.input_tokens, 1),
-            prefix_sharing_optimum=figures.sharing_optimum,
-            retractions=totals.retractions,
-            planned_density=figures.planned_density,
-            measured_density=figures.measured_density,
-            note=self._note,
-        )
-
-    def _plan_figures(self) -> PlanFigures:
-        prompts = self._totals.prompts
-        if self._stopped_early:  # whoever did it waits for the end
-            prompts, self._note = [], "no optimum: the run was stopped"
-        elif prompts is None:
-            self._note = f"no optimum: more than {MAX_KEPT_TOKENS} prompt tokens"
-        return plan_figures(prompts or [], self._cost)
 
     def _how_to_go_on(self) -> str:
         again = ("--resume", "--overwrite", "--retry-errors")

@@ -27,9 +27,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sglang.srt.blendserve.batch_file.same_file import sidecar_of
+from sglang.srt.blendserve.batch_file.whole_file import write_whole
 from sglang.srt.blendserve.run.delivery import Delivery
 from sglang.srt.blendserve.run.failure import RunFailure
-from sglang.srt.blendserve.run.place import Folder, part_name, part_number, write_durably
+from sglang.srt.blendserve.run.place import Folder, part_name, part_number
 from sglang.srt.blendserve.tables import answer_rows, parquet
 from sglang.srt.blendserve.tables.data_error import DataError
 
@@ -92,7 +93,7 @@ class PartsDelivery(Delivery):
             if self.url is not None:
                 self._make_work(self.url)
             if again and parts and not sidecar_of(self.output).exists():
-                self._restore(sorted(parts))
+                self._restore(sorted(parts, key=_number_of))
         except (DataError, OSError) as error:
             raise RunFailure(str(error)) from error
 
@@ -183,7 +184,7 @@ class PartsDelivery(Delivery):
             for before, part in zip([_Part(0, 0, 0), *made], made, strict=False):
                 journal.note(_Part(part.rows - before.rows, part.output, part.errors))
         # Else all parts are made anew: a retry of failed lines had come to a part of them only.
-        write_durably(sidecar_of(self.output), run)
+        write_whole(sidecar_of(self.output), run)
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,6 +306,12 @@ class _Writer:
             self.journal.forget()
             for part in parts:
                 self.journal.note(part)
+
+
+def _number_of(name: str) -> int:
+    number = part_number(name)
+    assert number is not None
+    return number
 
 
 def _with(first: dict[str, Any] | None, rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -10,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from sglang.srt.blendserve.batch_file.whole_file import write_whole
 from sglang.srt.blendserve.tables import remote
 
 _PART = re.compile(r"part-(\d{5,})\.parquet")
@@ -24,20 +24,6 @@ def part_number(name: str) -> int | None:
     """Return the number of a part, None if ``name`` is not that of one."""
     found = _PART.fullmatch(name)
     return None if found is None else int(found[1])
-
-
-def write_durably(path: Path, data: bytes) -> None:
-    """Write a small file that is whole after any crash, or as it was.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 @dataclass(frozen=True)
@@ -84,7 +70,7 @@ class Folder:
         if self._is_remote:
             remote.put_bytes(data, self._in(name))
         else:
-            write_durably(Path(self._in(name)), data)
+            write_whole(Path(self._in(name)), data)
 
     def get_bytes(self, name: str) -> bytes | None:
         """Return the content of a small file, None if it is not there."""

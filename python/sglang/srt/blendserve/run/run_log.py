@@ -10,7 +10,6 @@ behind a name has changed, and a file of lines without usable names could not be
 from __future__ import annotations
 
 import json
-import os
 import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from sglang.srt.blendserve.batch_file.same_file import sidecar_of
 from sglang.srt.blendserve.batch_file.types import BatchLine, LineError
+from sglang.srt.blendserve.batch_file.whole_file import write_whole
 from sglang.srt.blendserve.run.failure import RunFailure
 from sglang.srt.blendserve.run.result_file import ResultFile
 from sglang.srt.blendserve.store.line_result import LineResult
@@ -252,17 +252,7 @@ class RunLog:
         )
 
     def _write_sidecar(self) -> None:
-        temporary = self._sidecar.with_name(self._sidecar.name + ".tmp")
         try:
-            with open(temporary, "w") as file:
-                json.dump(asdict(self.identity), file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self._sidecar)
-            folder = os.open(self._sidecar.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)  # the names of all three files
-            finally:
-                os.close(folder)
+            write_whole(self._sidecar, json.dumps(asdict(self.identity)).encode())
         except OSError as error:
             raise RunFailure(f"Cannot write {self._sidecar}: {error.strerror}.") from error

@@ -31,6 +31,7 @@ from sglang.srt.blendserve.dispatch.planned_lines import PlannedLines
 from sglang.srt.blendserve.dispatch.remaining_time import RemainingTime
 from sglang.srt.blendserve.job_ids import make_rid
 from sglang.srt.blendserve.server.batch_input import BatchInput
+from sglang.srt.blendserve.server.batch_problem import problem_of
 from sglang.srt.blendserve.server.finalizing import Lines, finalize
 from sglang.srt.blendserve.server.served_engine import ServedEngine
 from sglang.srt.blendserve.store import batch_table
@@ -132,16 +133,7 @@ class BatchRun:
     @property
     def problem(self) -> list[dict[str, Any]]:
         """Why the batch waits, in the form of ``errors.data``; empty when it does not."""
-        if self.broken:
-            message = "The server had an error; its log says more. The next start tries again."
-            return [{"code": "server_error", "message": message, "param": None, "line": None}]
-        if self._retry.problem is None:
-            return []
-        message = (
-            f"The batch waits: its directory cannot be written ({self._retry.problem}). It goes on "
-            "by itself when that is put right; no result is lost."
-        )
-        return [{"code": "storage_unavailable", "message": message, "param": None, "line": None}]
+        return problem_of(self._retry.problem, broken=self.broken)
 
     def stop(self, reason: StopReason) -> None:
         """End early: cancelled or expired with the results so far, suspended to go on later.

@@ -67,9 +67,8 @@ def page_router(batches: BatchService, runner: Runner, engine: ServedEngine) -> 
             batch=batch,
             kinds=kinds,
             stamps=[(name, stamp) for name, stamp in _stamps(batch) if stamp is not None],
-            terminal=TERMINAL,
             seconds=_seconds(batch),
-            refresh=REFRESH_SECONDS,
+            refresh=None if batch.status in TERMINAL else REFRESH_SECONDS,
             nonce=nonce,
         )
         return HTMLResponse(html, headers=_headers(nonce))

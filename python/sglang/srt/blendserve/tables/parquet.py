@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from sglang.srt.blendserve.batch_file.same_file import same_file
+from sglang.srt.blendserve.batch_file.whole_file import beside, put_in_place
 from sglang.srt.blendserve.tables.data_error import DataError
 
 ROWS = 1000
@@ -102,7 +102,7 @@ def write(path: Path, columns: Sequence[tuple[str, str]], rows: Iterable[dict[st
     """
     arrow, parquet = _pyarrow(), _pyarrow_parquet()
     schema = arrow.schema([(name, getattr(arrow, kind)()) for name, kind in columns])
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = beside(path)
     count = 0
     try:
         with parquet.ParquetWriter(temporary, schema, compression="zstd") as writer:
@@ -114,7 +114,7 @@ def write(path: Path, columns: Sequence[tuple[str, str]], rows: Iterable[dict[st
                     count, group = count + len(group), []
             if group or not count:
                 writer.write_table(arrow.Table.from_pylist(group, schema=schema))
-        _put_in_place(temporary, path)
+        put_in_place(temporary, path)
     except (OSError, OverflowError, _arrow_error()) as error:
         temporary.unlink(missing_ok=True)
         raise DataError(f"{path} cannot be written: {error}") from error
@@ -146,17 +146,6 @@ def _refuse_subfolders(path: str | Path) -> None:
         inside = next((one for one in Path(path).rglob("*/*.parquet")), None)
         if inside is not None:
             raise DataError(f"{path} has tables in folders of its own, {inside} say; give one")
-
-
-def _put_in_place(temporary: Path, path: Path) -> None:
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    folder = os.open(path.absolute().parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _pyarrow() -> Any:
