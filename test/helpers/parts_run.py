@@ -31,6 +31,7 @@ def main() -> None:
     parser.add_argument("seconds", type=float)
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--overwrite", action="store_true")
+    parser.add_argument("--backwards", action="store_true")
     parser.add_argument("--work-dir", type=Path)
     parser.add_argument("--failing", type=int, default=7)
     args = parser.parse_args()
@@ -43,7 +44,7 @@ def main() -> None:
         todo = [line for line in lines if not log.find(line)]
         log.begin(Identity(JOB, "digest", "model"))
         with delivery.running(log, overwrite=args.overwrite):
-            for line in todo:
+            for line in reversed(todo) if args.backwards else todo:
                 log.append([result_of(line, args.failing)])
                 time.sleep(args.seconds / args.lines)
     delivery.finish(failed=log.failed)

@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import boto3
 import parts_run
 import pyarrow.dataset
 import pytest
@@ -130,8 +131,12 @@ def test_lines_that_the_disk_had_not_kept_are_in_no_part(tmp_path: Path) -> None
     output = tmp_path / "out"
     run(f"{output}/")
     results = output / "_results.jsonl"
-    results.write_bytes(b"".join(results.read_bytes().splitlines(keepends=True)[:60]))
-    run(f"{output}/", "--resume")
+    journal = output / "_results.jsonl.parts"
+    for path, lines in ((results, 60), (journal, 2)):  # of a run that had come to two parts
+        path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:lines]))
+    for number in (2, 3, 4):
+        (output / f"part-0000{number}.parquet").unlink()
+    run(f"{output}/", "--resume", "--backwards")
     assert texts_of(rows_in(f"{output}/", tmp_path)) == EXPECTED
 
 
@@ -238,6 +243,7 @@ async def dying(self, method, *args, **kwargs):
         os.kill(os.getpid(), 9)
     return await call(self, method, *args, **kwargs)
 s3fs.S3FileSystem._call_s3 = dying
+import boto3
 import parts_run
 real_result = parts_run.result_of
 def long(line, failing):
@@ -326,14 +332,26 @@ def test_parts_of_two_runs_that_overlap_are_put_right(
 
 
 def test_a_folder_is_listed_anew_each_time(bucket: str, tmp_path: Path) -> None:
-    """The library remembers what it was told of a folder."""
+    """The library remembers what it was told of a folder, and others write there, too."""
     output = f"{bucket}/out/"
-    files().pipe_file("bucket/out/part-00000.parquet", b"")
-    assert remote.names_in(output) == ["part-00000.parquet"]
-    run(output, "--failing", "0", "--work-dir", str(tmp_path), "--overwrite", lines=50)
+    run(output, "--failing", "0", "--work-dir", str(tmp_path / "work"), lines=50)
     assert len(rows_in(output, tmp_path)) == 50
-    run(output, "--failing", "0", "--work-dir", str(tmp_path), "--overwrite", lines=60)
-    assert len(rows_in(output, tmp_path)) == 60
+    client = boto3.client("s3")
+    content = client.get_object(Bucket="bucket", Key="out/part-00000.parquet")["Body"].read()
+    client.put_object(Bucket="bucket", Key="out/part-00001.parquet", Body=content)
+    assert len(rows_in(output, tmp_path)) == 100
+    assert "part-00001.parquet" in remote.names_in(output)
+
+
+def test_parts_are_restored_by_number_and_not_by_name(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    run(f"{output}/", "--failing", "0", lines=60)
+    for number, late in ((0, 99_999), (1, 100_000)):
+        (output / f"part-0000{number}.parquet").rename(output / f"part-{late:05}.parquet")
+    delivery = delivery_of(f"{output}/", None, None, 50, retry=False)
+    delivery.prepare(again=True, overwrite=False)
+    names = [json.loads(line)["custom_id"] for line in delivery.output.open()]
+    assert names == [f"request-{number}" for number in range(1, 61)]
 
 
 def test_a_folder_of_somebody_is_no_working_folder(bucket: str, tmp_path: Path) -> None:
