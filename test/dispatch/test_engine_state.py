@@ -6,6 +6,7 @@ pytest test/dispatch/test_engine_state.py
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +15,12 @@ from pools import COST
 
 from sglang.srt.blendserve.answering.stop import Stop
 from sglang.srt.blendserve.cost.remaining_work import RemainingWork
-from sglang.srt.blendserve.dispatch.engine_state import ask, keep_telling, kv_slots
+from sglang.srt.blendserve.dispatch.engine_state import (
+    ask,
+    keep_telling,
+    kv_slots,
+    tell_beyond,
+)
 from sglang.srt.blendserve.pool.request_pool import RequestPool
 
 pytestmark = pytest.mark.anyio
@@ -32,7 +38,8 @@ async def test_the_pool_of_the_scheduler_reckons_with_what_waits_elsewhere() -> 
         told.append(BlendScheduler.set_internal_state(scheduler, message).updated)
 
     manager = SimpleNamespace(set_internal_state=take)
-    await keep_telling(manager, lambda: RemainingWork(3.0, 2.0), lambda: bool(told))
+    work = RemainingWork(3.0, 2.0)
+    await keep_telling(partial(tell_beyond, manager), lambda: work, lambda: bool(told))
     assert told == [True]
     assert pool.current.rest == RemainingWork(3.0, 2.0)
 

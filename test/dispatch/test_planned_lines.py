@@ -239,10 +239,10 @@ def test_lines_that_a_call_hands_out_while_the_batch_ends_are_not_lost(
     inside, go_on = threading.Event(), threading.Event()
     read = lines._read
 
-    def slowly(places: list[Place]) -> list[SizedLine] | None:
+    def slowly(places: list[Place], engine: int) -> list[SizedLine] | None:
         inside.set()
         go_on.wait(10)
-        return read(places)
+        return read(places, engine)
 
     lines._read = slowly  # type: ignore[method-assign]
     handing = threading.Thread(target=lines.next_lines)

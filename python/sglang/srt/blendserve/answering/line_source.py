@@ -90,11 +90,13 @@ class SizedLine(NamedTuple):
     Attributes:
         prompts: returns the token ids of the line's prompts, as `Engine.execute` takes them;
             asked once, when the line goes into the engine, on the event loop. None: not known.
+        engine: which of several it is for; None: any.
     """
 
     line: BatchLine | LineError
     size: int
     prompts: Callable[[], Sequence[Tokens] | None] | None = None
+    engine: int | None = None
 
 
 class LineSource(Protocol):

@@ -35,12 +35,14 @@ async def ask(
 
 
 async def keep_telling(
-    tokenizer_manager: Any, left: Callable[[], RemainingWork], closed: Callable[[], bool]
+    tell: Callable[[RemainingWork], Awaitable[None]],
+    left: Callable[[], RemainingWork],
+    closed: Callable[[], bool],
 ) -> None:
     """Tell an engine how much work waits elsewhere for it, again and again.
 
     Args:
-        tokenizer_manager: the engine's.
+        tell: tells the engine.
         left: returns the predicted work, seconds.
         closed: whether it is enough.
     """
@@ -49,7 +51,7 @@ async def keep_telling(
         work = left()
         # Again even if it is the same: an engine that runs empty forgets it.
         if any(work) or work != told:
-            await tell_beyond(tokenizer_manager, work)
+            await tell(work)
             told = work
         await asyncio.sleep(TELL_SECONDS)
 

@@ -1,4 +1,4 @@
-"""Stores and plans of the jobs of one engine, from their beginning to their end."""
+"""Stores and plans of the jobs of one or several engines, from their beginning to their end."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from sglang.srt.blendserve.answering.stop import Stop
 from sglang.srt.blendserve.batch_file.line_check import Rules
 from sglang.srt.blendserve.cost.cost_model import CostModel
 from sglang.srt.blendserve.cost.remaining_work import RemainingWork
-from sglang.srt.blendserve.dispatch.engine_settings import planner_settings
 from sglang.srt.blendserve.dispatch.engine_state import keep_telling
+from sglang.srt.blendserve.dispatch.fed_engine import FedEngine
 from sglang.srt.blendserve.dispatch.planned_lines import (
     FileOrderOf,
     PlannedLines,
@@ -50,16 +50,16 @@ class PlannedJob:
 
 
 class JobPlanning:
-    """The planner of one engine. Belongs to the event loop of its tokenizer manager."""
+    """The planner of one or several engines. Belongs to their event loop."""
 
-    def __init__(self, tokenizer_manager: Any, cost: CostModel | None = None) -> None:
+    def __init__(self, engine: FedEngine, cost: CostModel | None = None) -> None:
         """Start nothing yet.
 
         Args:
-            tokenizer_manager: the engine's, SGLang's.
+            engine: the lines are for it.
             cost: what work costs on it, None: found out when it is first needed.
         """
-        self._manager, self._cost = tokenizer_manager, cost
+        self._engine, self._cost = engine, cost
         self._planner: PlannerClient | None = None
         self._starting = asyncio.Lock()
         self._open: dict[str, PlannedLines] = {}
@@ -79,7 +79,7 @@ class JobPlanning:
         """
         async with self._starting:  # two would start two planners
             if self._planner is None:
-                settings = await planner_settings(self._manager, stop, self._cost)
+                settings = await self._engine.planner_settings(stop, self._cost)
                 self._planner = PlannerClient(settings)
         if self._telling is None or self._telling.done():
             self._telling = asyncio.create_task(self._tell())
@@ -94,6 +94,7 @@ class JobPlanning:
                 has_result=job.has_result,
                 bad=job.bad,
                 file_order=job.file_order,
+                rooms=self._engine.rooms,
             )
         )
         self._open[job.name] = lines
@@ -130,7 +131,7 @@ class JobPlanning:
     async def _tell(self) -> None:
         """Tell the engine what is left of all jobs."""
         try:
-            await keep_telling(self._manager, self._left, lambda: self._closed)
+            await keep_telling(self._engine.tell_beyond, self._left, lambda: self._closed)
         except Exception:  # of any kind, inside SGLang: the engine goes by what it has itself
             logger.exception("The engine is not told what waits elsewhere for it")
 

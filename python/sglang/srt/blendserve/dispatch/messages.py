@@ -64,6 +64,7 @@ class Taken:
         planned: requests that are or were in a plan.
         prepared: rows of the store that it has taken up.
         work: predicted, of the job.
+        engine: whose window the lines are for.
     """
 
     places: list[Place]
@@ -71,6 +72,7 @@ class Taken:
     planned: int
     prepared: int
     work: JobWork
+    engine: int = 0
 
     def as_header(self) -> dict[str, Any]:
         """Return it for `pack`."""
@@ -81,6 +83,7 @@ class Taken:
             "planned": self.planned,
             "prepared": self.prepared,
             "work": [work.compute, work.memory, work.running, work.done],
+            "engine": self.engine,
         }
 
     @classmethod
@@ -92,4 +95,5 @@ class Taken:
             header["planned"],
             header["prepared"],
             JobWork(*header["work"]),
+            header["engine"],
         )

@@ -23,6 +23,8 @@ from sglang.srt.blendserve.batch_file.lines import RawLine
 from sglang.srt.blendserve.batch_file.types import BatchLine, LineError
 from sglang.srt.blendserve.cost.remaining_work import RemainingWork
 from sglang.srt.blendserve.dispatch.dispatcher import JobWork
+from sglang.srt.blendserve.dispatch.engine_rooms import EngineRooms
+from sglang.srt.blendserve.dispatch.engine_rooms import Place as EnginePlace
 from sglang.srt.blendserve.dispatch.first_lines import first_lines, read_bytes
 from sglang.srt.blendserve.dispatch.messages import News, Place, Taken
 from sglang.srt.blendserve.dispatch.planner_client import PlannerClient, PlannerDied
@@ -114,6 +116,7 @@ class PlannedLines:
         has_result: Callable[[int], bool],
         bad: Iterable[int],
         file_order: FileOrderOf,
+        rooms: EngineRooms | None = None,
     ) -> None:
         """Hand out the lines of ``file``.
 
@@ -122,16 +125,19 @@ class PlannedLines:
             file: the input, as bytes that can be read from anywhere.
             rules: what the input must keep to.
             preparation: makes its request store; what the input holds is known.
-            planner: of the engine that the lines are for.
+            planner: of the engines that the lines are for.
             has_result: whether the line of a number has a result; such a line is left out.
             bad: numbers of the lines that reading the whole input has shown to be none.
             file_order: for the lines that are not handed out by plan.
+            rooms: of the engines; None: there is one, and who asks for a line has room for it.
         """
         self.taken: Taken | None = None
         self.paused = False
         self._job, self._file, self._rules = job, file, rules
         self._preparation, self._planner = preparation, planner
         self._has_result, self._file_order = has_result, file_order
+        self._rooms = rooms
+        self._engines: dict[int, EnginePlace] = {}
         last = preparation.found.blocks[-1]
         lines = last.first_line + last.end - last.start  # at most
         self._out = bytearray(map(has_result, range(lines + 1)))  # by line: whether not to plan
@@ -186,7 +192,7 @@ class PlannedLines:
             if taken is None or taken.ended:
                 return self._begin_rest().next_lines()
             if taken.places:
-                return self._read(taken.places)
+                return self._read(taken.places, taken.engine)
             return self._next_first() if not taken.planned else None
 
     def tell(self) -> None:
@@ -198,6 +204,9 @@ class PlannedLines:
     def answered(self, line: int, output_tokens: int | None) -> None:
         """Learn from a line that has its result; see `LineSource`."""
         self._open.pop(line, None)
+        place = self._engines.pop(line, None)
+        if place is not None and self._rooms is not None:
+            self._rooms.leave(place)
         if self._rest is not None:
             self._rest.answered(line, output_tokens)
         else:
@@ -227,7 +236,9 @@ class PlannedLines:
                     folder, out = self._preparation.folder, np.frombuffer(self._out, np.uint8)
                     self._planner.open(self._job, folder, out.astype(np.bool_))
                     self._opened = True
-                self.taken = self._planner.take(self._job, most, News(started, ended, whole))
+                rooms = None if self._rooms is None else self._rooms.now()
+                news = News(started, ended, whole)
+                self.taken = self._planner.take(self._job, most, news, rooms)
             except PlannerDied as death:
                 self._deaths += 1
                 self._opened = False
@@ -240,7 +251,7 @@ class PlannedLines:
                 self._deaths = 0
             return self.taken
 
-    def _read(self, places: list[Place]) -> list[SizedLine] | None:
+    def _read(self, places: list[Place], engine: int) -> list[SizedLine] | None:
         # All are read before one is handed out: a call that fails is made again.
         data = [read_bytes(self._file, one.offset, one.offset + one.length) for one in places]
         found = []
@@ -250,6 +261,9 @@ class PlannedLines:
             for raw, _ in lines_of(content, place.line, self._rules.max_line_bytes):
                 one = self._hand_out(raw, place.length)
                 found.append(one._replace(prompts=partial(self._prompts, place)))
+                if self._rooms is not None:
+                    self._engines[raw.number] = self._rooms.take(engine)
+                    found[-1] = found[-1]._replace(engine=engine)
         return found or None  # the input is shorter than it was: its end is read, and says so
 
     def _prompts(self, place: Place) -> Sequence[Tokens] | None:

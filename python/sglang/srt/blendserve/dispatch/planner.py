@@ -1,10 +1,11 @@
-"""Plans for the jobs of one engine, and what is handed over of them: the work of the planner's
-process, which `planner_process` runs."""
+"""Plans for the jobs of one or several engines, and what is handed over of them: the work of the
+planner's process, which `planner_process` runs."""
 
 from __future__ import annotations
 
 import gc
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from numpy.typing import NDArray
 
 from sglang.srt.blendserve.cost.cost_model import CostModel
 from sglang.srt.blendserve.dispatch.dispatcher import Dispatcher
-from sglang.srt.blendserve.dispatch.messages import News, Taken, pack, unpack
+from sglang.srt.blendserve.dispatch.engine_rooms import Rooms
+from sglang.srt.blendserve.dispatch.messages import News, Place, Taken, pack, unpack
 from sglang.srt.blendserve.dispatch.store_plan import Rows, StorePlan
 from sglang.srt.blendserve.plan.densities import plan_figures
 from sglang.srt.blendserve.pool.background import Background
@@ -29,6 +31,9 @@ FIRST_PLAN = 2048
 
 _LATER_LOOK = 20_000
 """Rows that are taken up at a time after that, about 0.1 s of work."""
+_AT_ONCE = 16
+"""Requests that one of several engines is handed before it is looked again which has least."""
+
 _FIRST_PLAN_SECONDS = 0.02
 """How long a message may wait for the first plan."""
 
@@ -43,15 +48,17 @@ class PlannerSettings:
 
     Attributes:
         cost: what work costs on the engine.
-        kv_slots: tokens that the engine's KV cache holds.
+        kv_slots: tokens that the KV cache of one engine holds.
         most_tokens: of a prompt and its answer, where a line sets no limit.
         rules: when and how plans are made.
+        engines: how many are fed.
     """
 
     cost: CostModel
     kv_slots: int
     most_tokens: int
     rules: PlanningRules = RULES
+    engines: int = 1
 
 
 class Planner:
@@ -59,6 +66,7 @@ class Planner:
 
     def __init__(self, settings: PlannerSettings) -> None:
         self._settings = settings
+        self._losses = [0] * settings.engines
         self._jobs: dict[str, StorePlan] = {}
         self._dispatcher = self._new_dispatcher()
 
@@ -80,7 +88,9 @@ class Planner:
             elif header["op"] == "close":
                 self.close(job)
             elif job in self._jobs:
-                return pack(self.take(job, header["most"], News(*header["news"])).as_header())
+                rooms = Rooms(*header["rooms"]) if "rooms" in header else None
+                taken = self.take(job, header["most"], News(*header["news"]), rooms)
+                return pack(taken.as_header())
             else:
                 return pack({"unknown": True})
         except Exception:  # of any kind: the other jobs are planned on
@@ -101,8 +111,12 @@ class Planner:
             job, store, self._dispatcher, skip, most_tokens=self._settings.most_tokens
         )
 
-    def take(self, job: str, most: int, news: News) -> Taken:
-        """Return the next lines of a job, so many at ``most``; none while no plan is there.
+    def take(self, job: str, most: int, news: News, rooms: Rooms | None = None) -> Taken:
+        """Return the next lines of a job for one engine, so many at ``most``; none while no plan is
+        there, or no engine may have more now.
+
+        Args:
+            rooms: of the engines; None: of the one engine, which has room.
 
         Raises:
             KeyError: it is not open: it never was, or could not be planned.
@@ -112,9 +126,24 @@ class Planner:
         plan.started(news.started)
         for line, output_tokens in news.ended:
             plan.ended(line, output_tokens)
-        places = plan.take(most)
+        if rooms is None:
+            rooms = Rooms([most], [0])
+        self._note_losses(rooms.losses)
+        engine = self._dispatcher.next_engine(rooms.free) if most else None
+        places: list[Place] = []
+        if engine is not None:
+            if len(rooms.free) > 1:  # the one that has least may be another one soon
+                most = min(most, rooms.free[engine], _AT_ONCE)
+            places = plan.take(most, engine)
         ended = not places and plan.all_handed_over
-        return Taken(places, ended, plan.planned, plan.rows, plan.work)
+        return Taken(places, ended, plan.planned, plan.rows, plan.work, engine or 0)
+
+    def _note_losses(self, losses: Sequence[int]) -> None:
+        """Engines that have lost what they had since then hold nothing."""
+        for engine, times in enumerate(losses):
+            if times > self._losses[engine]:
+                self._losses[engine] = times
+                self._dispatcher.windows.lost(engine)
 
     def work(self, idle_seconds: float) -> bool:
         """Take up what stores have more, and plan; say whether there is more to do soon.
@@ -180,7 +209,8 @@ class Planner:
                 rules=settings.rules,
                 background=Background(),
                 has_cache=False,
-            )
+            ),
+            settings.engines,
         )
 
     def _view(self) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sglang.srt.blendserve.dispatch import planner_process
+from sglang.srt.blendserve.dispatch.engine_rooms import Rooms
 from sglang.srt.blendserve.dispatch.messages import News, Taken, pack, unpack
 from sglang.srt.blendserve.dispatch.planner import PlannerSettings
 
@@ -78,14 +79,20 @@ class PlannerClient:
             header = {"op": "open", "job": job, "folder": str(folder)}
             self._ask(pack(header, np.asarray(skip, dtype=np.bool_).tobytes()))
 
-    def take(self, job: str, most: int, news: News) -> Taken:
-        """Return the next lines of a job, so many at ``most``; none while no plan is there.
+    def take(self, job: str, most: int, news: News, rooms: Rooms | None = None) -> Taken:
+        """Return the next lines of a job, so many at ``most``; none while no plan is there, or no
+        engine may have more now.
+
+        Args:
+            rooms: of the engines; None: of the one engine, which has room.
 
         Raises:
             PlannerDied: it knows nothing of the job; ``news`` are lost.
         """
         with self._lock:
             header = {"op": "take", "job": job, "most": most, "news": [*news]}
+            if rooms is not None:
+                header["rooms"] = [*rooms]
             return Taken.from_header(self._ask(pack(header)))
 
     def view(self) -> Mapping[str, Any] | None:

@@ -149,17 +149,17 @@ class StorePlan:
         """Read the store no more."""
         self._store.close()
 
-    def take(self, most: int) -> list[Place]:
-        """Hand over so many lines at ``most``."""
+    def take(self, most: int, engine: int = 0) -> list[Place]:
+        """Hand over so many lines at ``most`` to an engine."""
         rows = []
         for _ in range(most):
-            request = self._dispatcher.hand_over(self.job)
+            request = self._dispatcher.hand_over(self.job, engine)
             if request is None:
                 break
             self._waiting -= 1
             rows.append(request.payload)
             for one in self._of_line_of(request):
-                self._start(one)
+                self._start(one, engine)
         return self._places(rows)
 
     def started(self, lines: Iterable[int]) -> None:
@@ -241,10 +241,10 @@ class StorePlan:
                 self.pool.add(request)
                 self._requests += 1
 
-    def _start(self, request: PoolRequest) -> None:
-        """``request`` goes into the engine, if it has not gone before."""
+    def _start(self, request: PoolRequest, engine: int | None = None) -> None:
+        """``request`` goes into an engine, if it has not gone before."""
         if self.pool.table.waits(request.index):
-            self._dispatcher.start(request)
+            self._dispatcher.start(request, engine)
             self._waiting -= 1
 
     def _namespaces_of(self, numbers: NDArray[np.int32]) -> list[str]:

@@ -229,6 +229,11 @@ class CurrentPlan:
         compute, memory, _ = self._work
         return RemainingWork(compute[request], memory[request])
 
+    def tokens_of(self, request: int) -> float:
+        """KV tokens that a request that waits is predicted to write, shared prefixes once; 0 of one
+        that is not planned."""
+        return self._work[2][request] if request in self.scanner else 0.0
+
     def work_of_all(self, requests: NDArray[np.int64]) -> RemainingWork:
         """Predicted work of ``requests`` (m,) that wait and are planned, seconds."""
         if self.plan is None:

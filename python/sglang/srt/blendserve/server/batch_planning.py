@@ -10,6 +10,7 @@ from typing import Any
 
 from sglang.srt.blendserve.answering.line_source import LineSource
 from sglang.srt.blendserve.answering.stop import Stop
+from sglang.srt.blendserve.dispatch.fed_engine import ManagedEngine
 from sglang.srt.blendserve.dispatch.job_planning import JobPlanning, PlannedJob
 from sglang.srt.blendserve.dispatch.planned_lines import Standing
 from sglang.srt.blendserve.requests.inputs import PlainFile
@@ -94,7 +95,7 @@ class BatchPlanning:
             folder: for its request store.
             stop: of the batch.
         """
-        planning = self._planning = self._planning or JobPlanning(self._manager)
+        planning = self._planning = self._planning or JobPlanning(ManagedEngine(self._manager))
         try:
             source = PlainFile(str(job.file))
             preparation = self._preparations[job.name] = QueuedPreparation(

@@ -32,13 +32,14 @@ class BlendPolicy:
         """``told``: (n,) output lengths that the policy is told and takes for exact; without them
         it sees ``max_tokens`` alone. ``known_ahead``: see `BlendOptions`."""
         self.policy, self.pool = policy, policy.pool
-        self.requests = self._make_requests(workload, prompts, told)
+        self.requests = self.make_requests(workload, prompts, told)
         self._coming = arrivals(self.requests, known_ahead, self.pool)
 
     @staticmethod
-    def _make_requests(
+    def make_requests(
         workload: Workload, prompts: list[Tokens], told: Ints | None
     ) -> list[PoolRequest]:
+        """Return the requests of a workload as a pool has them, each with its number for an id."""
         limits = (workload.max_tokens if told is None else told).tolist()
         return [
             PoolRequest(str(index), prompt, limits[index], told is not None)

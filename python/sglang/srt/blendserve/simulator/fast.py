@@ -63,11 +63,19 @@ class FastEngine:
         kv_slots: int,
         *,
         plan_aware_eviction: bool = False,
+        like: FastEngine | None = None,
     ) -> None:
+        """``like``: another engine for the same workload and tree, for which this one saves memory;
+        each of them starts some of the requests."""
         self.cost = cost
-        self.cache = PrefixCacheModel(tree, kv_slots, plan_aware=plan_aware_eviction)
-        self.prompt: list[int] = workload.prompt_tokens.tolist()
-        self._output: list[int] = workload.output_tokens.tolist()
+        self.cache: PrefixCacheModel = PrefixCacheModel(
+            tree,
+            kv_slots,
+            plan_aware=plan_aware_eviction,
+            like=None if like is None else like.cache,
+        )
+        self.prompt: list[int] = workload.prompt_tokens.tolist() if like is None else like.prompt
+        self._output: list[int] = workload.output_tokens.tolist() if like is None else like._output
         self.size = workload.size
         self.left = workload.size
         """Requests that have not ended."""
@@ -114,24 +122,30 @@ class FastEngine:
         on_step: Callable[[FastEngine, StepWork, StepTime], None] | None = None,
     ) -> Totals:
         """Play all requests to their end. Raises RuntimeError if nothing can make progress."""
-        totals, idle = self.totals, 0
+        idle = 0
         while self.left:
-            self.cache.clock = self.step_number
-            budget = policy.choose(self)
-            self._make_room(policy)
-            work = self._step(policy, budget)
-            time = self.cost.step(work)
-            totals.seconds += time.seconds
-            totals.compute += time.compute
-            totals.memory += time.memory
-            totals.steps += 1
-            totals.kv_tokens += work.kv_tokens
+            work, time = self.step(policy)
             idle = 0 if work.prefill_tokens or work.decodes else idle + 1
             if idle > 1000:
                 raise RuntimeError(f"{self.left} requests are left and the policy starts none")
             if on_step is not None:
                 on_step(self, work, time)
-        return totals
+        return self.totals
+
+    def step(self, policy: FastPolicy) -> tuple[StepWork, StepTime]:
+        """Play one step, in which nothing may happen; return what it did and its time."""
+        self.cache.clock = self.step_number
+        budget = policy.choose(self)
+        self._make_room(policy)
+        work = self._step(policy, budget)
+        time = self.cost.step(work)
+        totals = self.totals
+        totals.seconds += time.seconds
+        totals.compute += time.compute
+        totals.memory += time.memory
+        totals.steps += 1
+        totals.kv_tokens += work.kv_tokens
+        return work, time
 
     def _step(self, policy: FastPolicy, budget: int) -> StepWork:
         decodes = len(self.running)

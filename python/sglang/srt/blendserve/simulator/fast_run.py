@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from itertools import product
 
 from sglang.srt.blendserve.plan.prefix_tree import PrefixTree
-from sglang.srt.blendserve.policy.named import make_step_policy
+from sglang.srt.blendserve.policy.named import AnyStepPolicy, make_step_policy
 from sglang.srt.blendserve.policy.pace import automatic_pace
 from sglang.srt.blendserve.pool.pool_request import Tokens
 from sglang.srt.blendserve.pool.request_pool import RequestPool
 from sglang.srt.blendserve.simulator.blend_policy import BlendPolicy
 from sglang.srt.blendserve.simulator.fast import FastEngine, FastPolicy
 from sglang.srt.blendserve.simulator.machine import Machine
+from sglang.srt.blendserve.simulator.many_engines import Fleet, ManyEngines
 from sglang.srt.blendserve.simulator.options import BlendOptions, told_lengths
 from sglang.srt.blendserve.simulator.peers import (
     CHUNKS,
@@ -26,7 +28,7 @@ from sglang.srt.blendserve.simulator.peers import (
 from sglang.srt.blendserve.simulator.queue_policy import EwmaPolicy, QueuePolicy
 from sglang.srt.blendserve.simulator.result import Result
 from sglang.srt.blendserve.simulator.step_cost import StepTime, StepWork
-from sglang.srt.blendserve.simulator.window_policy import WindowPolicy
+from sglang.srt.blendserve.simulator.window_policy import FileAhead, PlanAhead, WindowPolicy
 from sglang.srt.blendserve.simulator.workload import Workload
 
 OURS = ("paper", "blendserve")
@@ -43,6 +45,8 @@ class FastRun:
     """Options of our policies, unless `run` is given others."""
     watch: Callable[[FastEngine, StepWork, StepTime], None] | None = None
     """Called after each step, if given."""
+    fleet: Fleet = field(default_factory=Fleet)
+    """Engines that our policies feed; peers have one."""
     replica: Workload = field(init=False)
     prompts: list[Tokens] = field(init=False)
     tree: PrefixTree = field(init=False)
@@ -91,32 +95,96 @@ class FastRun:
     def _blend(
         self, name: str, options: BlendOptions, progress: Callable[[int], None] | None
     ) -> Result:
-        machine = self.machine
         pace = "paper" if name == "paper" else options.pace
         if pace == "auto":
-            pace = automatic_pace(overlaps=machine.overlaps)
+            pace = automatic_pace(overlaps=self.machine.overlaps)
+        options = replace(options, pace=pace)
+        if self.fleet.engines > 1:
+            return self._many(name, options, progress)
 
         def make() -> FastPolicy:
-            pool = RequestPool(machine.cost, machine.kv_slots, rules=options.rules)
-            policy = make_step_policy(pool, pace, max_tokens=options.chunk, tuning=options.tuning)
-            told = told_lengths(self.replica, options.told)
             if options.window:
-                everything = RequestPool(machine.cost, machine.kv_slots, rules=options.rules)
-                return WindowPolicy(
-                    self.replica,
-                    self.prompts,
-                    policy,
-                    everything,
-                    options.window,
-                    told,
-                    plan_ahead=options.plan_ahead,
-                    known_ahead=options.known_ahead,
-                )
+                return self._window_policy(options, self._ahead(options))
+            told = told_lengths(self.replica, options.told)
+            step_policy, known_ahead = self._step_policy(options), options.known_ahead
             return BlendPolicy(
-                self.replica, self.prompts, policy, told, known_ahead=options.known_ahead
+                self.replica, self.prompts, step_policy, told, known_ahead=known_ahead
             )
 
         return self._play(name, make, options.chunk, progress, plan_aware=not options.lru_eviction)
+
+    def _step_policy(self, options: BlendOptions) -> AnyStepPolicy:
+        pool = RequestPool(self.machine.cost, self.machine.kv_slots, rules=options.rules)
+        return make_step_policy(pool, options.pace, max_tokens=options.chunk, tuning=options.tuning)
+
+    def _ahead(self, options: BlendOptions) -> PlanAhead | FileAhead:
+        if not options.plan_ahead:
+            return FileAhead(self.replica.size)
+        told = told_lengths(self.replica, options.told)
+        requests = BlendPolicy.make_requests(self.replica, self.prompts, told)
+        for request in requests:
+            request.job_requests = len(requests)
+        pool = RequestPool(self.machine.cost, self.machine.kv_slots, rules=options.rules)
+        return PlanAhead(requests, pool, self.fleet.engines, options.known_ahead)
+
+    def _window_policy(
+        self,
+        options: BlendOptions,
+        ahead: PlanAhead | FileAhead,
+        like: WindowPolicy | None = None,
+    ) -> WindowPolicy:
+        return WindowPolicy(
+            self.replica,
+            self.prompts,
+            self._step_policy(options),
+            ahead,
+            options.window or self.replica.size,
+            told_lengths(self.replica, options.told),
+            like=like,
+        )
+
+    def _many(
+        self, name: str, options: BlendOptions, progress: Callable[[int], None] | None
+    ) -> Result:
+        """Play a policy of ours on several engines."""
+        if not options.plan_ahead:
+            raise ValueError("several engines are fed by a plan")
+        start = time.process_time()
+        ahead = self._ahead(options)
+        assert isinstance(ahead, PlanAhead)
+        machines: list[FastEngine] = []
+        policies: list[WindowPolicy] = []
+        for _ in range(self.fleet.engines):
+            machines.append(
+                FastEngine(
+                    self.replica,
+                    self.tree,
+                    self.machine.steps,
+                    self.machine.kv_slots,
+                    plan_aware_eviction=not options.lru_eviction,
+                    like=machines[0] if machines else None,
+                )
+            )
+            like = policies[0] if policies else None
+            policies.append(self._window_policy(options, ahead, like))
+        fleet = ManyEngines(self.fleet, machines, policies, ahead)
+        ended = _Ended(progress, self.watch)
+        with _no_collection():
+            totals = fleet.run(ended.on_step)
+        spent = time.process_time() - start
+        result = Result.of(
+            name, self.whole, self.replica, self.machine, totals, spent, options.chunk
+        )
+        result.share_of_optimum /= self.fleet.engines
+        result.engines = [
+            {
+                "requests": share.requests,
+                "busy_seconds": self.machine.real_seconds(share.busy_seconds),
+                "ended_at": self.machine.real_seconds(share.ended_at),
+            }
+            for share in fleet.shares
+        ]
+        return result
 
     def _play(
         self,
@@ -135,26 +203,44 @@ class FastRun:
             self.machine.kv_slots,
             plan_aware_eviction=plan_aware,
         )
-        left = engine.left
-
-        def on_step(engine: FastEngine, work: StepWork, time: StepTime) -> None:
-            nonlocal left
-            if self.watch is not None:
-                self.watch(engine, work, time)
-            if progress is not None and engine.left != left:
-                progress(left - engine.left)
-                left = engine.left
-
-        # A run leaves no cycles of objects behind; the search for them would take a twentieth of
-        # the time.
-        collects = gc.isenabled()
-        gc.disable()
-        try:
-            policy = make()
-            totals = engine.run(policy, on_step=on_step)
-        finally:
-            if collects:
-                gc.enable()
+        ended = _Ended(progress, self.watch)
+        with _no_collection():
+            totals = engine.run(make(), on_step=ended.on_step)
         # The whole run: policy and step model are not told apart here.
         spent = time.process_time() - start
         return Result.of(name, self.whole, self.replica, self.machine, totals, spent, chunk)
+
+
+class _Ended:
+    """Tells of steps, and how many requests have ended since."""
+
+    def __init__(
+        self,
+        progress: Callable[[int], None] | None,
+        watch: Callable[[FastEngine, StepWork, StepTime], None] | None,
+    ) -> None:
+        self._progress, self._watch = progress, watch
+        self._left: dict[int, int] = {}
+
+    def on_step(self, engine: FastEngine, work: StepWork, time: StepTime) -> None:
+        """An engine has played a step."""
+        if self._watch is not None:
+            self._watch(engine, work, time)
+        if self._progress is not None:
+            before = self._left.get(id(engine), engine.size)
+            if engine.left != before:
+                self._progress(before - engine.left)
+                self._left[id(engine)] = engine.left
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Without the search for cycles of objects, of which a run leaves none behind; it would take a
+    twentieth of the time."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()

@@ -14,19 +14,37 @@ import numpy as np
 from sglang.srt.blendserve.plan.prefix_tree import PrefixTree
 
 
+class _Shape:
+    """A prefix tree as lists, whose entries are read one by one all the time."""
+
+    def __init__(self, tree: PrefixTree) -> None:
+        self.segment: list[int] = tree.segment.tolist()
+        self.depth: list[int] = tree.depth.tolist()
+        self.parent: list[int] = tree.parent.tolist()
+        leaf = np.zeros(tree.requests, dtype=np.int64)
+        leaf[tree.leaf_requests] = tree.leaf_nodes
+        self.leaf: list[int] = leaf.tolist()
+        self.paths: dict[int, list[int]] = {}
+
+
 class PrefixCacheModel:
     """The shared inner nodes of a prefix tree, cached or not, and all KV slots."""
 
-    def __init__(self, tree: PrefixTree, slots: int, *, plan_aware: bool = False) -> None:
+    def __init__(
+        self,
+        tree: PrefixTree,
+        slots: int,
+        *,
+        plan_aware: bool = False,
+        like: PrefixCacheModel | None = None,
+    ) -> None:
+        """``like``: another cache over the same tree, with which what does not change is shared."""
         self.slots = slots
         self.plan_aware = plan_aware
-        self._segment: list[int] = tree.segment.tolist()
-        self._depth: list[int] = tree.depth.tolist()
-        self._parent: list[int] = tree.parent.tolist()
-        leaf = np.zeros(tree.requests, dtype=np.int64)
-        leaf[tree.leaf_requests] = tree.leaf_nodes
-        self._leaf: list[int] = leaf.tolist()
-        self._paths: dict[int, list[int]] = {}
+        self._shape: _Shape = _Shape(tree) if like is None else like._shape
+        self._segment, self._depth = self._shape.segment, self._shape.depth
+        self._parent, self._leaf = self._shape.parent, self._shape.leaf
+        self._paths = self._shape.paths
         self._waiting: list[int] = (tree.leaf_end - tree.leaf_start).tolist()
         self._cached = np.zeros(tree.nodes, dtype=np.bool_).tolist()
         self._users = [0] * tree.nodes

@@ -38,6 +38,8 @@ class Result:
     """SGLang's ``--schedule-conservativeness``; None where its admission is not used."""
     tried: list[dict[str, float]] = field(default_factory=list)
     """``chunk``, ``conservativeness`` and ``tokens_per_second`` of each setting tried."""
+    engines: list[dict[str, float]] = field(default_factory=list)
+    """``requests``, ``busy_seconds`` and ``ended_at`` of each engine, where there are several."""
 
     @classmethod
     def of(
