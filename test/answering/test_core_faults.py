@@ -19,7 +19,7 @@ import pytest
 from both_ways import GOOD, OUTCOMES, ByRun, Way
 from scripted import ScriptedEngine
 
-from sglang.srt.blendserve.answering import loop
+from sglang.srt.blendserve.answering import line_answers, loop
 from sglang.srt.blendserve.answering.engine import Answer
 from sglang.srt.blendserve.batch_file import validation
 from sglang.srt.blendserve.batch_file.line_check import CheckedLine, Rules
@@ -42,7 +42,7 @@ def engine_that(script: Any = None) -> ScriptedEngine:
 @pytest.fixture
 def quick_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "DOUBT_SECONDS", 0.05)
-    monkeypatch.setattr(loop, "PAUSE_SECONDS", 0.02)
+    monkeypatch.setattr(line_answers, "PAUSE_SECONDS", 0.02)
 
 
 async def test_every_line_has_its_result(way: Way) -> None:
@@ -72,7 +72,9 @@ async def test_an_answer_that_cannot_be_written_is_an_error_of_its_line(way: Way
     """Half a surrogate pair, which a model may write in the arguments of a tool call."""
 
     class Half(ScriptedEngine):
-        async def execute(self, line: BatchLine, rid: str, prompts: Any = None) -> Answer:
+        async def execute(
+            self, line: BatchLine, rid: str, prompts: Any = None, engine: int | None = None
+        ) -> Answer:
             found = await super().execute(line, rid, prompts)
             if line.custom_id == BAD:
                 found.response.body["text"] = "\ud800"

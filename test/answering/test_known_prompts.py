@@ -17,7 +17,7 @@ from both_ways import GOOD, OUTCOMES, Way
 from scripted import ScriptedEngine
 from tokenizer_side import URLS, TokenizerSide
 
-from sglang.srt.blendserve.answering import loop
+from sglang.srt.blendserve.answering import line_answers, loop
 from sglang.srt.blendserve.answering.conversion import RequestConversion
 from sglang.srt.blendserve.answering.known_prompts import KnownChat
 from sglang.srt.blendserve.answering.line_source import FileOrder, SizedLine
@@ -202,7 +202,7 @@ async def test_the_engine_gets_what_a_line_knows_of_its_prompts(
 
 
 async def test_a_second_try_has_the_same_prompts(way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "PAUSE_SECONDS", 0.02)
+    monkeypatch.setattr(line_answers, "PAUSE_SECONDS", 0.02)
     monkeypatch.setattr(loop, "DOUBT_SECONDS", 0.05)
     prompts = _Prompts(monkeypatch)
     engine = ScriptedEngine(refused=frozenset({"refused"}))

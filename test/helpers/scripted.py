@@ -80,7 +80,11 @@ class ScriptedEngine:
     endpoints = frozenset((Endpoint.CHAT, Endpoint.COMPLETIONS))
 
     async def execute(
-        self, line: BatchLine, rid: str, prompts: Sequence[Tokens] | None = None
+        self,
+        line: BatchLine,
+        rid: str,
+        prompts: Sequence[Tokens] | None = None,
+        engine: int | None = None,
     ) -> Answer:
         self.executed[line.custom_id] += 1
         self.prompts[line.custom_id].append(prompts)

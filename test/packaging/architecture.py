@@ -23,7 +23,7 @@ FOLDER = Path(__file__).parents[2] / "python" / "sglang" / "srt" / "blendserve"
 ROOMS = (
     ("cli", "plugin"),
     ("server", "run", "plan_command", "convert_command", "client", "fetch_model", "simulator"),
-    ("report",),
+    ("report", "engines"),
     ("dispatch",),
     ("requests",),
     ("answering", "runtime", "guard", "tables"),

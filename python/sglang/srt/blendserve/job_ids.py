@@ -80,6 +80,18 @@ def is_sealed(rid: str) -> bool:
     return match is not None and hmac.compare_digest(match[2], _seal(match[1]))
 
 
+def sealed_again(rid: str) -> str:
+    """Return the request id of another process of ours with this process's seal.
+
+    Raises:
+        ValueError: it is not one of `make_rid`.
+    """
+    mark = parse_rid(rid)
+    if mark is None:
+        raise ValueError(f"request id {rid!r}: it has no mark of an offline job")
+    return make_rid(mark.job, mark.total, mark.index)
+
+
 def parse_rid(rid: str) -> OfflineMark | None:
     """Return the mark that ``rid`` carries, or None when it is an online request."""
     match = _RID.match(rid)

@@ -18,11 +18,27 @@ class Answer(NamedTuple):
     observation: Observation
 
 
+class EngineLost(Exception):
+    """One of several engines has died with a line in it; the others go on.
+
+    Attributes:
+        lines: how many lines were in it; 0: it was gone before the line was in it.
+    """
+
+    def __init__(self, lines: int) -> None:
+        super().__init__(f"an engine has died with {lines} lines in it")
+        self.lines = lines
+
+
 class Engine(Protocol):
     """Answers batch lines. All of it runs on one event loop."""
 
     async def execute(
-        self, line: BatchLine, rid: str, prompts: Sequence[Tokens] | None = None
+        self,
+        line: BatchLine,
+        rid: str,
+        prompts: Sequence[Tokens] | None = None,
+        engine: int | None = None,
     ) -> Answer:
         """Return the answer to a line; ``observation.aborted`` is set if it was given up.
 
@@ -31,6 +47,10 @@ class Engine(Protocol):
             rid: the request id, from `job_ids.make_rid`, by which the scheduler knows the job.
             prompts: the token ids of the line's prompts, in their order, int32 of shape (tokens,)
                 each, which are not made again then; None: not known.
+            engine: which of several engines it is for, if that one is there; None: any.
+
+        Raises:
+            EngineLost: it was in an engine that has died, of several.
         """
         ...
 

@@ -67,7 +67,11 @@ class Executor:
         self._threads = BoundedThreads(PREPARE_SECONDS)
 
     async def execute(
-        self, line: BatchLine, rid: str, prompts: Sequence[Tokens] | None = None
+        self,
+        line: BatchLine,
+        rid: str,
+        prompts: Sequence[Tokens] | None = None,
+        engine: int | None = None,
     ) -> Answer:
         """Answer ``line``; a request that is refused is an answer too, with its 4xx status.
 
@@ -80,6 +84,7 @@ class Executor:
                 line with several prompts or answers is several requests ``<rid>_...`` there.
             prompts: the token ids of the line's prompts, as `RequestConversion.convert` takes
                 them; None: not known.
+            engine: of no meaning: there is one.
         """
         from fastapi import HTTPException
 

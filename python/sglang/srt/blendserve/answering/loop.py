@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 
 from sglang.srt.blendserve.answering.disk_retry import DiskRetry
-from sglang.srt.blendserve.answering.engine import Engine
+from sglang.srt.blendserve.answering.engine import Engine, EngineLost
 from sglang.srt.blendserve.answering.job import Job, OffLoop
-from sglang.srt.blendserve.answering.line_failures import engine_died, failed
+from sglang.srt.blendserve.answering.line_answers import LineAnswers
+from sglang.srt.blendserve.answering.line_failures import engine_died
 from sglang.srt.blendserve.answering.line_source import LineSource, SizedLine
 from sglang.srt.blendserve.answering.observer import Observation
 from sglang.srt.blendserve.answering.result_log import ResultLog, refused
@@ -18,9 +19,7 @@ from sglang.srt.blendserve.answering.slots import Demand, SlotPool
 from sglang.srt.blendserve.answering.stop import Stop
 from sglang.srt.blendserve.answering.totals import JobTotals, tally_of
 from sglang.srt.blendserve.answering.turns import EngineTurns
-from sglang.srt.blendserve.batch_file.results import Response, answer
 from sglang.srt.blendserve.batch_file.types import BatchLine, LineError
-from sglang.srt.blendserve.pool.pool_request import Tokens
 from sglang.srt.blendserve.store.engine_record import EngineRecord
 from sglang.srt.blendserve.store.line_result import LineResult
 
@@ -36,17 +35,11 @@ DOUBT_SECONDS = 2.0
 """An error of the engine's own (5xx) is written down after this time, and not at all if the job
 stops meanwhile: it takes SGLang a second to notice that one of its processes has died."""
 
-PAUSE_SECONDS = 1.0
-"""Time before the second try of a request that was aborted or not taken; twice it before the third:
-a queue that was full has room again."""
-
 _ASK_AGAIN_SECONDS = 0.05
 """Time after which a source is asked again whose next lines are not known yet."""
 
 _HELD_SECONDS = 1.0
 """For so long slots are held back for a job whose next lines are being looked up."""
-
-_TRIES = 3
 
 
 class AnsweringLoop:
@@ -95,6 +88,7 @@ class AnsweringLoop:
         self.totals = totals or JobTotals()
         self._job, self._source, self._log = job, source, log
         self._engine, self._slots, self._stop = engine, slots, stop
+        self._answers = LineAnswers(job, engine, stop)
         self._turns, self._record = turns, record
         self._retry, self._off_loop, self._after_sync = retry, off_loop, after_sync
         self._reading = reading or off_loop
@@ -106,7 +100,7 @@ class AnsweringLoop:
         self._entered: set[int] = set()  # lines in the engine, as the record has it
         self._in_flight: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
-        self._said_unknown = False
+        self._outlived: set[int] = set()  # lines that were in an engine at its death, once
 
     @property
     def in_flight(self) -> int:
@@ -258,59 +252,61 @@ class AnsweringLoop:
 
     async def _answer(self, line: BatchLine, sized: SizedLine, rid: str) -> None:
         """Get the answer to a line and keep it, unless it was given up."""
+        while (lost := await self._answered_by_an_engine(line, sized, rid)) is not None:
+            if not await self._may_go_on_elsewhere(line, sized, lost):
+                return
+            sized = sized._replace(engine=None)
+
+    async def _answered_by_an_engine(
+        self, line: BatchLine, sized: SizedLine, rid: str
+    ) -> EngineLost | None:
+        """Get the answer to a line and keep it; return that its engine, one of several, has died
+        before there was one."""
         self.totals.begin()
         try:
-            response, seen = await self._execute(line, rid, self._prompts(sized))
+            response, seen = await self._answers.answer(line, rid, sized)
+        except EngineLost as lost:
+            return lost
         finally:
             self._slots.give_back(sized.size)
         doubtful = response.status_code >= 500 or (seen is not None and seen.aborted is not None)
         if doubtful and await self._stop.requested_within(DOUBT_SECONDS):
-            return  # an error that may come from being given up is no answer
-        response, data = self._write(line, rid, response)
+            return None  # an error that may come from being given up is no answer
+        response, data = self._answers.written(line, rid, response)
         tally = tally_of(response, seen)
         self._slots.meter.add(tally)
         self._keep(LineResult(line.line, tally, data), seen)
+        return None
 
-    def _prompts(self, sized: SizedLine) -> Sequence[Tokens] | None:
-        """Return the token ids of a line's prompts, None if they are not known."""
+    async def _may_go_on_elsewhere(
+        self, line: BatchLine, sized: SizedLine, lost: EngineLost
+    ) -> bool:
+        """Say, when it is its turn and there is a slot, whether another engine gets a line that was
+        in one that has died; False: it was condemned.
+
+        Engines die of machines that are taken away, too, and then all that was in them would be
+        under suspicion. So the first death of an engine that a line was in counts for nothing.
+        """
+        number = line.line
+        suspected = number in self._outlived or self._record.group(number) > 0
+        if not suspected and lost.lines:
+            self._outlived.add(number)
+        elif lost.lines:
+            condemned = self._record.lost([number], lost.lines)
+            self._entered.discard(number)
+            self._turns.leave()
+            if condemned:
+                self._keep(refused(self._job.name, engine_died(line)))
+                return False
+            await self._turns.enter(self._record.group(number))
+            self._entered.add(number)
+        await self._slots.take(sized.size, self._demand)
         try:
-            return None if sized.prompts is None else sized.prompts()
-        except Exception:  # of any kind, in the store: the engine can make the ids itself
-            if not self._said_unknown:
-                logger.exception("%s: token ids that were made are made again", self._job.label)
-            self._said_unknown = True
-            return None
-
-    def _write(self, line: BatchLine, rid: str, response: Response) -> tuple[Response, bytes]:
-        """Return a line's result as it is written, and the response that it holds."""
-        name = self._job.name
-        try:
-            return response, answer(name, line.line, line.custom_id, response).to_json()
-        except Exception as error:  # half a surrogate pair in what the model wrote, for one
-            logger.exception("%s: line %d cannot be written", self._job.label, line.line)
-            response = failed(line, rid, error)
-            return response, answer(name, line.line, line.custom_id, response).to_json()
-
-    async def _execute(
-        self, line: BatchLine, rid: str, prompts: Sequence[Tokens] | None
-    ) -> tuple[Response, Observation | None]:
-        """Return the engine's answer to a line, after at most three tries."""
-        for attempt in range(1, _TRIES + 1):
-            try:
-                found = await self._engine.execute(line, rid, prompts)
-            except Exception as error:  # of any kind: it is the result of this line alone
-                logger.exception("%s: line %d failed", self._job.label, line.line)
-                return failed(line, rid, error), None
-            aborted = found.observation.aborted
-            if aborted is None or self._stop.reason is not None:
-                break
-            logger.warning(
-                "%s: line %d was aborted (%s), try %d of %d",
-                self._job.label, line.line, aborted, attempt, _TRIES,
-            )  # fmt: skip
-            if attempt < _TRIES and await self._stop.requested_within(attempt * PAUSE_SECONDS):
-                break
-        return found
+            await self._retry.persist(lambda: self._on_record(number))
+        except BaseException:
+            self._slots.give_back(sized.size)
+            raise
+        return True
 
     def _keep(self, result: LineResult, seen: Observation | None = None) -> None:
         self._log.append([result])

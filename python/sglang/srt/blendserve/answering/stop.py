@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Literal
+from collections.abc import Coroutine
+from typing import Any, Literal
 
 StopReason = Literal[
     "cancelled", "expired", "suspended", "interrupted", "time is up", "engine died", "failed"
@@ -38,6 +39,19 @@ class Stop:
     async def wait(self) -> None:
         """Return when the job is to stop."""
         await self._requested.wait()
+
+    async def ends(self, work: Coroutine[Any, Any, None]) -> None:
+        """Await ``work``, which is cancelled when the job is to stop."""
+        working, stopping = asyncio.create_task(work), asyncio.create_task(self.wait())
+        try:
+            await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
+            if not working.done():
+                working.cancel()
+                await asyncio.wait({working})
+        if not working.cancelled():
+            working.result()
 
     async def requested_within(self, seconds: float) -> bool:
         """Wait at most ``seconds``; return whether the job is to stop."""

@@ -33,6 +33,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import shlex
 import sys
 from collections.abc import AsyncIterator
@@ -62,7 +63,7 @@ if TYPE_CHECKING:
 
     from sglang.srt.blendserve.answering.engine import Engine
     from sglang.srt.blendserve.cost.cost_model import CostModel
-    from sglang.srt.blendserve.run.offline_engine import OfflineEngine
+    from sglang.srt.blendserve.run.engines import StartedEngine
     from sglang.srt.blendserve.run.planning import RunPlanning
 
 add_arguments = flags.add_arguments
@@ -135,6 +136,8 @@ class _Run:
         self._suspects = Suspects(log.engine_record, log)
         self._totals = JobTotals()
         self._figures = RunFigures()
+        self._restarts = Restarts(args.max_engine_restarts)
+        self._threads_given = False
 
     def run(self) -> int:
         """Answer what has no result yet and report; return the exit status."""
@@ -173,8 +176,9 @@ class _Run:
 
     def _start_and_answer(self) -> None:
         """Answer, with a new engine whenever one has died as long as that leads on."""
+        self._threads_given = "OMP_NUM_THREADS" in os.environ
         has_gpu = flags.prepare_environment()
-        restarts = Restarts(self._args.max_engine_restarts)
+        restarts = self._restarts
         with self._suspects, ExitStack() as stack:
             planning = None
             while self._suspects.others(self._found.total - self._log.done):
@@ -201,7 +205,8 @@ class _Run:
         """Begin to plan over all lines, before the engine; None if that is not needed, or cannot
         be done."""
         args = self._args
-        if args.policy != POLICY or self._found.todo <= args.max_in_flight:
+        fits = self._found.todo <= args.max_in_flight and args.engines == 1
+        if args.policy != POLICY or fits:
             return None
         from sglang.srt.blendserve.run.planning import RunPlanning
 
@@ -218,30 +223,37 @@ class _Run:
             return None
 
     def _answer_with_an_engine(self, server_args: ServerArgs, planning: RunPlanning | None) -> None:
-        from sglang.srt.blendserve.answering.executor import Executor
-        from sglang.srt.blendserve.run.offline_engine import OfflineEngine
+        from sglang.srt.blendserve.run import engines
 
-        print("Starting the engine ...", file=sys.stderr, flush=True)
-        with OfflineEngine(server_args, self._deadline) as engine:
+        many = "the engine" if self._args.engines == 1 else f"{self._args.engines} engines"
+        print(f"Starting {many} ...", file=sys.stderr, flush=True)
+        with engines.start(
+            self._args,
+            server_args,
+            self._deadline,
+            lambda lines: self._restarts.lead_on(self._totals.tally.completed, lines),
+            threads_given=self._threads_given,
+        ) as engine:
             self._figures.startup_seconds += engine.startup_seconds
             self._figures.cost = self._find_cost(engine)
-            executor = Executor(
-                engine.tokenizer_manager, engine.template_manager, keep_prompts=True
-            )
+            executor = engine.executor()
             stop = Stop()
             lines = self._in_order()
             if planning is not None and self._figures.cost is not None:
-                lines = planning.lines(engine, self._figures.cost, stop)
+                lines = planning.lines(engine.fed, self._figures.cost, stop)
 
             async def work() -> None:
-                question = engine.tokenizer_manager.get_internal_state
-                async with self._figures.first_forward.watched(question, stop):
+                async with self._figures.first_forward.watched(engine.states, stop):
                     await self._answer(executor, progress, stop, lines)
 
             try:
-                with Progress(self._found.total, self._log.done) as progress:
-                    engine.run(work(), stop)
+                with Progress(
+                    self._found.total, self._log.done, standings=engine.standings
+                ) as progress:
+                    engine.answer(work(), stop)
             finally:
+                if engine.standings is not None:
+                    self._figures.answered_by = [one.answered for one in engine.standings()]
                 if planning is not None:
                     self._figures.prepare_seconds = planning.seconds
 
@@ -280,7 +292,7 @@ class _Run:
                 engine,
                 stop,
                 progress,
-                self._args.max_in_flight,
+                self._args.max_in_flight * self._args.engines,
                 record=self._suspects.record,
                 totals=self._totals,
             )
@@ -294,7 +306,7 @@ class _Run:
         if stop.reason is not None:
             raise EngineDied("The engine died; SGLang's error, if it had one, stands above.")
 
-    def _find_cost(self, engine: OfflineEngine) -> CostModel | None:
+    def _find_cost(self, engine: StartedEngine) -> CostModel | None:
         try:
             return engine.cost_model()
         except ConfigError as error:

@@ -103,10 +103,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-in-flight",
         type=_positive,
         metavar="N",
-        help="most requests in the engine at once. Under the policy blendserve, a batch of more is "
+        help="most requests in an engine at once. Under the policy blendserve, a batch of more is "
         "tokenized and planned as a whole before the engine, beside the output, and the engine "
         f"gets the requests that the plan has next (default: {WINDOW:,}; {MAX_IN_FLIGHT:,} under "
         "other policies)",
+    )
+    parser.add_argument(
+        "--engines",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="answer with N engines, fed from one plan: each gets the GPUs that --tp-size says, or "
+        "its part of the cores. One that dies gives its lines back to the others and is started "
+        "again (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--ray-address",
+        metavar="ADDRESS",
+        help="start the engines by Ray, on all machines of its cluster: auto, host:port, or local "
+        "for a cluster on this machine that ends with the run. Needs ray; model and package must "
+        "be on each machine",
     )
     parser.add_argument(
         "--max-engine-restarts",
@@ -220,7 +236,7 @@ def server_args(args: argparse.Namespace, *, has_gpu: bool) -> ServerArgs:
     if os.path.isdir(args.model_path):
         os.environ.setdefault("HF_HUB_OFFLINE", "1")  # all is here: ask nobody
     if not has_gpu:
-        argv += cpu_defaults.server_flags(args.model_path, given)
+        argv += cpu_defaults.server_flags(args.model_path, given, engines=args.engines)
     if not any(flag.partition("=")[0] == "--log-level" for flag in given):
         argv += ["--log-level", "error"]  # as `sglang.Engine` has it
     argv += given

@@ -17,6 +17,7 @@ from sglang.srt.blendserve.answering.line_source import InputScan, LineSource
 from sglang.srt.blendserve.answering.stop import Stop
 from sglang.srt.blendserve.batch_file.validation import Rules
 from sglang.srt.blendserve.cost.cost_model import CostModel
+from sglang.srt.blendserve.dispatch.fed_engine import FedEngine
 from sglang.srt.blendserve.dispatch.job_planning import JobPlanning, PlannedJob
 from sglang.srt.blendserve.requests.inputs import PlainFile
 from sglang.srt.blendserve.requests.preparation import Preparation
@@ -26,8 +27,6 @@ from sglang.srt.blendserve.run.source import BatchSource
 
 if TYPE_CHECKING:
     from sglang.srt.server_args import ServerArgs
-
-    from sglang.srt.blendserve.run.offline_engine import OfflineEngine
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +90,7 @@ class RunPlanning:
 
     @asynccontextmanager
     async def lines(
-        self, engine: OfflineEngine, cost: CostModel, stop: Stop
+        self, engine: FedEngine, cost: CostModel, stop: Stop
     ) -> AsyncIterator[LineSource]:
         """Give the lines that have no result, planned for ``engine``; in the order of the file if
         there can be no plan.
@@ -100,7 +99,7 @@ class RunPlanning:
             cost: what work costs on it.
             stop: of the run.
         """
-        planning = JobPlanning(engine.tokenizer_manager, cost)
+        planning = JobPlanning(engine, cost)
         with ExitStack() as stack:
             job = PlannedJob(
                 self._log.identity.job,

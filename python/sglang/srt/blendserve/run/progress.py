@@ -6,12 +6,15 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Sequence
 from typing import TextIO
 
 from tqdm import tqdm
 
 from sglang.srt.blendserve.dispatch.planned_lines import Standing
 from sglang.srt.blendserve.dispatch.remaining_time import RemainingTime
+from sglang.srt.blendserve.engines.engine_pool import EngineStanding
+from sglang.srt.blendserve.run.engine_lines import EngineLines
 from sglang.srt.blendserve.store.tally import Tally
 
 # tqdm's own lock is a semaphore shared with other processes, whose bookkeeper SGLang kills at the
@@ -30,8 +33,17 @@ class Progress:
     a context manager.
     """
 
-    def __init__(self, total: int, done: int, stream: TextIO = sys.stderr) -> None:
-        """Show ``total`` lines, of which an earlier run has done ``done``."""
+    def __init__(
+        self,
+        total: int,
+        done: int,
+        stream: TextIO = sys.stderr,
+        standings: Callable[[], Sequence[EngineStanding]] | None = None,
+    ) -> None:
+        """Show ``total`` lines, of which an earlier run has done ``done``.
+
+        ``standings``: returns what each of several engines does; None: there is one.
+        """
         self._total, self._before, self._stream = total, done, stream
         self._marks = deque([(time.monotonic(), 0, 0)])
         self._line_due = time.monotonic() + _LINE_SECONDS
@@ -45,12 +57,14 @@ class Progress:
             # Without tqdm's own time left, which goes by the number of requests.
             bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]",
         )
+        self._engines = EngineLines(standings, stream)
         self._left = RemainingTime()
 
     def __enter__(self) -> Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._engines.__exit__()
         self._bar.close()
 
     def show(self, tally: Tally, running: int = 0, standing: Standing | None = None) -> None:
@@ -70,6 +84,9 @@ class Progress:
         (since, *old), (_, *new) = self._marks[0], self._marks[-1]
         prefill, decode = ((b - a) / max(now - since, 1e-3) for a, b in zip(old, new, strict=True))
         parts = [f"{running} running"]
+        engines = self._engines.show()
+        if engines is not None:
+            parts.append(engines)
         if standing is not None:
             parts = [f"{standing.prepared} prepared", f"{standing.planned} planned", *parts]
         parts.append(f"prefill {prefill:.0f} tok/s, decode {decode:.0f} tok/s")

@@ -26,6 +26,7 @@ class RunFigures:
         first_forward: when the first engine's first forward pass began.
         prepare_seconds: as in `Summary`.
         stopped_early: by Ctrl-C, a signal or a time limit.
+        answered_by: as in `Summary`.
     """
 
     startup_seconds: float = 0.0
@@ -34,6 +35,7 @@ class RunFigures:
     first_forward: FirstForward = field(default_factory=FirstForward)
     prepare_seconds: float | None = None
     stopped_early: bool = False
+    answered_by: list[int] = field(default_factory=list)
 
     def summary(
         self, policy: str, requests: int, log: RunLog, totals: JobTotals, *, resumed: int
@@ -71,6 +73,7 @@ class RunFigures:
             planned_density=figures.planned_density,
             measured_density=figures.measured_density,
             note=self.note,
+            answered_by=self.answered_by,
         )
 
     def _plan_figures(self, totals: JobTotals) -> PlanFigures:

@@ -86,7 +86,11 @@ class NoEngine:
     """Stands for the engine of an input that has no valid line."""
 
     async def execute(
-        self, line: BatchLine, rid: str, prompts: Sequence[Tokens] | None = None
+        self,
+        line: BatchLine,
+        rid: str,
+        prompts: Sequence[Tokens] | None = None,
+        engine: int | None = None,
     ) -> Answer:
         """Fail: there is nothing to answer."""
         raise AssertionError(f"line {line.line} has no result but was not to be answered")

@@ -35,6 +35,7 @@ class Summary:
         prefix_sharing_optimum, planned_density, measured_density: see `PlanFigures`; None where
             they are not known, for the reason in ``note``.
         retractions: times a sequence was thrown out of the KV cache and started over.
+        answered_by: lines that each of several engines has answered; none where there is one.
     """
 
     policy: str
@@ -57,6 +58,7 @@ class Summary:
     planned_density: float | None
     measured_density: float | None
     note: str | None
+    answered_by: list[int] = field(default_factory=list)
     sglang_version: str | None = field(default_factory=releases.found)
     blendserve_version: str = __version__
 
@@ -87,5 +89,7 @@ class Summary:
              else f"{self.planned_density:.3g} planned, {self.measured_density:.3g} measured"),
             ("retractions", str(self.retractions)),
         ]  # fmt: skip
+        if self.answered_by:
+            rows.append(("engines", ", ".join(f"{one} lines" for one in self.answered_by)))
         lines = [f"{name:<15} {value}" for name, value in rows]
         return [*lines, f"{'note':<15} {self.note}"] if self.note else lines

@@ -117,7 +117,11 @@ class LaunchedEngine:
         return bool(self._manager.gracefully_exit)
 
     async def execute(
-        self, line: BatchLine, rid: str, prompts: Sequence[Tokens] | None = None
+        self,
+        line: BatchLine,
+        rid: str,
+        prompts: Sequence[Tokens] | None = None,
+        engine: int | None = None,
     ) -> Answer:
         """Return the answer to a line; ``observation.aborted`` is set if it was given up."""
         return await self._executor.execute(line, rid, prompts)

@@ -122,8 +122,27 @@ class EngineRecord:
             group: how many lines were in the engine, those of other inputs included.
             end: how it ended.
         """
+        rest = {line: self._word(line) & ~_IN for line in self.inside()}
+        return self._doubt(lines, group, end, rest)
+
+    def lost(self, lines: Iterable[int], group: int) -> list[int]:
+        """One of several engines has died with these lines in it, which are not in it any more;
+        return the condemned.
+
+        Args:
+            lines: those of this input that were in it and have no result.
+            group: how many lines were in it, those of other inputs included.
+
+        Raises:
+            OSError: it cannot be written; nothing has changed.
+        """
+        return self._doubt(lines, group, End.ENGINE_DIED, {})
+
+    def _doubt(
+        self, lines: Iterable[int], group: int, end: End, words: dict[int, int]
+    ) -> list[int]:
+        """Put lines under suspicion and write that, and other ``words``; return the condemned."""
         condemned = []
-        words = {line: self._word(line) & ~_IN for line in self.inside()}
         for line in lines:
             word = self._word(line)
             times = word >> _ALONE & _TIMES

@@ -90,13 +90,14 @@ def apply_environment(environ: MutableMapping[str, str] = os.environ) -> None:
     environ.setdefault("OMP_NUM_THREADS", str(max(1, cores - 1)))
 
 
-def server_flags(model_path: str, given: Iterable[str] = ()) -> list[str]:
+def server_flags(model_path: str, given: Iterable[str] = (), *, engines: int = 1) -> list[str]:
     """Return the flags for SGLang's server, without those that ``given`` sets already.
 
     Args:
         model_path: the model, to size the KV cache and to choose its precision (a local folder;
             else a fixed size, and SGLang's own choice).
         given: the command line so far (``--flag``, ``--flag=value``).
+        engines: how many share the machine's memory.
     """
     set_already = {flag.partition("=")[0] for flag in given}
     defaults = {
@@ -112,10 +113,11 @@ def server_flags(model_path: str, given: Iterable[str] = ()) -> list[str]:
     if (Path(model_path) / "config.json").is_file():  # else a name on a hub; it is not here yet
         spec = ModelSpec.from_folder(model_path)
         kv_bytes = spec.kv_bytes_per_token
-        if "--dtype" not in set_already and _is_faster_in_float32(spec):
+        free = _free_bytes() // engines
+        if "--dtype" not in set_already and _is_faster_in_float32(spec, free):
             defaults["--dtype"] = "float32"
             kv_bytes *= 4 / spec.dtype_bytes
-        tokens = max(1024, min(tokens, int(_MEMORY_SHARE * _free_bytes() / kv_bytes)))
+        tokens = max(1024, min(tokens, int(_MEMORY_SHARE * free / kv_bytes)))
     defaults["--max-total-tokens"] = str(tokens)
     for flag, value in defaults.items():
         if flag not in set_already:
@@ -123,11 +125,11 @@ def server_flags(model_path: str, given: Iterable[str] = ()) -> list[str]:
     return flags
 
 
-def _is_faster_in_float32(spec: ModelSpec) -> bool:
+def _is_faster_in_float32(spec: ModelSpec, free_bytes: int) -> bool:
     """Whether a 16-bit model is, on this processor, and its weights fit; a quantised one is not."""
     if spec.dtype_bytes != 2 or spec.weight_bytes < 1.9 * spec.parameters:
         return False
-    return 2 * spec.weight_bytes <= _FLOAT32_SHARE * _free_bytes() and not has_bf16_products()
+    return 2 * spec.weight_bytes <= _FLOAT32_SHARE * free_bytes and not has_bf16_products()
 
 
 def _free_bytes() -> int:
