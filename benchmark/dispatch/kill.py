@@ -1,10 +1,13 @@
 """A run whose processes are killed at random moments: nothing is lost, and nothing answered twice.
 
     python benchmark/dispatch/kill.py --kills 30 --json out.json
+    python benchmark/dispatch/kill.py --kills 30 --engines 2
+    python benchmark/dispatch/kill.py --kills 30 --engines 2 --ray
 
 The real engine with a tiny model answers a batch that is planned ahead, once undisturbed, and once
 while `kill -9` hits the planner, a worker that tokenizes, the scheduler, the detokenizer or the run
-itself, which is started again with ``--resume``. Greedy answers must be those of the first run, in
+itself, which is started again with ``--resume``. With ``--engines`` it hits whole engines, too, and
+with ``--ray`` the actors in front of them. Greedy answers must be those of the first run, in
 float32. Takes about a minute for each kill of an engine's process.
 """
 
@@ -19,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +39,14 @@ VICTIMS = {
     "worker": ("spawn_main",),
     "scheduler": ("sglang::scheduler",),
     "detokenizer": ("sglang::detokenizer",),
+    "engine": ("engines.child",),
+    "actor": ("ray::EngineActor",),
 }
 WEIGHTS = {"planner": 5, "worker": 3, "scheduler": 1, "detokenizer": 1, "run": 1}
+"""How often each is hit, of the one engine of a run, ..."""
+SEVERAL = {"engine": 1, "scheduler": 1, "run": 1}
+"""... and of several."""
+BY_RAY = {"engine": 1, "actor": 1, "run": 1}
 FLAGS = ("--max-total-tokens", "20000", "--dtype", "float32", "--random-seed", "1")
 SECONDS = 900
 """Without any progress for so long the study gives up."""
@@ -45,8 +55,9 @@ SECONDS = 900
 class Batch:
     """The batch, and the command that answers it."""
 
-    def __init__(self, folder: Path, model: Path, lines: int) -> None:
-        self.folder, self._model = folder, model
+    def __init__(self, folder: Path, model: Path, lines: int, more: Sequence[str]) -> None:
+        """``more``: flags of the runs that are disturbed."""
+        self.folder, self._model, self.more = folder, model, more
         self.input = folder / "in.jsonl"
         with self.input.open("w") as file:
             for number in range(lines):
@@ -90,19 +101,31 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--lines", type=int, default=4000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--engines", type=int, default=1)
+    parser.add_argument("--ray", action="store_true", help="engines are actors of a local cluster")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         model = write_tiny_model(folder / "model", Path(fetch("smollm2")))
-        batch = Batch(folder, model, args.lines)
+        more = [f"--engines={args.engines}", *(["--ray-address=local"] if args.ray else [])]
+        batch = Batch(folder, model, args.lines, more if args.engines > 1 else [])
         if batch.command("reference.jsonl").wait():
             print((folder / "reference.jsonl.log").read_text())
             return 1
-        kills: dict[str, int] = disturbed(batch, args.kills, random.Random(args.seed))
+        weights = (BY_RAY if args.ray else SEVERAL) if args.engines > 1 else WEIGHTS
+        rng = random.Random(args.seed)
+        kills: dict[str, int] = disturbed(batch, args.kills, weights, rng)
         found = compare(batch, args.lines)
         log = (folder / "out.jsonl.log").read_text()
-    shown = {"lines": args.lines, "seed": args.seed, "kills": kills, **found}
+    shown = {
+        "lines": args.lines,
+        "engines": args.engines,
+        "ray": args.ray,
+        "seed": args.seed,
+        "kills": kills,
+        **found,
+    }
     print(json.dumps(shown, indent=2))
     if args.json is not None:
         args.json.write_text(json.dumps(shown, indent=2) + "\n")
@@ -112,20 +135,22 @@ def main() -> int:
     return int(bool(bad))
 
 
-def disturbed(batch: Batch, kills: int, rng: random.Random) -> dict[str, int]:
+def disturbed(
+    batch: Batch, kills: int, weights: Mapping[str, int], rng: random.Random
+) -> dict[str, int]:
     """Answer the batch to its end, with so many kills on the way; return how many hit whom."""
     hit: Counter[str] = Counter()
     again: tuple[str, ...] = ()
     before, begun = 0, time.monotonic()
     while True:
-        process = batch.command("out.jsonl", *again)
+        process = batch.command("out.jsonl", *batch.more, *again)
         again = ("--resume",)
         while process.poll() is None:
             if hit.total() >= kills:
                 process.wait()
                 break
             _progress(batch, process, rng.randrange(1, 40))
-            name = rng.choices([*WEIGHTS], [*WEIGHTS.values()])[0]
+            name = rng.choices([*weights], [*weights.values()])[0]
             victim = process.pid if name == "run" else _find(process.pid, VICTIMS[name], rng)
             if victim is None or process.poll() is not None:
                 continue

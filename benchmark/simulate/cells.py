@@ -62,6 +62,8 @@ class Cell:
     """Data parallel replicas, each with a part of the requests."""
     division: str = ""
     """How the requests are divided over them (`division.DIVISIONS`)."""
+    fleet: dict[str, Any] = field(default_factory=dict)
+    """What is special about them where they are fed from one plan (`many_engines.Fleet`)."""
 
     def key(self) -> str:
         """The cell as text; equal cells have equal keys."""
@@ -117,7 +119,7 @@ def run(study: str, cells: Iterable[Cell], minutes: float | None = None) -> None
             cell.policy,
             cell.chunk,
         ]
-        what += [cell.conservativeness, cell.division, cell.options]
+        what += [cell.conservativeness, cell.division, cell.replicas, cell.fleet, cell.options]
         result = row["result"]
         print(
             f"{study} {number + 1}/{len(left)}: {' '.join(str(part) for part in what if part)}: "
@@ -154,7 +156,9 @@ def play(cell: Cell) -> dict[str, Any]:
     flags = {} if ours else {"chunks": (cell.chunk,), "conservativeness": (cell.conservativeness,)}
     options = BlendOptions.of(**cell.options)
     if cell.replicas > 1:
-        result = divided(workload, machine, cell.policy, cell.replicas, cell.division, flags)
+        result = divided(
+            workload, machine, cell.policy, cell.replicas, cell.division, flags, cell.fleet
+        )
     elif cell.simulation == "full":
         device = DeviceSpec.named(cell.device)
         full = FullRun(workload, machine, cell.model, device, cell.tp, calibration)

@@ -4,6 +4,7 @@
 arrive one by one, whatever the policy. ``sub-trees`` is the paper's section 5.5: one plan over all
 requests, cut into shares of equal compute and memory work (`partition`). Lengths are not
 known there either: 1 % of the requests are sampled first, as the policy does by itself.
+``one plan`` cuts nothing beforehand: the dispatcher feeds windows of all engines (`run --engines`).
 """
 
 from __future__ import annotations
@@ -19,11 +20,16 @@ from sglang.srt.blendserve.pool.pool_request import PoolRequest
 from sglang.srt.blendserve.pool.request_pool import RequestPool
 from sglang.srt.blendserve.simulator.fast_run import FastRun
 from sglang.srt.blendserve.simulator.machine import Machine
+from sglang.srt.blendserve.simulator.many_engines import Fleet, longest_alone
+from sglang.srt.blendserve.simulator.options import BlendOptions
 from sglang.srt.blendserve.simulator.workload import Workload
 
 Ints = NDArray[np.int64]
 
-ROUND_ROBIN, SUB_TREES = "round robin", "sub-trees"
+WINDOW = 8192
+"""Requests in an engine at most, as `run` has it."""
+
+ROUND_ROBIN, SUB_TREES, ONE_PLAN = "round robin", "sub-trees", "one plan"
 DIVISIONS = (ROUND_ROBIN, SUB_TREES)
 
 
@@ -34,12 +40,24 @@ def divided(
     replicas: int,
     division: str,
     flags: dict[str, Any],
+    fleet: dict[str, Any],
 ) -> dict[str, Any]:
     """Play ``policy`` on each of ``replicas`` machines with its part of the requests.
 
-    ``flags``: what `FastRun.run` is to try for a peer. The run takes as long as the slowest part.
-    Raises ValueError for an unknown division.
+    ``flags``: what `FastRun.run` is to try for a peer. ``fleet``: options of `Fleet`. The run takes
+    as long as the slowest part. Raises ValueError for an unknown division.
     """
+    if division == ONE_PLAN:
+        run = FastRun(workload, machine, fleet=Fleet(replicas, **fleet))
+        played = run.run(policy, options=BlendOptions(window=WINDOW)).as_dict()
+        engines = played.pop("engines")
+        alone = longest_alone(run.replica, machine)
+        return played | {
+            "seconds_of_each": [engine["ended_at"] for engine in engines],
+            "busy_of_each": [engine["busy_seconds"] for engine in engines],
+            "requests_of_each": [engine["requests"] for engine in engines],
+            "longest_alone_seconds": machine.real_seconds(alone),
+        }
     parts = shares(workload, machine, replicas, division)
     results = [FastRun(workload.take(part), machine).run(policy, **flags) for part in parts]
     prompts = np.array([int(workload.prompt_tokens[part].sum()) for part in parts])

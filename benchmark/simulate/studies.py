@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from cells import Cell, forget, run
-from division import DIVISIONS, ROUND_ROBIN
+from division import DIVISIONS, ONE_PLAN, ROUND_ROBIN, WINDOW
 
 from sglang.srt.blendserve.simulator.peers import CONSERVATIVENESS
 
@@ -470,6 +471,23 @@ def ranks() -> list[Cell]:
     ]
 
 
+FLEETS = (2, 4, 8, 64)
+
+
+def engines() -> list[Cell]:
+    """One pool of the trace with few long outputs on several engines, at measured rates: fed from
+    one plan, and divided beforehand; engines of different speed, and one that dies."""
+    whole = Cell("blendserve", "trace4", MAIN, engine="lanes", rates="tables")
+    one = replace(whole, options={"window": WINDOW})
+    return [
+        one,
+        *(replace(whole, replicas=count, division=ONE_PLAN) for count in FLEETS),
+        replace(whole, replicas=4, division=ONE_PLAN, fleet={"speeds": [1, 1, 0.5, 0.5]}),
+        replace(whole, replicas=4, division=ONE_PLAN, fleet={"dies_after": 0.5}),
+        *(replace(whole, replicas=count, division=ROUND_ROBIN) for count in FLEETS[:-1]),
+    ]
+
+
 def seeds() -> list[Cell]:
     """The main study's traces with other requests of the same kinds."""
     return [
@@ -497,6 +515,7 @@ STUDIES: dict[str, Callable[[], list[Cell]]] = {
     "models": models,
     "pool": pool,
     "ranks": ranks,
+    "engines": engines,
     "convergence": convergence,
     "scale": scale,
     "seeds": seeds,

@@ -180,6 +180,28 @@ def _ranks() -> str:
     return table(head, body)
 
 
+def _engines() -> str:
+    [one] = rows("engines", replicas=1) or [None]
+    body = []
+    for row in rows("engines"):
+        cell, result = row["cell"], row["result"]
+        count = cell["replicas"]
+        if one is None or count == 1:
+            continue
+        seconds = result["seconds_of_each"]
+        fleet = cell["fleet"]
+        strength = sum(fleet.get("speeds", [1] * count)) - 0.5 * ("dies_after" in fleet)
+        what = ", ".join(f"{name} {value}" for name, value in fleet.items())
+        alone = result.get("longest_alone_seconds")
+        at_most = strength if alone is None else min(strength, one["result"]["seconds"] / alone)
+        line = [f"{count}{', ' * bool(what)}{what}", cell["division"]]
+        line += [figure(row, "tokens_per_second", ".0f"), ratio(row, one), f"{at_most:.2f}"]
+        line += [f"{np.mean(seconds) / max(seconds):.3f}", figure(row, "prefix_sharing", ".4f")]
+        body.append(line)
+    head = ["engines", "fed", "tokens/s", "times one", "at most", "mean / longest time", "sharing"]
+    return table(head, body)
+
+
 def _gains(chunk: int | None) -> list[float]:
     """Gain over DFS at each point of the grid, per cent."""
     gains = []
@@ -314,6 +336,7 @@ STUDY_TABLES: dict[str, Callable[[], str]] = {
     "scale": _scale,
     "convergence": _convergence,
     "ranks": _ranks,
+    "engines": _engines,
     "ablations": lambda: _options("ablations", ABLATIONS, "switched off"),
     "lengths": lambda: _options("lengths", LENGTHS, "output lengths"),
     "seeds": _seeds,

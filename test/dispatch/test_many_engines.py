@@ -199,6 +199,22 @@ def test_nobody_has_room_is_not_the_end(tmp_path: Path) -> None:
     assert taken.ended
 
 
+def test_lines_that_are_put_aside_keep_nobody_else_out(tmp_path: Path) -> None:
+    """They have been in an engine that died, say, and go last; an engine that is full of them in
+    the books would get no others before."""
+    requests = [long_answer(i) for i in range(60)]
+    planner = planner_over(tmp_path, requests, 2)
+    got: list[int] = []
+    aside: list[int] = []
+    while not (
+        taken := planner.take("job", 64, News([], [], True, aside), Rooms([60] * 2, [0] * 2))
+    ).ended:
+        aside = [place.line for place in taken.places]
+        assert aside
+        got += aside
+    assert sorted(got) == [*range(1, 61)]
+
+
 def test_an_engine_that_came_back_gets_lines_again(tmp_path: Path) -> None:
     """What it had, others were given; the planner is told only that it has lost it."""
     requests = [long_answer(i) for i in range(60)]

@@ -109,6 +109,15 @@ class ScriptedEngine:
         seen = Observation(prompt_tokens=len(prompt), completion_tokens=2, cached_tokens=1)
         return Answer(Response(status_code=200, request_id=rid, body=content), seen)
 
+    def standings(self) -> Sequence[Any]:
+        return ()
+
+    async def begin(self) -> None:
+        """There is nothing to start."""
+
+    async def close(self) -> None:
+        """There is nothing to end."""
+
     def abort(self, job: str) -> None:
         for rid, work in self._running.items():
             if rid.startswith(job_prefix(job)):

@@ -81,6 +81,18 @@ def main() -> int:
     return run_command()
 
 
+def batch(rows: Any, model_path: str, **options: Any) -> Any:
+    """Answer rows with a model: dicts in, dicts out, as they are answered; or a Ray Dataset.
+
+        for row in sglang_blendserve.batch(rows, "MODEL", engines=2): ...
+
+    See `sglang.srt.blendserve.run.rows.batch`, which has all arguments.
+    """
+    from sglang.srt.blendserve.run.rows import batch as answer
+
+    return answer(rows, model_path, **options)
+
+
 def register() -> None:
     """Put the plugin into SGLang, which calls this in each of its processes.
 

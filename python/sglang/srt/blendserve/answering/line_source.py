@@ -120,6 +120,11 @@ class LineSource(Protocol):
         """
         ...
 
+    def put_aside(self, line: int) -> None:
+        """The line of that number was handed out, and goes to no engine before all others. Returns
+        at once."""
+        ...
+
     def unanswered(self) -> Iterator[BatchLine | LineError]:
         """Yield the lines that have no result, each at least once.
 
@@ -183,6 +188,9 @@ class FileOrder:
     def answered(self, line: int, output_tokens: int | None = None) -> None:
         """Forget the line of that number, which has its result; see `LineSource`."""
         self._open.pop(line, None)
+
+    def put_aside(self, line: int) -> None:
+        """Do nothing: no engine has a place for it."""
 
     def unanswered(self) -> Iterator[BatchLine | LineError]:
         """Yield the lines handed out that have no result, then those that were never read.

@@ -169,7 +169,8 @@ class AnsweringLoop:
                 elif self._record.condemned(line.line):
                     self._keep(refused(self._job.name, engine_died(line)))
                 elif self._record.group(line.line):
-                    suspects.append(sized)
+                    suspects.append(sized._replace(engine=None))
+                    self._source.put_aside(line.line)
                 else:
                     await self._pause_is_over()
                     await self._begin(line, sized)

@@ -94,6 +94,13 @@ class EngineWindows:
         self._count(held, -1)
         return held.work
 
+    def put_aside(self, rid: str) -> None:
+        """A request that was handed over takes no place in an engine for now."""
+        held = self._held.get(rid)
+        if held is not None:
+            self._count(held, -1)
+            self._held[rid] = held._replace(engine=None)
+
     def lost(self, engine: int) -> None:
         """An engine has lost all that it held, which others will be given."""
         self._windows[engine] = _Window()

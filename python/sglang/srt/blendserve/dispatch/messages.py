@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -32,11 +33,13 @@ class News(NamedTuple):
         ended: lines that have their result, with the output tokens of their answers; None where
             there is nothing to learn from.
         whole: whether the job's request store grows no more.
+        aside: lines that were handed over by plan, and are in no engine for now.
     """
 
     started: list[int]
     ended: list[tuple[int, int | None]]
     whole: bool
+    aside: Sequence[int] = ()
 
 
 class Place(NamedTuple):

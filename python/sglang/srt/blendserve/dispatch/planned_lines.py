@@ -149,6 +149,7 @@ class PlannedLines:
         self._open: dict[int, BatchLine | LineError] = {}
         self._started: list[int] = []
         self._ended: list[tuple[int, int | None]] = []
+        self._aside: list[int] = []
         self._opened = False
         self._deaths = 0
         self._open_at_the_end = 0
@@ -204,13 +205,21 @@ class PlannedLines:
     def answered(self, line: int, output_tokens: int | None) -> None:
         """Learn from a line that has its result; see `LineSource`."""
         self._open.pop(line, None)
-        place = self._engines.pop(line, None)
-        if place is not None and self._rooms is not None:
-            self._rooms.leave(place)
+        self._leave(line)
         if self._rest is not None:
             self._rest.answered(line, output_tokens)
         else:
             self._ended.append((line, output_tokens))
+
+    def put_aside(self, line: int) -> None:
+        """Keep no place in an engine for a line; see `LineSource`."""
+        self._leave(line)
+        self._aside.append(line)
+
+    def _leave(self, line: int) -> None:
+        place = self._engines.pop(line, None)
+        if place is not None and self._rooms is not None:
+            self._rooms.leave(place)
 
     def unanswered(self) -> Iterator[BatchLine | LineError]:
         """Yield the lines that have no result; see `LineSource`."""
@@ -231,13 +240,14 @@ class PlannedLines:
             return Taken([], False, 0, 0, JobWork())
         while True:
             started, ended = _all_of(self._started), _all_of(self._ended)
+            aside = _all_of(self._aside)
             try:
                 if not self._opened:
                     folder, out = self._preparation.folder, np.frombuffer(self._out, np.uint8)
                     self._planner.open(self._job, folder, out.astype(np.bool_))
                     self._opened = True
                 rooms = None if self._rooms is None else self._rooms.now()
-                news = News(started, ended, whole)
+                news = News(started, ended, whole, aside)
                 self.taken = self._planner.take(self._job, most, news, rooms)
             except PlannerDied as death:
                 self._deaths += 1

@@ -124,6 +124,8 @@ class Planner:
         plan = self._jobs[job]
         plan.whole = plan.whole or news.whole
         plan.started(news.started)
+        for line in news.aside:
+            plan.put_aside(line)
         for line, output_tokens in news.ended:
             plan.ended(line, output_tokens)
         if rooms is None:

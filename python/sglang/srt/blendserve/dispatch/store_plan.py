@@ -171,6 +171,11 @@ class StorePlan:
             for request in known:
                 self._start(request)
 
+    def put_aside(self, line: int) -> None:
+        """A line that was handed over is in no engine for now."""
+        for request in self._of_line(line):
+            self._dispatcher.windows.put_aside(request.rid)
+
     def ended(self, line: int, output_tokens: int | None) -> None:
         """A line has its result.
 

@@ -89,7 +89,7 @@ def _serve(end: socket.socket, start: Start) -> int:
         executor = Executor(
             engine.tokenizer_manager, engine.template_manager, keep_prompts=start.keep_prompts
         )
-        host = EngineHost(executor, LocalControl(engine), messages)
+        host = EngineHost(executor, LocalControl(engine.tokenizer_manager), messages)
         await stop.ends(host.serve())
 
     engine.run(serve(), stop)

@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from sglang.srt.blendserve.cost.model_config import ConfigError
 from sglang.srt.blendserve.cost.remaining_work import RemainingWork
+from sglang.srt.blendserve.dispatch.engine_cost import engine_cost_model
 from sglang.srt.blendserve.dispatch.engine_state import kv_slots, tell_beyond
 from sglang.srt.blendserve.engines.messages import EngineFacts
-
-if TYPE_CHECKING:
-    from sglang.srt.blendserve.engines.local_engine import LocalEngine
 
 States = Sequence[Mapping[str, Any]]
 
@@ -37,15 +35,15 @@ class EngineControl(Protocol):
 class LocalControl:
     """An engine in this process."""
 
-    def __init__(self, engine: LocalEngine) -> None:
-        self._engine = engine
-        self._manager = engine.tokenizer_manager
+    def __init__(self, tokenizer_manager: Any) -> None:
+        """``tokenizer_manager``: the engine's, SGLang's."""
+        self._manager = tokenizer_manager
 
     async def facts(self) -> EngineFacts:
         """Return what is known of the engine; measures a CPU for two seconds."""
         cost, why = None, None
         try:
-            cost = await asyncio.to_thread(self._engine.cost_model)
+            cost = await asyncio.to_thread(engine_cost_model, self._manager)
         except ConfigError as error:
             why = str(error)
         slots = None

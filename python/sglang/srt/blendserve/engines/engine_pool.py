@@ -24,6 +24,7 @@ from sglang.srt.blendserve.dispatch.engine_rooms import EngineRooms
 from sglang.srt.blendserve.dispatch.planner import RULES, PlannerSettings
 from sglang.srt.blendserve.engines.control import States
 from sglang.srt.blendserve.engines.link import Link
+from sglang.srt.blendserve.engines.member import Member
 from sglang.srt.blendserve.engines.messages import EngineFacts
 from sglang.srt.blendserve.engines.remote_engine import NotStarted, RemoteEngine
 from sglang.srt.blendserve.pool.pool_request import Tokens
@@ -66,6 +67,7 @@ class EnginePool:
         go_on: Callable[[int], bool],
         say: Callable[[str], None],
         watchdog_seconds: float,
+        first: Member | None = None,
     ) -> None:
         """Start nothing yet.
 
@@ -75,14 +77,20 @@ class EnginePool:
             go_on: whether an engine is to be started again that has died with so many lines in it.
             say: told of engines that come and go.
             watchdog_seconds: least time that an engine's answer to a question may take.
+            first: an engine that is there already, number 0, which others look after.
         """
         self.rooms = EngineRooms(engines, window)
         for number in range(engines):
             self.rooms.lost(number)  # until it has started
         self._start, self._go_on, self._say = start, go_on, say
         self._watchdog_seconds = watchdog_seconds
-        self._engines: list[RemoteEngine | None] = [None] * engines
+        self._engines: list[Member | None] = [None] * engines
         self._standing = [EngineStanding(False, 0, 0, 0)] * engines
+        self._given = first is not None
+        if first is not None:
+            self._engines[0] = first
+            self._standing[0] = EngineStanding(True, 0, 0, 1)
+            self.rooms.joined(0)
         self._keeping: list[asyncio.Task[None]] = []
         self._changed = asyncio.Condition()
         self._why_not: list[str] = []
@@ -96,7 +104,8 @@ class EnginePool:
             NotStarted: none has.
         """
         self._keeping = [
-            asyncio.create_task(self._keep(number)) for number in range(len(self._engines))
+            asyncio.create_task(self._keep(number))
+            for number in range(int(self._given), len(self._engines))
         ]
         async with self._changed:
             await self._changed.wait_for(lambda: self._there() or self.ended)
@@ -113,7 +122,8 @@ class EnginePool:
     @property
     def ended(self) -> bool:
         """Whether no engine is there, and none will come."""
-        return bool(self._keeping) and all(task.done() for task in self._keeping)
+        keeping = self._keeping
+        return not self._given and bool(keeping) and all(task.done() for task in keeping)
 
     @property
     def startup_seconds(self) -> float:
@@ -230,7 +240,7 @@ class EnginePool:
 
     # --- the engines ------------------------------------------------------------------------
 
-    def _there(self) -> list[RemoteEngine]:
+    def _there(self) -> list[Member]:
         return [engine for engine in self._engines if engine is not None and engine.there]
 
     async def _keep(self, number: int) -> None:
@@ -262,7 +272,7 @@ class EnginePool:
         except OSError as error:
             self._why_not.append(str(error))
             return None
-        engine = self._engines[number] = RemoteEngine(link)
+        self._engines[number] = engine = RemoteEngine(link)
         reading = asyncio.create_task(engine.read())
         try:
             try:
@@ -281,6 +291,8 @@ class EnginePool:
             self._engines[number] = None
             before = self._standing[number]
             self._standing[number] = before._replace(answered=before.answered + engine.answered)
+            if not engine.startup_seconds:  # it would not end in order before it has started
+                link.kill()
             await asyncio.shield(link.close())
             reading.cancel()
             await asyncio.wait({reading})

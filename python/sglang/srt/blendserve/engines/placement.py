@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from sglang.srt.blendserve.runtime.compat.server_args import release
 
 _NODES = Path("/sys/devices/system/node")
 
@@ -65,6 +69,30 @@ def on_gpus(engines: int, gpus_each: int, visible: Sequence[str]) -> list[Placem
         )
     own = (visible[n * gpus_each : (n + 1) * gpus_each] for n in range(engines))
     return [Placement(environment={"CUDA_VISIBLE_DEVICES": ",".join(gpus)}) for gpus in own]
+
+
+def divided(engines: int, server_args: Any, *, threads_given: bool) -> list[Placement]:
+    """Divide this machine among engines with the same settings.
+
+    Args:
+        server_args: of each, SGLang's, resolved.
+        threads_given: whether the user has said how many threads an engine on a CPU has.
+
+    Raises:
+        ValueError: there are too few cores, or GPUs.
+    """
+    fields = release.view(server_args)
+    if fields.device == "cpu":
+        return on_cores(engines, fields.tp_size, threads_given=threads_given)
+    return on_gpus(engines, fields.tp_size * fields.pp_size, visible_gpus())
+
+
+def confine(process_ids: Iterable[int], cores: Sequence[int]) -> None:
+    """Have processes that run already stay on some cores, with all their threads."""
+    for process_id in process_ids:
+        for thread in Path(f"/proc/{process_id}/task").glob("[0-9]*"):
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                os.sched_setaffinity(int(thread.name), cores)
 
 
 def visible_gpus(environ: Mapping[str, str] = os.environ) -> list[str]:

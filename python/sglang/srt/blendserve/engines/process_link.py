@@ -6,12 +6,11 @@ import asyncio
 import contextlib
 import os
 import pickle
+import signal
 import socket
 import subprocess
 import sys
 from typing import TYPE_CHECKING
-
-import psutil
 
 from sglang.srt.blendserve.engines.child import COMMAND, Start
 from sglang.srt.blendserve.engines.placement import Placement
@@ -50,6 +49,7 @@ class ProcessLink:
                     [sys.executable, "-P", "-c", COMMAND, str(theirs.fileno())],
                     pass_fds=[theirs.fileno()],
                     stdin=subprocess.DEVNULL,
+                    start_new_session=True,
                     env={**os.environ, **placement.environment},
                 )
             except OSError:
@@ -76,23 +76,14 @@ class ProcessLink:
         """End the process and those that it has started: in order if that is a matter of seconds,
         else by force. Calling it twice does nothing."""
         self._messages.close()
-        family = _family(self._process.pid)
-        _, alive = await asyncio.to_thread(psutil.wait_procs, family, _END_SECONDS)
-        for process in alive:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            await asyncio.to_thread(self._process.wait, _END_SECONDS)
+        self.kill()
         await asyncio.to_thread(self._process.wait)
 
     def kill(self) -> None:
         """End the process and those that it has started at once."""
-        for process in _family(self._process.pid):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-
-
-def _family(process_id: int) -> list[psutil.Process]:
-    try:
-        parent = psutil.Process(process_id)
-        return [parent, *parent.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return []
+        # By their group: SGLang's processes end with their parent only once they have asked for
+        # that, seconds after their start, and who has lost its parent is nobody's child.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)

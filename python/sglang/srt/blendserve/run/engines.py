@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from sglang.srt.blendserve.dispatch.engine_state import InternalState
     from sglang.srt.blendserve.dispatch.fed_engine import FedEngine
     from sglang.srt.blendserve.engines.engine_pool import EngineStanding
-    from sglang.srt.blendserve.engines.placement import Placement
     from sglang.srt.blendserve.run.pooled_engine import StartEngine
 
 
@@ -113,27 +111,16 @@ def _starter(args: argparse.Namespace, server_args: ServerArgs, threads_given: b
             return ray_starter(server_args, args.ray_address)
         except (ImportError, ConnectionError) as error:
             raise RunFailure(str(error)) from error
+    from sglang.srt.blendserve.engines import placement
     from sglang.srt.blendserve.engines.link import Link
     from sglang.srt.blendserve.engines.process_link import ProcessLink
 
-    placed = _placements(args.engines, server_args, threads_given)
+    try:
+        placed = placement.divided(args.engines, server_args, threads_given=threads_given)
+    except ValueError as error:
+        raise RunFailure(str(error)) from error
 
     async def start_engine(number: int) -> Link:
         return await ProcessLink.start(server_args, placed[number], keep_prompts=True)
 
     return start_engine
-
-
-def _placements(engines: int, server_args: ServerArgs, threads_given: bool) -> Sequence[Placement]:
-    """Divide this machine. Raises RunFailure."""
-    from sglang.srt.blendserve.engines import placement
-    from sglang.srt.blendserve.runtime.compat.server_args import release
-
-    fields = release.view(server_args)
-    try:
-        if fields.device == "cpu":
-            return placement.on_cores(engines, fields.tp_size, threads_given=threads_given)
-        gpus = placement.visible_gpus(os.environ)
-        return placement.on_gpus(engines, fields.tp_size * fields.pp_size, gpus)
-    except ValueError as error:
-        raise RunFailure(str(error)) from error

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, get_args
 
 from sglang.srt.blendserve.answering.rate_meter import Rates
 from sglang.srt.blendserve.dispatch.planned_lines import Standing
+from sglang.srt.blendserve.engines.engine_pool import EngineStanding
 from sglang.srt.blendserve.store.objects import BatchStatus
 
 STATUSES: tuple[BatchStatus, ...] = get_args(BatchStatus)
@@ -29,6 +30,7 @@ class Activity(NamedTuple):
             ``planned``, and predicted seconds of ``compute`` and of ``memory`` traffic of those
             that were not handed to the engine yet.
         planner_starts: processes started to plan them; more than one means that one has died.
+        engines: what each of several does; empty where there is one.
     """
 
     batches: dict[str, int]
@@ -39,6 +41,7 @@ class Activity(NamedTuple):
     paused: int
     planned: dict[str, float]
     planner_starts: int
+    engines: Sequence[EngineStanding] = ()
 
 
 class Gauges:
@@ -73,6 +76,10 @@ class Gauges:
             "resource",
         )
         self._starts = gauge("planner_starts", "Processes started to plan open batches.")
+        self._engines = gauge("engine_up", "Whether an engine of several is there.", "engine")
+        self._answered = gauge(
+            "engine_answered_requests", "Requests that an engine of several answered.", "engine"
+        )
 
     def show(self, activity: Activity) -> None:
         """Set all gauges."""
@@ -91,6 +98,9 @@ class Gauges:
         for resource in ("compute", "memory"):
             self._left.labels(resource).set(activity.planned[resource])
         self._starts.set(activity.planner_starts)
+        for number, engine in enumerate(activity.engines):
+            self._engines.labels(str(number)).set(engine.there)
+            self._answered.labels(str(number)).set(engine.answered)
 
 
 def planned_work(standings: Iterable[Standing]) -> dict[str, float]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from sglang.srt.blendserve.answering.line_source import LineSource
 from sglang.srt.blendserve.answering.stop import Stop
-from sglang.srt.blendserve.dispatch.fed_engine import ManagedEngine
+from sglang.srt.blendserve.dispatch.fed_engine import FedEngine
 from sglang.srt.blendserve.dispatch.job_planning import JobPlanning, PlannedJob
 from sglang.srt.blendserve.dispatch.planned_lines import Standing
 from sglang.srt.blendserve.requests.inputs import PlainFile
@@ -80,9 +80,14 @@ class BatchPlanning:
     lines from all over its file.
     """
 
-    def __init__(self, tokenizer_manager: Any) -> None:
-        """Start nothing yet; ``tokenizer_manager`` is the server's."""
-        self._manager = tokenizer_manager
+    def __init__(self, tokenizer_manager: Any, engine: FedEngine) -> None:
+        """Start nothing yet.
+
+        Args:
+            tokenizer_manager: the server's.
+            engine: the lines are for it.
+        """
+        self._manager, self._engine = tokenizer_manager, engine
         self._planning: JobPlanning | None = None
         self._turn = asyncio.Lock()
         self._asked: asyncio.Task[Mapping[str, Any] | None] | None = None
@@ -95,7 +100,7 @@ class BatchPlanning:
             folder: for its request store.
             stop: of the batch.
         """
-        planning = self._planning = self._planning or JobPlanning(ManagedEngine(self._manager))
+        planning = self._planning = self._planning or JobPlanning(self._engine)
         try:
             source = PlainFile(str(job.file))
             preparation = self._preparations[job.name] = QueuedPreparation(

@@ -43,13 +43,19 @@ class BatchSettings:
     max_requests: int = flag(MAX_LINES, "Most requests in one batch.", least=1)
     max_in_flight: int = flag(
         8192,
-        "Most requests of all batches together that are in the engine at once. The scheduler plans "
+        "Most requests of all batches together that are in an engine at once. The scheduler plans "
         "over these: more can share more prefixes, and take more memory.",
+        least=1,
+    )
+    engines: int = flag(
+        1,
+        "Engines that answer batches: the server's own, which online requests stay with, and "
+        "others in processes of their own, each with as many GPUs, or its part of the cores.",
         least=1,
     )
     max_in_flight_bytes: int = flag(
         64 * 2**20,
-        "Most bytes of request lines of all batches together that are in the engine at once.",
+        "Most bytes of request lines of all batches together that are in an engine at once.",
         least=1,
     )
 

@@ -75,7 +75,7 @@ def _before_http(
     from sglang.srt.blendserve.server.mount import mount
     from sglang.srt.blendserve.server.served_engine import LaunchedEngine
 
-    store = _open_store()
+    store, settings = _open_store(), batch_settings.current()
     end_with_the_engine(tokenizer_manager, store.directory)
     mount(
         app,
@@ -84,8 +84,10 @@ def _before_http(
             tokenizer_manager,
             template_manager,
             hangs=lambda: end_now(tokenizer_manager, store.directory),
+            engines=settings.engines,
+            window=settings.max_in_flight,
         ),
-        batch_settings.current(),
+        settings,
         metrics=server_args.enable_metrics,
     )
     logger.info("Batch API: /v1/files, /v1/batches and the page /batches")

@@ -54,6 +54,8 @@ def mount(
         async with lifespan(application) as state, AsyncExitStack() as at_end:
             # The store is closed whatever fails: its connection would keep the process alive.
             at_end.push_async_callback(store.close)
+            at_end.push_async_callback(engine.close)
+            await engine.begin()
             at_end.push_async_callback(runner.stop)
             await runner.start()
             if rules.hosts:

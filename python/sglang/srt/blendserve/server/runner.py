@@ -37,7 +37,11 @@ class Runner:
     def __init__(self, store: Store, engine: ServedEngine, settings: BatchSettings) -> None:
         self._store, self._engine = store, engine
         self._meter = RateMeter()
-        self._pool = SlotPool(settings.max_in_flight, settings.max_in_flight_bytes, self._meter)
+        self._pool = SlotPool(
+            settings.max_in_flight * settings.engines,
+            settings.max_in_flight_bytes * settings.engines,
+            self._meter,
+        )
         self._context = BatchContext(
             store,
             engine,
@@ -83,6 +87,7 @@ class Runner:
             paused=sum(record.paused for record in records),
             planned=planned_work(() if planning is None else planning.standings().values()),
             planner_starts=0 if planning is None else planning.planner_starts,
+            engines=self._engine.standings(),
         )
 
     def seconds_left(self, batch_id: str) -> float | None:

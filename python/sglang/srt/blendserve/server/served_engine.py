@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 from sglang.srt.blendserve.answering.engine import Answer, Engine
 from sglang.srt.blendserve.answering.liveness import Liveness
 from sglang.srt.blendserve.batch_file.types import BatchLine, Endpoint
+from sglang.srt.blendserve.dispatch.fed_engine import FedEngine, ManagedEngine
+from sglang.srt.blendserve.engines.engine_pool import EngineStanding
 from sglang.srt.blendserve.pool.pool_request import Tokens
 from sglang.srt.blendserve.runtime.compat.server_args import release
 from sglang.srt.blendserve.server.batch_planning import BatchPlanning
+from sglang.srt.blendserve.server.more_engines import MoreEngines
 from sglang.srt.blendserve.server.plan_view import PlanView
 
 if TYPE_CHECKING:
@@ -57,6 +60,18 @@ class ServedEngine(Engine, Protocol):
         """What plans large batches as a whole, None where nothing does."""
         ...
 
+    def standings(self) -> Sequence[EngineStanding]:
+        """Return what each of several engines does; nothing where there is one."""
+        ...
+
+    async def begin(self) -> None:
+        """Start what belongs to it besides SGLang's server."""
+        ...
+
+    async def close(self) -> None:
+        """End that."""
+        ...
+
     async def plan(self) -> PlanView | None:
         """Return the scheduler's plan over waiting offline requests, None if it has none."""
         ...
@@ -74,17 +89,29 @@ class LaunchedEngine:
         tokenizer_manager: TokenizerManager,
         template_manager: TemplateManager,
         hangs: Callable[[], None],
+        engines: int = 1,
+        window: int = 8192,
     ) -> None:
         """Use the server's own tokenizer manager and chat templates.
 
         Args:
             hangs: called when the engine does not answer any more; ends the server.
+            engines: how many answer lines of batches, this one included.
+            window: most lines in one of several.
+
+        Raises:
+            ValueError: this machine has no room for so many.
         """
         from sglang.srt.blendserve.answering.executor import Executor
 
         self._manager, self._hangs = tokenizer_manager, hangs
-        self._executor = Executor(tokenizer_manager, template_manager)
-        self.planning: BatchPlanning | None = BatchPlanning(tokenizer_manager)
+        self._executor: Engine = Executor(tokenizer_manager, template_manager)
+        self._more: MoreEngines | None = None
+        fed: FedEngine = ManagedEngine(tokenizer_manager)
+        if engines > 1:
+            self._more = MoreEngines(tokenizer_manager, self._executor, engines, window)
+            self._executor = fed = self._more.pool
+        self.planning: BatchPlanning | None = BatchPlanning(tokenizer_manager, fed)
         self._question: asyncio.Future[list[dict[str, Any]]] | None = None
 
     @property
@@ -124,11 +151,25 @@ class LaunchedEngine:
         engine: int | None = None,
     ) -> Answer:
         """Return the answer to a line; ``observation.aborted`` is set if it was given up."""
-        return await self._executor.execute(line, rid, prompts)
+        return await self._executor.execute(line, rid, prompts, engine)
 
     def abort(self, job: str) -> None:
         """Give up all requests of a job, wherever in the scheduler they are."""
         self._executor.abort(job)
+
+    def standings(self) -> Sequence[EngineStanding]:
+        """Return what each of several engines does; nothing where there is one."""
+        return () if self._more is None else self._more.pool.standings()
+
+    async def begin(self) -> None:
+        """Start the other engines."""
+        if self._more is not None:
+            await self._more.begin()
+
+    async def close(self) -> None:
+        """End the other engines."""
+        if self._more is not None:
+            await self._more.pool.close()
 
     async def plan(self) -> PlanView | None:
         """Return the scheduler's plan over waiting offline requests, None if it has none."""

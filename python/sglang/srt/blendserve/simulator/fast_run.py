@@ -27,6 +27,7 @@ from sglang.srt.blendserve.simulator.peers import (
 )
 from sglang.srt.blendserve.simulator.queue_policy import EwmaPolicy, QueuePolicy
 from sglang.srt.blendserve.simulator.result import Result
+from sglang.srt.blendserve.simulator.round_robin import dealt, together
 from sglang.srt.blendserve.simulator.step_cost import StepTime, StepWork
 from sglang.srt.blendserve.simulator.window_policy import FileAhead, PlanAhead, WindowPolicy
 from sglang.srt.blendserve.simulator.workload import Workload
@@ -46,7 +47,8 @@ class FastRun:
     watch: Callable[[FastEngine, StepWork, StepTime], None] | None = None
     """Called after each step, if given."""
     fleet: Fleet = field(default_factory=Fleet)
-    """Engines that our policies feed; peers have one."""
+    """Engines that our policies feed from one plan. Peers have as many, which get the requests in
+    turn."""
     replica: Workload = field(init=False)
     prompts: list[Tokens] = field(init=False)
     tree: PrefixTree = field(init=False)
@@ -71,8 +73,16 @@ class FastRun:
         """
         if policy in OURS:
             return self._blend(policy, options or self.options, progress)
-        settings = product(chunks, conservativeness)
-        return Result.best([self._peer(policy, c, share, progress) for c, share in settings])
+        settings = [*product(chunks, conservativeness)]
+        if self.fleet.engines == 1:
+            return Result.best([self._peer(policy, c, share, progress) for c, share in settings])
+        parts = [self.whole.take(part) for part in dealt(self.whole.size, self.fleet.engines)]
+        runs = [FastRun(part, self.machine) for part in parts]
+        tried = []
+        for setting in settings:
+            each = [run._peer(policy, *setting, progress) for run in runs]
+            tried.append(together(self.whole, parts, each))
+        return Result.best(tried)
 
     def _peer(
         self,

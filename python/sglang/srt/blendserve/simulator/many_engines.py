@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from sglang.srt.blendserve.simulator.fast import FastEngine, Totals
+from sglang.srt.blendserve.simulator.machine import Machine
 from sglang.srt.blendserve.simulator.step_cost import StepTime, StepWork
 from sglang.srt.blendserve.simulator.window_policy import PlanAhead, WindowPolicy
+from sglang.srt.blendserve.simulator.workload import Workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,25 @@ class Fleet:
     def speed(self, engine: int) -> float:
         """Return that of an engine."""
         return self.speeds[min(engine, len(self.speeds) - 1)]
+
+
+def longest_alone(workload: Workload, machine: Machine) -> float:
+    """Return how long the request with the longest output takes alone on an engine, seconds of the
+    replica: no number of engines is faster.
+
+    Args:
+        workload: the replica.
+    """
+    request = int(workload.output_tokens.argmax())
+    prompt, output = (
+        int(tokens[request]) for tokens in (workload.prompt_tokens, workload.output_tokens)
+    )
+    steps = max(output // 64, 1)
+    each = (
+        machine.steps.step(StepWork(0, 0.0, 0, 1, prompt + done)).seconds
+        for done in range(0, output, steps)
+    )
+    return sum(each) * steps
 
 
 @dataclass(slots=True)

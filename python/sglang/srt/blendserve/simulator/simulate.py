@@ -28,6 +28,7 @@ from sglang.srt.blendserve.simulator.full_run import FullRun
 from sglang.srt.blendserve.simulator.kinds import make_workload, ordered
 from sglang.srt.blendserve.simulator.length_traces import WorkloadError
 from sglang.srt.blendserve.simulator.machine import Machine
+from sglang.srt.blendserve.simulator.many_engines import Fleet
 from sglang.srt.blendserve.simulator.options import BlendOptions
 from sglang.srt.blendserve.simulator.peer_flags import PeerFlags
 from sglang.srt.blendserve.simulator.recipe import from_files, reference_cost
@@ -88,7 +89,9 @@ def _simulate(args: argparse.Namespace) -> int:
     if args.fast:
         if args.separate_prefill:
             raise ValueError("--separate-prefill: the step model always mixes; leave out --fast")
-        runner = FastRun(workload, machine, options)
+        runner = FastRun(workload, machine, options, fleet=Fleet(args.engines))
+    elif args.engines != 1:
+        raise ValueError("--engines: several are simulated on the step model alone; add --fast")
     else:
         runner = FullRun(workload, machine, args.model, device, args.tp, calibration, options)
         runner.mixed = not args.separate_prefill
@@ -165,6 +168,7 @@ def describe_machine(args: argparse.Namespace, machine: Machine) -> dict[str, An
         "rates": machine.rates,
         "rates_source": rates_source(args, machine),
         "scale": args.scale,
+        "engines": args.engines,
         "kv_slots": machine.kv_slots,
         "simulation": "fast step model" if args.fast else "SGLang scheduler",
     }

@@ -85,6 +85,14 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
         help="tables: measured kernel times. peaks: the data sheet's (default: tables where there "
         "are some of the device for the model)",
     )
+    parser.add_argument(
+        "--engines",
+        type=int,
+        default=1,
+        metavar="N",
+        help="so many of these engines: blendserve feeds them from one plan, as `run --engines`, "
+        "and peers give them requests in turn, as SGLang's --dp-size (--fast only; default: 1)",
+    )
     parser.add_argument("--kv-slots", type=int, help="KV cache, tokens (default: what fits)")
     parser.add_argument("--calibration", type=Path, help="file written by `calibrate`")
     parser.add_argument(

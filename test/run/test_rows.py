@@ -1,0 +1,88 @@
+"""Rows in, rows out: `sglang_blendserve.batch` with a real engine, and on a real Ray.
+
+pytest test/run/test_rows.py -m engine
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from run_process import ENGINE_FLAGS
+
+import sglang_blendserve
+from sglang.srt.blendserve.run.rows import BatchFailed
+
+pytestmark = pytest.mark.engine
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", "1"))
+
+
+def rows() -> Iterator[dict[str, Any]]:
+    for number in range(12):
+        yield {"prompt": f"Number {number} is", "max_tokens": 3, "temperature": 0, "mine": number}
+    yield {"max_tokens": 3, "mine": "nothing to answer"}
+    yield {"prompt": "Same name", "max_tokens": 2, "custom_id": "a", "mine": object}
+    yield {"prompt": "Same name", "max_tokens": 2, "custom_id": "a", "mine": object}
+
+
+def test_rows_come_back_with_what_was_in_them(tiny_model: Path) -> None:
+    given = [*rows()]
+    got = [*sglang_blendserve.batch(rows(), str(tiny_model), flags=ENGINE_FLAGS)]
+    assert len(got) == len(given)
+    by_prompt = {row["mine"]: row for row in got if row["mine"] is not object}
+    for row in given[:12]:
+        answered = by_prompt[row["mine"]]
+        assert {name: answered[name] for name in row} == row
+        assert (answered["status_code"], answered["completion_tokens"]) == (200, 3)
+        assert answered["text"]
+    refused = by_prompt["nothing to answer"]
+    assert refused["text"] is None
+    assert refused["error_code"] == "missing_required_parameter"
+    both = [row for row in got if row["mine"] is object]  # names are the caller's own
+    assert [row["custom_id"] for row in both] == ["a", "a"]
+    assert both[0]["text"] == both[1]["text"]
+
+
+def test_no_rows_need_no_engine() -> None:
+    assert [*sglang_blendserve.batch([], "no such model")] == []
+
+
+def test_what_does_not_start_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(BatchFailed, match=r"1 rows were not answered: .* status 1"):
+        next(sglang_blendserve.batch([{"prompt": "x"}], f"{tmp_path}/none"))
+
+
+def test_who_stops_early_ends_the_engine(tiny_model: Path) -> None:
+    many = ({"prompt": f"{n}", "max_tokens": 200, "ignore_eos": True} for n in range(400))
+    answers = sglang_blendserve.batch(many, str(tiny_model), flags=ENGINE_FLAGS)
+    next(answers)
+    children = psutil.Process().children(recursive=True)
+    assert any("scheduler" in " ".join(child.cmdline()) for child in children)
+    answers.close()
+    _, left = psutil.wait_procs(children, timeout=30)
+    assert not [one for one in left if "resource_tracker" not in " ".join(one.cmdline())]
+
+
+def test_a_stage_of_ray_data(tiny_model: Path) -> None:
+    ray = pytest.importorskip("ray")
+    ray.init(
+        num_cpus=3, include_dashboard=False, _node_ip_address="127.0.0.1", logging_level="warning"
+    )
+    try:
+        given = [{"prompt": f"Number {n} is", "max_tokens": 3, "key": n} for n in range(12)]
+        answered = sglang_blendserve.batch(
+            ray.data.from_items(given), str(tiny_model), engines=2, flags=ENGINE_FLAGS
+        )
+        got = answered.filter(lambda row: row["status_code"] == 200).take_all()
+        assert sorted(row["key"] for row in got) == [*range(12)]
+        assert all(row["completion_tokens"] == 3 for row in got)
+    finally:
+        ray.shutdown()
