@@ -71,11 +71,10 @@ def test_who_stops_early_ends_the_engine(tiny_model: Path) -> None:
     assert not [one for one in left if "resource_tracker" not in " ".join(one.cmdline())]
 
 
-def test_a_stage_of_ray_data(tiny_model: Path) -> None:
+def test_a_stage_of_ray_data(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # it listens on the loopback
     ray = pytest.importorskip("ray")
-    ray.init(
-        num_cpus=3, include_dashboard=False, _node_ip_address="127.0.0.1", logging_level="warning"
-    )
+    ray.init(num_cpus=3, include_dashboard=False, logging_level="warning")
     try:
         given = [{"prompt": f"Number {n} is", "max_tokens": 3, "key": n} for n in range(12)]
         answered = sglang_blendserve.batch(

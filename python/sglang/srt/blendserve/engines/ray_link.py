@@ -159,17 +159,16 @@ def ray_starter(server_args: ServerArgs, address: str) -> Callable[[int], Awaita
         ImportError: Ray is not installed.
         ConnectionError: there is no such cluster.
     """
+    here = address == _LOCAL
+    if here:
+        # A cluster of the run's own is for nobody else, so it listens on the loopback. A node
+        # address of 127.0.0.1 does not do it: Ray takes the machine's own for it, and listens on
+        # all. What it calls a cluster on Windows or OSX is one of several machines, on any system.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     ray = _ray()
     if not ray.is_initialized():
-        here = address == _LOCAL
-        # A cluster of the run's own is for nobody else: it listens on the loopback, and has no
-        # dashboard.
-        own = {"_node_ip_address": "127.0.0.1", "include_dashboard": False}
-        ray.init(
-            address=None if here else address,
-            logging_level="warning",
-            **(own if here else {}),
-        )
+        own = {"include_dashboard": False} if here else {"address": address}
+        ray.init(logging_level="warning", **own)
     fields = release.view(server_args)
     gpus = 0 if fields.device == "cpu" else fields.tp_size * fields.pp_size
     environment = {
