@@ -139,9 +139,7 @@ async def measure(folder: Path, lines: int, engines: int) -> dict[str, Any]:
         children.append(await Child.start())
         return children[-1]
 
-    pool = EnginePool(
-        start, engines, WINDOW, go_on=lambda _: False, say=print, watchdog_seconds=60.0
-    )
+    pool = EnginePool(start, engines, WINDOW, restarts=0, say=print, watchdog_seconds=60.0)
     stop = Stop()
     with (
         BatchSource(str(folder / "in.jsonl"), rules) as source,

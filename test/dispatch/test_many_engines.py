@@ -133,6 +133,15 @@ def test_an_engine_with_more_than_fits_gets_at_most_its_share_of_what_is_left() 
     assert windows.next_engine([5, 4], little) == 0
 
 
+def test_an_engine_that_has_nothing_to_do_gets_more_whatever_it_holds_in_the_books() -> None:
+    windows = EngineWindows(2, 1000)
+    for number in range(2):
+        windows.add(str(number), held(number, 10.0, 5000.0))
+    nothing = RemainingWork(0.0, 0.0)
+    assert windows.next_engine([5, 5], nothing, [False, False]) is None
+    assert windows.next_engine([5, 5], nothing, [False, True]) == 1
+
+
 def test_the_engine_with_most_room_is_next() -> None:
     windows = EngineWindows(3, 1000)
     assert windows.next_engine([3, 9, 9], RemainingWork(1.0, 1.0)) == 1

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from pools import COST
 from sglang.srt.blendserve.answering.line_source import SizedLine
 from sglang.srt.blendserve.batch_file.types import BatchLine
 from sglang.srt.blendserve.dispatch import planned_lines, planner_client
+from sglang.srt.blendserve.dispatch.engine_rooms import EngineRooms
 from sglang.srt.blendserve.dispatch.first_lines import read_bytes
 from sglang.srt.blendserve.dispatch.messages import Place
 from sglang.srt.blendserve.dispatch.planned_lines import FIRST_LINES, PlannedLines
@@ -392,3 +394,25 @@ def test_a_planner_hears_of_what_ends_while_no_line_is_asked_for(
     assert (lines.standing.share or 0.0) > before
     lines.paused = False
     assert sorted([*out, *drain(lines)]) == [*range(1, 601)]
+
+
+def test_a_job_that_ends_leaves_its_places_in_engines_to_others(tmp_path: Path) -> None:
+    """Whatever way: its lines have a result, are put aside, or are never answered."""
+    given = PlannedInput(tmp_path, [long_answer(i) for i in range(60)])
+    given.prepare()
+    rooms = EngineRooms(2, 40)
+    with PlannerClient(replace(SETTINGS, engines=2)) as planner:
+        lines = given.lines(planner, rooms)
+        handed = []
+        while not handed:
+            handed = lines.next_lines() or []
+        handed += lines.next_lines() or []
+        assert {one.engine for one in handed} == {0, 1}
+        assert sum(rooms.now().free) == 80 - len(handed)
+        lines.answered(handed[0].line.line, 3)
+        lines.put_aside(handed[1].line.line)
+        assert sum(rooms.now().free) == 80 - len(handed) + 2
+        lines.close()
+        assert rooms.now().free == [40, 40]
+        assert lines.next_lines()  # a call that nobody waits for any more
+        assert rooms.now().free == [40, 40]

@@ -152,7 +152,7 @@ async def test_an_engine_that_comes_late_gets_lines(tmp_path: Path) -> None:
 
     engines = Late(2, script)
     running = asyncio.create_task(run_over(engines, tmp_path))
-    while not gates or len(gates[0].came) < 16:  # both windows' worth of lines wait
+    while not gates or len(gates[0].came) < 8:  # a window's worth is in it, and as many wait
         await asyncio.sleep(0.01)
     late.set()
     while len(gates) < 2:
@@ -186,15 +186,16 @@ async def test_an_engine_that_answers_no_question_counts_as_dead(tmp_path: Path)
 
 async def test_without_any_engine_the_job_stops(tmp_path: Path) -> None:
     given(tmp_path)
-    engines = Engines(2, lambda engine: OneDeath(engine, 1))
-    await run_over(engines, tmp_path, restarts=0)
+    engines = Engines(1, lambda engine: OneDeath(engine, 1), restarts=0)
+    log = await run_over(engines, tmp_path)
     assert not results(tmp_path / "out.jsonl")
     assert engines.pool.ended
+    assert not log.engine_record.exists()  # and nobody is to blame
 
 
 async def test_who_waits_for_an_answer_is_told_how_many_lines_were_in_the_engine() -> None:
     gate = Held()
-    engines = Engines(1, lambda engine: gate, go_on=lambda lines: False)
+    engines = Engines(1, lambda engine: gate, restarts=0)
     await engines.pool.begin()
     waiting = [asyncio.create_task(engines.pool.execute(*request(n))) for n in range(1, 4)]
     while len(gate.came) < 3:
@@ -206,7 +207,7 @@ async def test_who_waits_for_an_answer_is_told_how_many_lines_were_in_the_engine
 
 
 async def test_a_line_goes_to_the_engine_that_it_is_for_if_that_is_there() -> None:
-    engines = Engines(2, go_on=lambda lines: False)
+    engines = Engines(2, restarts=0)
     await engines.pool.begin()
     while not all(standing.there for standing in engines.pool.standings()):
         await asyncio.sleep(0.01)
@@ -247,6 +248,50 @@ async def test_an_error_in_an_engine_is_that_of_the_line() -> None:
     with pytest.raises(RuntimeError, match=r"^no more$"):
         await engines.pool.execute(*request())
     await engines.pool.close()
+
+
+async def test_a_line_that_nobody_waits_for_is_given_up_where_it_is() -> None:
+    gate = Held()
+    engines = Engines(1, lambda engine: gate)
+    await engines.pool.begin()
+    waiting = asyncio.create_task(engines.pool.execute(*request()))
+    while not gate.came:
+        await asyncio.sleep(0.01)
+    waiting.cancel()
+    [[engine]] = engines.made
+    while engine.engine._running:
+        await asyncio.sleep(0.01)
+    await engines.pool.close()
+
+
+async def test_facts_come_from_an_engine_that_lives() -> None:
+    engines = Engines(2, restarts=0)
+    await engines.pool.begin()
+    while not all(standing.there for standing in engines.pool.standings()):
+        await asyncio.sleep(0.01)
+    [[first], [_]] = engines.made
+
+    async def dies() -> Any:
+        first.kill()
+        await asyncio.Event().wait()
+
+    first.facts = dies  # type: ignore[method-assign]
+    assert (await engines.pool.planner_settings(Stop(), None)).kv_slots == 4000
+    await engines.pool.close()
+
+
+async def test_each_engine_has_deaths_of_its_own(tmp_path: Path) -> None:
+    """A machine with several engines goes: all of them are started again."""
+    names = given(tmp_path)
+    deaths = iter([3, 3, 3])
+
+    def script(engine: LinkedEngine) -> Script:
+        return OneDeath(engine, next(deaths, 1 << 30))
+
+    engines = Engines(3, script, restarts=1)
+    await run_over(engines, tmp_path)
+    assert sorted(results(tmp_path / "out.jsonl")) == sorted(names)
+    assert [len(of_number) for of_number in engines.made] == [2, 2, 2]
 
 
 async def test_plans_are_made_for_all_engines_which_share_what_waits() -> None:

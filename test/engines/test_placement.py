@@ -51,14 +51,14 @@ def test_every_core_belongs_to_one_engine() -> None:
 
 @pytest.mark.usefixtures("cores")
 def test_more_engines_than_cores_are_refused() -> None:
-    with pytest.raises(ValueError, match="--engines 9: there are 8 cores"):
+    with pytest.raises(ValueError, match="9 engines: there are 8 cores"):
         placement.on_cores(9, 1, threads_given=False)
 
 
 def test_gpus_by_number_or_id() -> None:
     placed = placement.on_gpus(2, 2, ["0", "3", "GPU-a", "GPU-b"])
     assert [one.environment["CUDA_VISIBLE_DEVICES"] for one in placed] == ["0,3", "GPU-a,GPU-b"]
-    with pytest.raises(ValueError, match="--engines 3 of 2 GPUs each: 6 are needed, and 4"):
+    with pytest.raises(ValueError, match="3 engines of 2 GPUs each: 6 are needed, and 4"):
         placement.on_gpus(3, 2, ["0", "1", "2", "3"])
 
 

@@ -25,7 +25,7 @@ from sglang.srt.blendserve.engines.messages import EngineFacts
 from sglang.srt.blendserve.run.run_log import Identity, RunLog
 from sglang.srt.blendserve.run.run_loop import answering_loop
 from sglang.srt.blendserve.run.source import BatchSource
-from sglang.srt.blendserve.run.suspects import Restarts, Suspects
+from sglang.srt.blendserve.run.suspects import Suspects
 
 FACTS = EngineFacts(kv_slots=4000, most_tokens=4096, keep_sharing=0.9, cost=COST)
 
@@ -103,7 +103,7 @@ class Engines:
         script: Callable[[LinkedEngine], Script] = lambda engine: at_once,
         *,
         fault: Callable[[int, int], str | None] = lambda number, start: None,
-        go_on: Callable[[int], bool] = lambda lines: True,
+        restarts: int = 3,
         window: int = 8,
         watchdog_seconds: float = 60.0,
     ) -> None:
@@ -113,7 +113,7 @@ class Engines:
         self._script, self._fault = script, fault
         self.pool = EnginePool(
             self._start, count, window,
-            go_on=go_on, say=self.said.append, watchdog_seconds=watchdog_seconds,
+            restarts=restarts, say=self.said.append, watchdog_seconds=watchdog_seconds,
         )  # fmt: skip
 
     async def _start(self, number: int) -> LinkedEngine:
@@ -130,7 +130,7 @@ class Engines:
         return sum((one.engine.executed for all in self.made for one in all), Counter())
 
 
-async def run_over(engines: Engines, folder: Path, restarts: int = 3) -> RunLog:
+async def run_over(engines: Engines, folder: Path) -> RunLog:
     """Answer ``in.jsonl`` of a folder as `run` does, file order; return the log of results."""
     files = folder / "out.jsonl", folder / "errors.jsonl"
     with BatchSource(str(folder / "in.jsonl"), Rules()) as source, RunLog(*files) as log:
@@ -138,8 +138,6 @@ async def run_over(engines: Engines, folder: Path, restarts: int = 3) -> RunLog:
         log.begin(Identity("job", source.digest, "model"))
         with Suspects(log.engine_record, log) as suspects, source.lines(log.__contains__) as lines:
             stop, many = Stop(), len(engines.made)
-            budget = Restarts(restarts)
-            engines.pool._go_on = lambda lost: budget.lead_on(loop.totals.tally.completed, lost)
             loop = answering_loop(
                 log, lines, found, engines.pool, stop, None, 8 * many, record=suspects.record
             )

@@ -11,6 +11,7 @@ import numpy as np
 
 from sglang.srt.blendserve.answering.line_source import FileOrder, scan
 from sglang.srt.blendserve.batch_file.validation import Rules, parse_lines
+from sglang.srt.blendserve.dispatch.engine_rooms import EngineRooms
 from sglang.srt.blendserve.dispatch.planned_lines import PlannedLines
 from sglang.srt.blendserve.dispatch.planner_client import PlannerClient
 from sglang.srt.blendserve.requests.columns import COLUMNS, ColumnWriter, Flag
@@ -100,7 +101,7 @@ class PlannedInput:
             raise self.failure
         return self.whole
 
-    def lines(self, planner: PlannerClient) -> PlannedLines:
+    def lines(self, planner: PlannerClient, rooms: EngineRooms | None = None) -> PlannedLines:
         """The lines that have no result, by plan."""
         with self.file.open("rb") as file:
             found = scan(parse_lines(file, Rules()))
@@ -113,6 +114,7 @@ class PlannedInput:
             has_result=self.answered.__contains__,
             bad=found.bad_lines,
             file_order=self._file_order,
+            rooms=rooms,
         )
 
     def _file_order(self, leave_out: object) -> FileOrder:

@@ -6,6 +6,8 @@ pytest test/run/test_rows.py -m engine
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,8 +31,9 @@ def rows() -> Iterator[dict[str, Any]]:
     for number in range(12):
         yield {"prompt": f"Number {number} is", "max_tokens": 3, "temperature": 0, "mine": number}
     yield {"max_tokens": 3, "mine": "nothing to answer"}
-    yield {"prompt": "Same name", "max_tokens": 2, "custom_id": "a", "mine": object}
-    yield {"prompt": "Same name", "max_tokens": 2, "custom_id": "a", "mine": object}
+    for _ in range(2):
+        same = {"prompt": "Same name", "max_tokens": 2, "temperature": 0}
+        yield same | {"custom_id": "a", "mine": object}
 
 
 def test_rows_come_back_with_what_was_in_them(tiny_model: Path) -> None:
@@ -53,6 +56,37 @@ def test_rows_come_back_with_what_was_in_them(tiny_model: Path) -> None:
 
 def test_no_rows_need_no_engine() -> None:
     assert [*sglang_blendserve.batch([], "no such model")] == []
+
+
+def test_a_column_that_the_answer_has_too_is_refused() -> None:
+    rows = [{"prompt": "x", "text": "mine"}]
+    with pytest.raises(ValueError, match="row 0 has a column text, as its answer will have"):
+        next(sglang_blendserve.batch(rows, "no such model"))
+
+
+def test_a_row_that_is_too_long_is_its_own_error(tiny_model: Path) -> None:
+    rows = [{"prompt": "x" * 33_000_000, "mine": 1}]
+    [row] = sglang_blendserve.batch(rows, str(tiny_model), flags=ENGINE_FLAGS)
+    assert (row["mine"], row["error_code"]) == (1, "line_too_long")
+
+
+def test_the_run_ends_with_who_started_it(tmp_path: Path, tiny_model: Path) -> None:
+    """Killed, it tells nobody."""
+    script = (
+        "import sglang_blendserve as b\n"
+        "many = ({'prompt': str(n), 'max_tokens': 200, 'ignore_eos': True} for n in range(400))\n"
+        f"flags = {ENGINE_FLAGS!r}\n"
+        f"for row in b.batch(many, {str(tiny_model)!r}, flags=flags): print('row', flush=True)\n"
+    )
+    caller = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+    assert caller.stdout is not None
+    assert caller.stdout.readline()
+    family = psutil.Process(caller.pid).children(recursive=True)
+    assert len(family) >= 3
+    caller.kill()
+    caller.wait()
+    _, left = psutil.wait_procs(family, timeout=60)
+    assert not left
 
 
 def test_what_does_not_start_is_an_error(tmp_path: Path) -> None:

@@ -225,8 +225,12 @@ class AnsweringLoop:
     async def _on_record(self, line: int) -> None:
         self._record.enter(line)
 
+    async def _on_record_lost(self, line: int, lines: int) -> list[int]:
+        return self._record.lost([line], lines)
+
     def _leave_the_rest(self) -> None:
-        """The job stops: lines without a result have left the engine, unless it has died."""
+        """The job stops: lines without a result have left the engine, unless it has died. Those of
+        several engines have been told so, one by one."""
         left, self._entered = self._entered, set()
         if self._stop.reason != "engine died":
             try:
@@ -254,6 +258,8 @@ class AnsweringLoop:
     async def _answer(self, line: BatchLine, sized: SizedLine, rid: str) -> None:
         """Get the answer to a line and keep it, unless it was given up."""
         while (lost := await self._answered_by_an_engine(line, sized, rid)) is not None:
+            if self._stop.reason is not None:
+                return
             if not await self._may_go_on_elsewhere(line, sized, lost):
                 return
             sized = sized._replace(engine=None)
@@ -293,7 +299,7 @@ class AnsweringLoop:
         if not suspected and lost.lines:
             self._outlived.add(number)
         elif lost.lines:
-            condemned = self._record.lost([number], lost.lines)
+            condemned = await self._retry.persist(lambda: self._on_record_lost(number, lost.lines))
             self._entered.discard(number)
             self._turns.leave()
             if condemned:
@@ -346,7 +352,7 @@ class AnsweringLoop:
         self._stop.request("failed")  # unless it stops for another reason
         deadline = asyncio.get_running_loop().time() + ABORT_SECONDS
         while self._in_flight and asyncio.get_running_loop().time() < deadline:
-            if self._stop.reason == "engine died":
+            if self._stop.reason in ("engine died", "no engine"):
                 break
             # Again and again: a request still being tokenized reaches the scheduler afterwards.
             self._engine.abort(self._job.name)

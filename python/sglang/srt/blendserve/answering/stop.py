@@ -7,8 +7,9 @@ from collections.abc import Coroutine
 from typing import Any, Literal
 
 StopReason = Literal[
-    "cancelled", "expired", "suspended", "interrupted", "time is up", "engine died", "failed"
-]
+    "cancelled", "expired", "suspended", "interrupted", "time is up", "engine died", "no engine",
+    "failed",
+]  # fmt: skip
 
 
 class Stopped(Exception):

@@ -67,13 +67,14 @@ class Dispatcher:
         self._orders: dict[str, DividedOrder] = {}
         self._samples: dict[str, list[PoolRequest]] = {}
 
-    def next_engine(self, rooms: Sequence[int]) -> int | None:
+    def next_engine(self, rooms: Sequence[int], idle: Sequence[bool] = ()) -> int | None:
         """Return the engine that gets the next requests; None: none may have more now.
 
         Args:
             rooms: how many requests each may still get; below 0: it is not there.
+            idle: whether each has nothing to do.
         """
-        return self.windows.next_engine(rooms, self.pool.current.rest)
+        return self.windows.next_engine(rooms, self.pool.current.rest, idle)
 
     def hand_over(self, job: str, engine: int = 0) -> PoolRequest | None:
         """Return the next request of ``job`` for the window of an engine, which counts as started;

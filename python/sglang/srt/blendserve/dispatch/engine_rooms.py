@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 
@@ -12,10 +13,12 @@ class Rooms(NamedTuple):
     Attributes:
         free: lines that each may still get; below 0: it is not there.
         losses: how often each has lost all that it had.
+        idle: whether each has nothing to do, whatever it was handed; empty: not known.
     """
 
     free: list[int]
     losses: list[int]
+    idle: Sequence[bool] = ()
 
 
 class Place(NamedTuple):
@@ -39,6 +42,10 @@ class EngineRooms:
         self._held = [0] * engines
         self._losses = [0] * engines
         self._there = [True] * engines
+        self.idle: Callable[[], Sequence[bool]] = tuple
+        """Returns whether each engine has nothing to do; set by those who know."""
+        self.on_leave: Callable[[], None] = lambda: None
+        """Called whenever a line leaves, in whatever thread that is noted."""
         self._lock = threading.Lock()
 
     def now(self) -> Rooms:
@@ -48,7 +55,7 @@ class EngineRooms:
                 max(self._window - held, 0) if there else -1
                 for held, there in zip(self._held, self._there, strict=True)
             ]
-            return Rooms(free, [*self._losses])
+            return Rooms(free, [*self._losses], [*self.idle()])
 
     def take(self, engine: int) -> Place:
         """A line is handed over to an engine."""
@@ -61,6 +68,7 @@ class EngineRooms:
         with self._lock:
             if self._losses[place.engine] == place.losses:
                 self._held[place.engine] -= 1
+        self.on_leave()
 
     def lost(self, engine: int) -> None:
         """An engine is gone, with all that it had."""

@@ -57,12 +57,16 @@ class EngineWindows:
         """How many engines there are."""
         return len(self._windows)
 
-    def next_engine(self, rooms: Sequence[int], left: RemainingWork) -> int | None:
+    def next_engine(
+        self, rooms: Sequence[int], left: RemainingWork, idle: Sequence[bool] = ()
+    ) -> int | None:
         """Return the engine that gets the next request; None: none may have more now.
 
         Args:
             rooms: how many requests each may still get.
             left: predicted work that no engine holds, seconds.
+            idle: whether each has nothing to do, whatever it holds in the books: lines of a batch
+                that is paused, say.
         """
         with_room = [number for number, room in enumerate(rooms) if room > 0]
         if len(self._windows) == 1:
@@ -73,7 +77,9 @@ class EngineWindows:
         hungry = [
             number
             for number in with_room
-            if self._windows[number].tokens < filled or self._windows[number].seconds < share
+            if self._windows[number].tokens < filled
+            or self._windows[number].seconds < share
+            or (idle and idle[number])
         ]
         return max(hungry, key=lambda number: rooms[number], default=None)
 

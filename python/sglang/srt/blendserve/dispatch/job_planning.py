@@ -117,6 +117,8 @@ class JobPlanning:
     async def end(self, job: str) -> None:
         """The lines of a job are not asked for any more. Of one that has none it does nothing."""
         lines, planner = self._open.pop(job, None), self._planner
+        if lines is not None:
+            await asyncio.to_thread(lines.close)
         if lines is not None and planner is not None:
             await asyncio.to_thread(planner.close, job)
 

@@ -138,6 +138,7 @@ class PlannedLines:
         self._has_result, self._file_order = has_result, file_order
         self._rooms = rooms
         self._engines: dict[int, EnginePlace] = {}
+        self._closed = False
         last = preparation.found.blocks[-1]
         lines = last.first_line + last.end - last.start  # at most
         self._out = bytearray(map(has_result, range(lines + 1)))  # by line: whether not to plan
@@ -216,6 +217,13 @@ class PlannedLines:
         self._leave(line)
         self._aside.append(line)
 
+    def close(self) -> None:
+        """Nobody asks for lines any more: those without a result keep no place in an engine."""
+        with self._reading:
+            self._closed = True
+            for line in [*self._engines]:
+                self._leave(line)
+
     def _leave(self, line: int) -> None:
         place = self._engines.pop(line, None)
         if place is not None and self._rooms is not None:
@@ -271,7 +279,7 @@ class PlannedLines:
             for raw, _ in lines_of(content, place.line, self._rules.max_line_bytes):
                 one = self._hand_out(raw, place.length)
                 found.append(one._replace(prompts=partial(self._prompts, place)))
-                if self._rooms is not None:
+                if self._rooms is not None and not self._closed:
                     self._engines[raw.number] = self._rooms.take(engine)
                     found[-1] = found[-1]._replace(engine=engine)
         return found or None  # the input is shorter than it was: its end is read, and says so

@@ -131,7 +131,7 @@ class Planner:
         if rooms is None:
             rooms = Rooms([most], [0])
         self._note_losses(rooms.losses)
-        engine = self._dispatcher.next_engine(rooms.free) if most else None
+        engine = self._dispatcher.next_engine(rooms.free, rooms.idle) if most else None
         places: list[Place] = []
         if engine is not None:
             if len(rooms.free) > 1:  # the one that has least may be another one soon

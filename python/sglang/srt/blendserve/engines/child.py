@@ -7,11 +7,13 @@ then is decided by the one that feeds the engines.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import signal
 import socket
 import sys
+import threading
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -27,6 +29,7 @@ sys.exit(main(int(sys.argv[1])))
 """What a new interpreter runs, with the number of the socket's file as its argument."""
 
 _DIED = 1
+_LOOK_SECONDS = 0.5
 
 
 class Start(NamedTuple):
@@ -55,7 +58,18 @@ def main(descriptor: int) -> int:
     start: Start = pickle.loads(first)
     if start.cores:
         os.sched_setaffinity(0, start.cores)
-    return _serve(end, start)
+    started = threading.Event()
+    threading.Thread(target=_end_with, args=(end, started), daemon=True).start()
+    return _serve(end, start, started)
+
+
+def _end_with(end: socket.socket, started: threading.Event) -> None:
+    """End this process, and those that it has started, if nobody is at the other end any more while
+    the engine starts, which takes minutes; `EngineHost` sees it later."""
+    while not started.wait(_LOOK_SECONDS):
+        with contextlib.suppress(BlockingIOError):
+            if not end.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT):
+                os.killpg(0, signal.SIGKILL)  # its own group: it was started as the first of one
 
 
 def _first_message(end: socket.socket) -> bytes | None:
@@ -65,7 +79,7 @@ def _first_message(end: socket.socket) -> bytes | None:
     return data if data and len(data) == size else None
 
 
-def _serve(end: socket.socket, start: Start) -> int:
+def _serve(end: socket.socket, start: Start, started: threading.Event) -> int:
     from sglang.srt.blendserve.answering.executor import Executor
     from sglang.srt.blendserve.answering.stop import Stop
     from sglang.srt.blendserve.dispatch.messages import pack
@@ -81,6 +95,7 @@ def _serve(end: socket.socket, start: Start) -> int:
         message = str(error) or type(error).__name__
         end.sendall(framed(pack({"op": "no engine", "message": message})))
         return _DIED
+    started.set()
     stop = Stop()
 
     async def serve() -> None:

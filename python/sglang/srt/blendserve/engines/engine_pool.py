@@ -26,10 +26,15 @@ from sglang.srt.blendserve.engines.control import States
 from sglang.srt.blendserve.engines.link import Link
 from sglang.srt.blendserve.engines.member import Member
 from sglang.srt.blendserve.engines.messages import EngineFacts
-from sglang.srt.blendserve.engines.remote_engine import NotStarted, RemoteEngine
+from sglang.srt.blendserve.engines.remote_engine import Failed, NotStarted, RemoteEngine
 from sglang.srt.blendserve.pool.pool_request import Tokens
 
 logger = logging.getLogger(__name__)
+
+_ASK_SECONDS = 60.0
+"""For an engine's word on itself, which may be in the middle of a long step."""
+
+_TELL_SECONDS = 5.0
 
 _START_TRIES = 2
 """How often an engine may fail to start: two that start at once may take the same port."""
@@ -64,7 +69,7 @@ class EnginePool:
         engines: int,
         window: int,
         *,
-        go_on: Callable[[int], bool],
+        restarts: int,
         say: Callable[[str], None],
         watchdog_seconds: float,
         first: Member | None = None,
@@ -74,7 +79,8 @@ class EnginePool:
         Args:
             start: starts the engine of a number, from 0; raises OSError where that cannot be.
             window: most lines in one engine.
-            go_on: whether an engine is to be started again that has died with so many lines in it.
+            restarts: how often in a row an engine that died is started again without an answer of
+                its own in between.
             say: told of engines that come and go.
             watchdog_seconds: least time that an engine's answer to a question may take.
             first: an engine that is there already, number 0, which others look after.
@@ -82,7 +88,8 @@ class EnginePool:
         self.rooms = EngineRooms(engines, window)
         for number in range(engines):
             self.rooms.lost(number)  # until it has started
-        self._start, self._go_on, self._say = start, go_on, say
+        self.rooms.idle = self._idle
+        self._start, self._restarts, self._say = start, restarts, say
         self._watchdog_seconds = watchdog_seconds
         self._engines: list[Member | None] = [None] * engines
         self._standing = [EngineStanding(False, 0, 0, 0)] * engines
@@ -93,6 +100,8 @@ class EnginePool:
             self.rooms.joined(0)
         self._keeping: list[asyncio.Task[None]] = []
         self._changed = asyncio.Condition()
+        self._waiting = 0
+        self.rooms.on_leave = self._left
         self._why_not: list[str] = []
         self._facts: EngineFacts | None = None
         self._closing = False
@@ -147,7 +156,7 @@ class EnginePool:
         """Request a ``stop`` when there is no engine any more."""
         async with self._changed:
             await self._changed.wait_for(lambda: self.ended)
-        stop.request("engine died")
+        stop.request("no engine")
 
     # --- as answering and planning see it ---------------------------------------------------
 
@@ -168,7 +177,7 @@ class EnginePool:
         chosen = None if engine is None else self._engines[engine]
         if chosen is not None and chosen.there:
             return await chosen.execute(line, rid, prompts)
-        number = await self._emptiest()
+        number = await self._with_room()
         place, chosen = self.rooms.take(number), self._engines[number]
         assert chosen is not None
         try:
@@ -176,15 +185,27 @@ class EnginePool:
         finally:
             self.rooms.leave(place)
 
-    async def _emptiest(self) -> int:
-        """Return the number of the engine that has most room, when one is there."""
-        async with self._changed:
-            await self._changed.wait_for(self._there)
-        free = self.rooms.now().free
-        return max(
-            (number for number, engine in enumerate(self._engines) if engine and engine.there),
-            key=free.__getitem__,
-        )
+    async def _with_room(self) -> int:
+        """Return the number of the engine that has most room, when one has any."""
+        while True:
+            free = self.rooms.now().free
+            there = [
+                number for number, engine in enumerate(self._engines) if engine and engine.there
+            ]
+            best = max(there, key=free.__getitem__, default=None)
+            if best is not None and free[best] > 0:
+                return best
+            self._waiting += 1
+            try:
+                async with self._changed:
+                    await self._changed.wait()
+            finally:
+                self._waiting -= 1
+
+    def _left(self) -> None:
+        """A line has left an engine; asked on the event loop."""
+        if self._waiting:
+            asyncio.get_running_loop().create_task(self._notify(1))
 
     def abort(self, job: str) -> None:
         """Give up all requests of a job."""
@@ -199,21 +220,34 @@ class EnginePool:
         return [state for states in answers if isinstance(states, list) for state in states]
 
     async def facts(self) -> EngineFacts:
-        """Return what is known of the first engine that has started.
+        """Return what is known of an engine that is there.
 
         Raises:
-            EngineLost: it has died meanwhile.
+            ConfigError: none says it.
         """
-        if self._facts is None:
-            there = self._there()
-            if not there:
-                raise EngineLost(0)
-            self._facts = await there[0].facts()
-        return self._facts
+        if self._facts is not None:
+            return self._facts
+        why = "there is no engine"
+        for engine in self._there():
+            try:
+                async with asyncio.timeout(_ASK_SECONDS):
+                    self._facts = await engine.facts()
+                    return self._facts
+            except (EngineLost, Failed, TimeoutError) as error:
+                why = str(error) or "an engine does not answer"
+        raise ConfigError(why)
 
     async def planner_settings(self, stop: Stop, cost: CostModel | None) -> PlannerSettings:
         """Return what plans are made with; see `dispatch.fed_engine.FedEngine`."""
-        facts = await self.facts()
+        asking, stopping = asyncio.create_task(self.facts()), asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait({asking, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if not asking.done():
+                raise ValueError("the job stops")
+            facts = asking.result()
+        finally:
+            asking.cancel()
+            stopping.cancel()
         if facts.kv_slots is None:
             raise ValueError("the engines say nothing of a pool of offline requests")
         cost = cost or facts.cost
@@ -234,43 +268,53 @@ class EnginePool:
         """Tell each engine its share of the predicted ``work`` that waits for all, seconds."""
         there = self._there()
         share = RemainingWork(*(seconds / max(len(there), 1) for seconds in work))
-        await asyncio.gather(
-            *(engine.tell_beyond(share) for engine in there), return_exceptions=True
-        )
+        telling = [asyncio.create_task(engine.tell_beyond(share)) for engine in there]
+        if telling:  # one that hangs does not keep the others from being told again
+            await asyncio.wait(telling, timeout=_TELL_SECONDS)
+        for task in telling:
+            task.cancel()
+        await asyncio.gather(*telling, return_exceptions=True)
 
     # --- the engines ------------------------------------------------------------------------
+
+    def _idle(self) -> list[bool]:
+        """Whether each engine has nothing to do; asked in any thread."""
+        return [engine is not None and not engine.in_flight for engine in [*self._engines]]
 
     def _there(self) -> list[Member]:
         return [engine for engine in self._engines if engine is not None and engine.there]
 
     async def _keep(self, number: int) -> None:
         """Start an engine, and start it again when it has died, as long as that leads on."""
-        failures = 0
+        failures = fruitless = 0
         try:
             while not self._closing:
-                lines = await self._live(number)
-                if lines is None:
+                life = await self._live(number)
+                if life is None:
                     failures += 1
                     if failures >= _START_TRIES:
                         self._say(f"Engine {number} does not start; the others go on without it.")
                         return
                     continue
                 failures = 0
-                if self._closing or not self._go_on(lines):
+                fruitless = 1 if life.answered else fruitless + 1
+                died = f"Engine {number} died with {life.lost} lines in it"
+                if fruitless > self._restarts:
+                    self._say(f"{died}; it is not started again.")
                     return
-                self._say(f"Engine {number} died with {lines} lines in it; it is started again.")
+                self._say(f"{died}; it is started again.")
         finally:
             # By the time that this runs, the task that it is called in is done.
             loop = asyncio.get_running_loop()
             loop.call_soon(lambda: loop.create_task(self._notify()))
 
-    async def _live(self, number: int) -> int | None:
-        """The life of one engine: return how many lines were in it at its end, None if it has not
-        started."""
+    async def _live(self, number: int) -> RemoteEngine | None:
+        """The life of one engine: return it at its end, None if it has not started."""
         try:
             link = await self._start(number)
-        except OSError as error:
-            self._why_not.append(str(error))
+        except Exception as error:  # of any kind: the others go on without it
+            logger.exception("Engine %d has not started", number)
+            self._why_not.append(str(error) or type(error).__name__)
             return None
         self._engines[number] = engine = RemoteEngine(link)
         reading = asyncio.create_task(engine.read())
@@ -285,7 +329,8 @@ class EnginePool:
             self._standing[number] = before._replace(starts=before.starts + 1)
             self.rooms.joined(number)
             await self._notify()
-            return await self._until_gone(engine, link, reading)
+            await self._until_gone(engine, link, reading)
+            return engine
         finally:
             self.rooms.lost(number)
             self._engines[number] = None
@@ -299,8 +344,8 @@ class EnginePool:
 
     async def _until_gone(
         self, engine: RemoteEngine, link: Link, reading: asyncio.Task[None]
-    ) -> int:
-        """Return when an engine is gone, or does not answer; return the lines that were in it."""
+    ) -> None:
+        """Return when an engine is gone, or does not answer."""
         liveness = Liveness(engine.states, self._watchdog_seconds)
         watching = asyncio.create_task(liveness.wait_for_death(lambda: engine.in_flight > 0))
         try:
@@ -308,12 +353,12 @@ class EnginePool:
             if not reading.done():
                 link.kill()
                 await asyncio.wait({reading})
-            return engine.lost
         finally:
             watching.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await watching
 
-    async def _notify(self) -> None:
+    async def _notify(self, most: int | None = None) -> None:
+        """Wake those who wait for engines, so many at ``most``; None: all."""
         async with self._changed:
-            self._changed.notify_all()
+            self._changed.notify(self._waiting + 1 if most is None else most)

@@ -34,7 +34,7 @@ class EngineHost:
 
     def __init__(self, engine: Engine, control: EngineControl, messages: Messages) -> None:
         self._engine, self._control, self._messages = engine, control, messages
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[int, asyncio.Task[None]] = {}
 
     async def serve(self) -> None:
         """Answer messages until nobody is at the other end."""
@@ -45,17 +45,21 @@ class EngineHost:
         except LinkClosed:
             pass
         finally:
-            for task in self._tasks:
+            for task in self._tasks.values():
                 task.cancel()
 
     def _take(self, header: dict[str, Any], body: bytes) -> None:
         if header["op"] == "abort":
             self._engine.abort(header["job"])
             return
+        number = header["number"]
+        if header["op"] == "cancel":
+            if number in self._tasks:
+                self._tasks[number].cancel()
+            return
         work = self._answer if header["op"] == "line" else self._reply
-        task = asyncio.create_task(work(header, body))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task = self._tasks[number] = asyncio.create_task(work(header, body))
+        task.add_done_callback(lambda _: self._tasks.pop(number, None))
 
     async def _answer(self, header: dict[str, Any], body: bytes) -> None:
         """Have a line answered; whatever fails on the way is the result of this line alone."""

@@ -14,6 +14,16 @@ from sglang.srt.blendserve.runtime.compat.server_args import release
 
 _NODES = Path("/sys/devices/system/node")
 
+_FOR_ONE = {
+    "nnodes": 1,
+    "base_gpu_id": 0,
+    "gpu_id_step": 1,
+    "nccl_port": None,
+    "dist_init_addr": None,
+    "enable_dp_attention": False,
+}
+"""Settings that place an engine, or give it a port, and their values where nobody has set them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Placement:
@@ -40,7 +50,7 @@ def on_cores(engines: int, ranks: int, *, threads_given: bool) -> list[Placement
     """
     cores = _by_node(sorted(os.sched_getaffinity(0)), _numa_nodes())
     if engines > len(cores):
-        raise ValueError(f"--engines {engines}: there are {len(cores)} cores for this process.")
+        raise ValueError(f"{engines} engines: there are {len(cores)} cores for this process.")
     placed = []
     for number in range(engines):
         own = cores[number * len(cores) // engines : (number + 1) * len(cores) // engines]
@@ -64,7 +74,7 @@ def on_gpus(engines: int, gpus_each: int, visible: Sequence[str]) -> list[Placem
     needed = engines * gpus_each
     if needed > len(visible):
         raise ValueError(
-            f"--engines {engines} of {gpus_each} GPU{'s' * (gpus_each > 1)} each: {needed} are "
+            f"{engines} engines of {gpus_each} GPU{'s' * (gpus_each > 1)} each: {needed} are "
             f"needed, and {len(visible)} are visible."
         )
     own = (visible[n * gpus_each : (n + 1) * gpus_each] for n in range(engines))
@@ -79,12 +89,32 @@ def divided(engines: int, server_args: Any, *, threads_given: bool) -> list[Plac
         threads_given: whether the user has said how many threads an engine on a CPU has.
 
     Raises:
-        ValueError: there are too few cores, or GPUs.
+        ValueError: there are too few cores, or GPUs, or a setting is for one engine.
+    """
+    gpus_each = gpus_of(server_args)
+    if not gpus_each:
+        ranks = release.view(server_args).tp_size
+        return on_cores(engines, ranks, threads_given=threads_given)
+    return on_gpus(engines, gpus_each, visible_gpus())
+
+
+def gpus_of(server_args: Any) -> int:
+    """Return how many GPUs one of several engines takes, 0 on a CPU.
+
+    Args:
+        server_args: SGLang's, resolved.
+
+    Raises:
+        ValueError: a setting is for one engine on a machine, or for several machines.
     """
     fields = release.view(server_args)
+    for name, alone in _FOR_ONE.items():
+        if getattr(fields, name, alone) != alone:
+            flag = "--" + name.replace("_", "-")
+            raise ValueError(f"{flag} is for one engine; leave it out where there are several.")
     if fields.device == "cpu":
-        return on_cores(engines, fields.tp_size, threads_given=threads_given)
-    return on_gpus(engines, fields.tp_size * fields.pp_size, visible_gpus())
+        return 0
+    return int(fields.tp_size * fields.pp_size * fields.dp_size)
 
 
 def confine(process_ids: Iterable[int], cores: Sequence[int]) -> None:

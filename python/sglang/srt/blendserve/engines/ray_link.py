@@ -17,9 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sglang.srt.blendserve.engines.link import LinkClosed, framed, unframed
-from sglang.srt.blendserve.engines.placement import Placement
+from sglang.srt.blendserve.engines.placement import Placement, gpus_of
 from sglang.srt.blendserve.engines.process_link import ProcessLink
-from sglang.srt.blendserve.runtime.compat.server_args import release
 
 if TYPE_CHECKING:
     from sglang.srt.server_args import ServerArgs
@@ -33,6 +32,7 @@ _ASK_SECONDS = 2.0
 """An actor that has nothing to tell answers after that; a call in flight is a sign of life."""
 
 _LOCAL = "local"
+_NO_DASHBOARD = {"include_dashboard": False}
 
 
 class EngineActor:
@@ -61,6 +61,7 @@ class EngineActor:
                 self._said.append(framed(message))  # to the list of now, not of before the wait
                 self._more.set()
         except LinkClosed:
+            link.kill()  # what the engine's process has left behind, if it was killed
             self._closed = True
             self._more.set()
 
@@ -147,41 +148,45 @@ class RayLink:
         self._gone = True
 
 
-def ray_starter(server_args: ServerArgs, address: str) -> Callable[[int], Awaitable[RayLink]]:
+def ray_starter(
+    server_args: ServerArgs, address: str, *, device_given: bool, threads_given: bool
+) -> Callable[[int], Awaitable[RayLink]]:
     """Join a cluster of Ray's; return what starts the engine of a number on it.
 
     Args:
         server_args: of each engine, resolved. The model must be found by the same path or name on
             each machine, and this package be installed there.
         address: of the cluster: ``auto``, ``host:port``; ``local`` for a new one on this machine.
+        device_given: whether the user has said what the engines run on.
+        threads_given: whether the user has said how many threads an engine on a CPU has.
 
     Raises:
         ImportError: Ray is not installed.
         ConnectionError: there is no such cluster.
+        ValueError, RuntimeError: the settings do not go with it.
     """
     here = address == _LOCAL
     if here:
         # A cluster of the run's own is for nobody else, so it listens on the loopback. A node
         # address of 127.0.0.1 does not do it: Ray takes the machine's own for it, and listens on
         # all. What it calls a cluster on Windows or OSX is one of several machines, on any system.
-        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     ray = _ray()
     if not ray.is_initialized():
-        own = {"include_dashboard": False} if here else {"address": address}
-        ray.init(logging_level="warning", **own)
-    fields = release.view(server_args)
-    gpus = 0 if fields.device == "cpu" else fields.tp_size * fields.pp_size
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if name.startswith(("SGLANG_", "TORCHDYNAMO", "HF_", "OMP_", "BLENDSERVE_"))
-    }
+        # "local" by name: without an address Ray joins a cluster that is there.
+        ray.init(address=address, logging_level="warning", **_NO_DASHBOARD if here else {})
+    gpus = gpus_of(server_args)
+    if not gpus and not device_given and ray.cluster_resources().get("GPU"):
+        raise ValueError(
+            "this machine has no GPU, and the cluster has: start the command on a machine with "
+            "one, or give --device cpu"
+        )
     actor_class = ray.remote(EngineActor).options(
         num_cpus=1,
         num_gpus=gpus,
         max_restarts=0,
         max_concurrency=1000,
-        runtime_env={"env_vars": environment},
+        runtime_env={"env_vars": _environment(threads_given)},
     )
 
     async def start(number: int) -> RayLink:
@@ -190,6 +195,7 @@ def ray_starter(server_args: ServerArgs, address: str) -> Callable[[int], Awaita
             # It waits here until a machine has room, be it for hours: engines may join late.
             await actor.start.remote(server_args, Placement())
         except ray.exceptions.RayError as error:
+            ray.kill(actor)
             raise OSError(f"Ray has not started the engine: {error}") from error
         except BaseException:
             ray.kill(actor)
@@ -197,6 +203,17 @@ def ray_starter(server_args: ServerArgs, address: str) -> Callable[[int], Awaita
         return RayLink(actor)
 
     return start
+
+
+def _environment(threads_given: bool) -> dict[str, str]:
+    """What an engine's process needs to know of this one's variables. Ray shows them to whoever
+    looks at an actor, so no secrets."""
+    known = ("SGLANG_", "TORCHDYNAMO", "HF_", "BLENDSERVE_", *(["OMP_"] if threads_given else []))
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith(known) and "TOKEN" not in name
+    }
 
 
 def _ray() -> Any:

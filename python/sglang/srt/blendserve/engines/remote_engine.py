@@ -51,7 +51,7 @@ class RemoteEngine:
     @property
     def there(self) -> bool:
         """Whether it has started and is not gone."""
-        return self._started.done() and not self._gone
+        return not self._gone and self._started.done() and self._started.exception() is None
 
     @property
     def in_flight(self) -> int:
@@ -65,11 +65,13 @@ class RemoteEngine:
                 self._take(*unpack(await self._link.receive()))
         except LinkClosed:
             pass
+        except Exception:  # of any kind: what it says cannot be read, so it is as good as gone
+            logger.exception("An engine says what nobody understands; it counts as dead")
         finally:
             self._gone = True
             if not self._started.done():
                 self._started.set_exception(NotStarted("its process ended while it started"))
-            self.lost = len(self._lines)
+            self.lost = sum(not line.done() for line in self._lines.values())
             lost = EngineLost(self.lost)
             waiting: list[asyncio.Future[Any]] = [
                 *self._lines.values(),
@@ -102,6 +104,9 @@ class RemoteEngine:
         self._link.send(pack_line(number, line, rid, prompts))
         try:
             answer = await waiting
+        except asyncio.CancelledError:
+            self._link.send(pack({"op": "cancel", "number": number}))
+            raise
         finally:
             self._lines.pop(number, None)
         self.answered += 1

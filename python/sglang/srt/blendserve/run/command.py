@@ -35,7 +35,9 @@ import argparse
 import asyncio
 import os
 import shlex
+import signal
 import sys
+import threading
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
@@ -73,6 +75,8 @@ parse_args = flags.parse_args
 def main(args: argparse.Namespace) -> int:
     """Run the batch; return the exit status."""
     deadline = Deadline(args.stop_after)
+    if args.stop_with_stdin:
+        threading.Thread(target=_interrupt_at_the_end_of_stdin, daemon=True).start()
     try:
         return _main(args, deadline)
     except RunFailure as failure:
@@ -119,6 +123,12 @@ def _main(args: argparse.Namespace, deadline: Deadline) -> int:
     return status
 
 
+def _interrupt_at_the_end_of_stdin() -> None:
+    while os.read(sys.stdin.fileno(), 1 << 16):
+        pass
+    os.kill(os.getpid(), signal.SIGINT)
+
+
 class _Run:
     """One run, from a checked input and an open log to the summary."""
 
@@ -136,7 +146,6 @@ class _Run:
         self._suspects = Suspects(log.engine_record, log)
         self._totals = JobTotals()
         self._figures = RunFigures()
-        self._restarts = Restarts(args.max_engine_restarts)
         self._threads_given = False
 
     def run(self) -> int:
@@ -178,7 +187,7 @@ class _Run:
         """Answer, with a new engine whenever one has died as long as that leads on."""
         self._threads_given = "OMP_NUM_THREADS" in os.environ
         has_gpu = flags.prepare_environment()
-        restarts = self._restarts
+        restarts = Restarts(self._args.max_engine_restarts)
         with self._suspects, ExitStack() as stack:
             planning = None
             while self._suspects.others(self._found.total - self._log.done):
@@ -231,7 +240,6 @@ class _Run:
             self._args,
             server_args,
             self._deadline,
-            lambda lines: self._restarts.lead_on(self._totals.tally.completed, lines),
             threads_given=self._threads_given,
         ) as engine:
             self._figures.startup_seconds += engine.startup_seconds
@@ -303,6 +311,8 @@ class _Run:
             self._figures.stopped_early = True
             status = INTERRUPTED if stop.reason == "interrupted" else TIME_IS_UP
             raise RunFailure("Stopped before the end.", status)
+        if stop.reason == "no engine":
+            raise RunFailure("No engine is left; SGLang's errors, if it had any, stand above.")
         if stop.reason is not None:
             raise EngineDied("The engine died; SGLang's error, if it had one, stands above.")
 

@@ -75,7 +75,6 @@ def start(
     args: argparse.Namespace,
     server_args: ServerArgs,
     deadline: Deadline,
-    go_on: Callable[[int], bool],
     *,
     threads_given: bool,
 ) -> StartedEngine:
@@ -85,7 +84,6 @@ def start(
         args: the command's.
         server_args: of each engine, resolved.
         deadline: of the run.
-        go_on: whether to start one of several engines again that has died with so many lines in it.
         threads_given: whether the user has said how many threads an engine on a CPU has.
 
     Raises:
@@ -99,7 +97,12 @@ def start(
 
     start_engine = _starter(args, server_args, threads_given)
     return PooledEngine(
-        server_args, deadline, start_engine, args.engines, args.max_in_flight, go_on
+        server_args,
+        deadline,
+        start_engine,
+        args.engines,
+        args.max_in_flight,
+        args.max_engine_restarts,
     )
 
 
@@ -107,10 +110,13 @@ def _starter(args: argparse.Namespace, server_args: ServerArgs, threads_given: b
     if args.ray_address is not None:
         from sglang.srt.blendserve.engines.ray_link import ray_starter
 
+        given = any(flag.partition("=")[0] == "--device" for flag in args.server_flags)
         try:
-            return ray_starter(server_args, args.ray_address)
-        except (ImportError, ConnectionError) as error:
-            raise RunFailure(str(error)) from error
+            return ray_starter(
+                server_args, args.ray_address, device_given=given, threads_given=threads_given
+            )
+        except (ImportError, ConnectionError, ValueError, RuntimeError) as error:
+            raise RunFailure(f"No engines by Ray: {error}") from error
     from sglang.srt.blendserve.engines import placement
     from sglang.srt.blendserve.engines.link import Link
     from sglang.srt.blendserve.engines.process_link import ProcessLink

@@ -141,6 +141,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "what ends the job by force",
     )
     parser.add_argument(
+        "--stop-with-stdin",
+        action="store_true",
+        help="stop, as by Ctrl-C, when standard input ends: for programs that start this command, "
+        "whose end it then does not outlive",
+    )
+    parser.add_argument(
         "--help-sglang", action=_SGLangHelp, help="list the flags of SGLang's server and exit"
     )
 
@@ -152,6 +158,8 @@ def parse_args(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse
     """
     args, rest = parser.parse_known_args(argv)
     args.server_flags = rest
+    if args.stop_with_stdin and args.input == "-":
+        parser.error("--stop-with-stdin: the requests come from standard input")
     if args.max_in_flight is None:
         args.max_in_flight = WINDOW if args.policy == POLICY else MAX_IN_FLIGHT
     try:

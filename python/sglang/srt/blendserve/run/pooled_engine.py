@@ -43,7 +43,7 @@ class PooledEngine:
         start: StartEngine,
         engines: int,
         window: int,
-        go_on: Callable[[int], bool],
+        restarts: int,
     ) -> None:
         """Start the engines; return when the first one has started, seconds to minutes later.
 
@@ -52,7 +52,7 @@ class PooledEngine:
             deadline: of the run.
             start: starts the engine of a number.
             window: most lines in one engine.
-            go_on: whether to start an engine again that has died with so many lines in it.
+            restarts: how often in a row to start an engine again that died without an answer.
 
         Raises:
             RunFailure: none has started, or Ctrl-C or the deadline came first.
@@ -63,7 +63,7 @@ class PooledEngine:
             start,
             engines,
             window,
-            go_on=go_on,
+            restarts=restarts,
             say=_say,
             watchdog_seconds=float(release.view(server_args).watchdog_timeout),
         )
@@ -109,7 +109,11 @@ class PooledEngine:
         Raises:
             ConfigError: the model's config lacks a field that it needs.
         """
-        facts = self._loop.run_until_complete(self._pool.facts())
+        try:
+            with self._deadline.interrupting():
+                facts = self._loop.run_until_complete(self._pool.facts())
+        except KeyboardInterrupt as stopped:
+            raise RunFailure(STOPPED_AT_START, status_of(stopped)) from stopped
         if facts.cost is None:
             raise ConfigError(facts.why or "nobody knows what work costs on the engines")
         return facts.cost
@@ -118,7 +122,7 @@ class PooledEngine:
         """Await ``work`` on the engines' event loop.
 
         ``stop`` is requested as "interrupted" on SIGINT or SIGTERM, as "time is up" at the
-        deadline, and as "engine died" when there is no engine any more.
+        deadline, and as "no engine" when there is none any more.
         """
         self._loop.run_until_complete(self._answer(work, stop))
 

@@ -25,6 +25,8 @@ Row = dict[str, Any]
 _LOOK_SECONDS = 0.2
 _END_SECONDS = 30.0
 _CUSTOM_ID = "custom_id"
+_NEW = frozenset(name for name, _ in answer_rows.ANSWER_COLUMNS) - {"id", "line", _CUSTOM_ID}
+"""Columns that a row has when it has been answered, besides its own."""
 
 
 class BatchFailed(RuntimeError):
@@ -63,6 +65,7 @@ def batch(
 
     Raises:
         BatchFailed: no engine has started, say; raised by the iterator.
+        ValueError: a row has a column of an answer; raised by the iterator.
     """
     if hasattr(rows, "map_batches"):
         return _stage(rows, model_path, engines, flags)
@@ -81,10 +84,11 @@ def _answered(
         if not waiting:
             return
         files = ["-i", "in.jsonl", "-o", "out.jsonl", "--errors", "errors.jsonl"]
-        model = ["--model-path", _absolute(model_path)]
+        model = ["--model-path", _absolute(model_path), "--stop-with-stdin"]
         process = subprocess.Popen(
             [sys.executable, "-m", "sglang.srt.blendserve.cli", "run", *files, *model, *flags],
             cwd=folder,
+            stdin=subprocess.PIPE,  # whose end it sees, however this process ends
             stdout=subprocess.DEVNULL,
             start_new_session=True,
         )
@@ -113,6 +117,10 @@ def _write(rows: Iterable[Mapping[str, Any]], path: Path) -> dict[str, Row]:
     def named() -> Iterator[Row]:
         for number, row in enumerate(rows):
             kept = waiting[str(number)] = dict(row)
+            if clash := _NEW.intersection(kept):
+                raise ValueError(
+                    f"row {number} has a column {min(clash)}, as its answer will have: rename it"
+                )
             yield kept | {_CUSTOM_ID: str(number)}
 
     with path.open("wb") as file:
@@ -122,9 +130,9 @@ def _write(rows: Iterable[Mapping[str, Any]], path: Path) -> dict[str, Row]:
 
 def _joined(waiting: dict[str, Row], answer: Row) -> Row:
     """Return a row with what was answered; its own columns stay as they are."""
-    row = waiting.pop(answer[_CUSTOM_ID])
-    new = {name: value for name, value in answer.items() if name not in ("id", "line", _CUSTOM_ID)}
-    return new | row
+    # A line that was too long to be read has no name, but its number.
+    row = waiting.pop(answer[_CUSTOM_ID] or str(answer["line"] - 1))
+    return {name: answer.get(name) for name in _NEW} | row
 
 
 class _Growing:
@@ -191,6 +199,6 @@ def _schema(given: Any) -> Any:
     new = [
         pyarrow.field(name, types[kind])
         for name, kind in answer_rows.ANSWER_COLUMNS
-        if name not in ("id", "line", _CUSTOM_ID) and name not in given.names
+        if name in _NEW
     ]
     return pyarrow.schema([*given, *new])

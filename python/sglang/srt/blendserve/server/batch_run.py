@@ -301,6 +301,8 @@ class BatchRun:
         the engine takes in at once, and there can be one."""
         planning, window = self._context.engine.planning, self._context.slots.slots
         least = window if self._context.lines_left() <= window else min(window, LEAST_PLANNED - 1)
+        if self._context.engine.standings():  # several: the plan keeps together what shares
+            least = min(least, LEAST_PLANNED - 1)
         if planning is None or self.lines_left <= least:
             return None
         found = self._found or await self._scan()

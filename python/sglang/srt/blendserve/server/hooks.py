@@ -60,7 +60,21 @@ def _before_launch(server_args: Any, *_: Any, **__: Any) -> None:
     """Before ``launch_server``: a directory that cannot be used is an error before the model is
     loaded, not after."""
     if _wanted(server_args):
+        _check_engines(server_args)
         _open_store()
+
+
+def _check_engines(server_args: Any) -> None:
+    """Raises SystemExit where this machine has no room for ``--batch-engines``."""
+    from sglang.srt.blendserve.engines import placement
+
+    engines = batch_settings.current().engines
+    if engines == 1:
+        return
+    try:
+        placement.divided(engines, server_args, threads_given=True)
+    except ValueError as error:
+        raise SystemExit(f"error: --batch-engines: {error}") from error
 
 
 def _before_http(

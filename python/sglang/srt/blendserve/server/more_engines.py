@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _RESTARTS = 3
-"""Deaths of engines in a row, without an answer of any in between, after which one stays away."""
+"""Times in a row that an engine is started again which died without an answer."""
 
 
 class MoreEngines:
@@ -54,12 +54,11 @@ class MoreEngines:
             self._start,
             engines,
             window,
-            go_on=self._go_on,
+            restarts=_RESTARTS,
             say=logger.warning,
             watchdog_seconds=float(release.view(self._args).watchdog_timeout),
             first=LocalMember(own, LocalControl(tokenizer_manager)),
         )
-        self._deaths = self._answered = 0
 
     async def begin(self) -> None:
         """Start the others; they join when they have started."""
@@ -71,9 +70,3 @@ class MoreEngines:
 
     async def _start(self, number: int) -> Link:
         return await ProcessLink.start(self._args, self._placed[number], keep_prompts=False)
-
-    def _go_on(self, lines: int) -> bool:
-        answered = sum(engine.answered for engine in self.pool.standings())
-        self._deaths = 1 if answered > self._answered else self._deaths + 1
-        self._answered = answered
-        return self._deaths <= _RESTARTS

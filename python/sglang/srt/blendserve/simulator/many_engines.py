@@ -123,6 +123,9 @@ class ManyEngines:
             if size - left >= dies_at and engine == 0:
                 self.ahead.died(0, self.policies[0].give_back())
                 dies_at = size + 1
+                for waits in idle:
+                    heapq.heappush(due, (clock, waits))
+                idle.clear()
                 continue
             machine, share = self.machines[engine], self.shares[engine]
             before = machine.left
