@@ -485,6 +485,13 @@ def engines() -> list[Cell]:
         replace(whole, replicas=4, division=ONE_PLAN, fleet={"speeds": [1, 1, 0.5, 0.5]}),
         replace(whole, replicas=4, division=ONE_PLAN, fleet={"dies_after": 0.5}),
         *(replace(whole, replicas=count, division=ROUND_ROBIN) for count in FLEETS[:-1]),
+        *(
+            replace(cell, seed=1)
+            for cell in (
+                one,
+                *(replace(whole, replicas=8, division=d) for d in (ONE_PLAN, ROUND_ROBIN)),
+            )
+        ),
     ]
 
 

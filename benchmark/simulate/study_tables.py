@@ -181,17 +181,19 @@ def _ranks() -> str:
 
 
 def _engines() -> str:
-    [one] = rows("engines", replicas=1) or [None]
+    ones = {row["cell"]["seed"]: row for row in rows("engines", replicas=1)}
     body = []
     for row in rows("engines"):
         cell, result = row["cell"], row["result"]
         count = cell["replicas"]
+        one = ones.get(cell["seed"])
         if one is None or count == 1:
             continue
         seconds = result["seconds_of_each"]
         fleet = cell["fleet"]
         strength = sum(fleet.get("speeds", [1] * count)) - 0.5 * ("dies_after" in fleet)
-        what = ", ".join(f"{name} {value}" for name, value in fleet.items())
+        special = fleet | ({"seed": cell["seed"]} if cell["seed"] else {})
+        what = ", ".join(f"{name} {value}" for name, value in special.items())
         alone = result.get("longest_alone_seconds")
         at_most = strength if alone is None else min(strength, one["result"]["seconds"] / alone)
         line = [f"{count}{', ' * bool(what)}{what}", cell["division"]]

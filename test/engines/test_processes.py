@@ -25,7 +25,7 @@ from sglang.srt.blendserve.run.failure import FAILED, INTERRUPTED
 pytestmark = pytest.mark.engine
 
 WORDS = ["alpha", "beta", "river", "stone", "cloud", "maple", "iron", "glass"]
-DOCUMENTS, QUESTIONS = 24, 8
+DOCUMENTS, QUESTIONS = 60, 8
 # Few at once, so that there is time to kill somebody.
 SLOWLY = ("--max-running-requests", "4", "--max-total-tokens", "8000")
 SIX_STARTS = ("--max-engine-restarts", "6")
@@ -117,7 +117,7 @@ def test_two_engines_answer_as_one_and_share_as_much(
     assert batch.summary["prefix_sharing"] >= 0.95 * one_engine.summary["prefix_sharing"]
     first, second = batch.summary["answered_by"]
     assert first + second == len(REQUESTS)
-    assert min(first, second) > len(REQUESTS) / 4
+    assert min(first, second) > len(REQUESTS) / 10  # one of them may start seconds later
     assert batch.summary["first_forward_seconds"] is not None
     assert not (tmp_path / "out.jsonl.requests").exists()
 
