@@ -40,7 +40,7 @@ def divided(
     replicas: int,
     division: str,
     flags: dict[str, Any],
-    fleet: dict[str, Any],
+    fleet: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Play ``policy`` on each of ``replicas`` machines with its part of the requests.
 
@@ -48,7 +48,7 @@ def divided(
     as long as the slowest part. Raises ValueError for an unknown division.
     """
     if division == ONE_PLAN:
-        run = FastRun(workload, machine, fleet=Fleet(replicas, **fleet))
+        run = FastRun(workload, machine, fleet=Fleet(replicas, **(fleet or {})))
         played = run.run(policy, options=BlendOptions(window=WINDOW)).as_dict()
         engines = played.pop("engines")
         alone = longest_alone(run.replica, machine)

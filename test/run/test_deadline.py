@@ -71,7 +71,7 @@ def test_a_running_engine_is_stopped_at_the_deadline(monkeypatch: pytest.MonkeyP
     stop = Stop()
     before = signal.getsignal(signal.SIGINT)
     try:
-        engine.run(stop.wait(), stop)
+        engine.answer(stop.wait(), stop)
     finally:
         engine._engine.loop.remove_signal_handler(signal.SIGINT)
         engine._engine.loop.close()

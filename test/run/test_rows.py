@@ -65,7 +65,7 @@ def test_a_column_that_the_answer_has_too_is_refused() -> None:
 
 
 def test_a_row_that_is_too_long_is_its_own_error(tiny_model: Path) -> None:
-    rows = [{"prompt": "x" * 33_000_000, "mine": 1}]
+    rows = [{"prompt": "x" * 34_000_000, "mine": 1}]
     [row] = sglang_blendserve.batch(rows, str(tiny_model), flags=ENGINE_FLAGS)
     assert (row["mine"], row["error_code"]) == (1, "line_too_long")
 

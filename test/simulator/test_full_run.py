@@ -19,7 +19,7 @@ from sglang.srt.blendserve.simulator.workload import Workload
 KEYS = {
     "policy", "tokens_per_second", "seconds", "steps", "prefix_sharing", "prefix_sharing_optimum",
     "share_of_optimum", "compute_busy", "memory_busy", "kv_occupancy", "retractions",
-    "scheduler_seconds", "chunk", "conservativeness", "tried",
+    "scheduler_seconds", "chunk", "conservativeness", "tried", "engines",
 }  # fmt: skip
 
 

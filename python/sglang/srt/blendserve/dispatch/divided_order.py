@@ -20,8 +20,8 @@ the longest answers go to many engines, which all end with them."""
 _PIECES_LEFT = 4
 """Pieces that an engine finds at the least in what is left, so that none has much to do alone."""
 
-_LONGEST = 4
-"""Times as long as it would be, a piece may become by requests that belong together."""
+_LONGEST = 4 * PIECE
+"""Requests that a piece may have where they belong together, be it near the end."""
 
 
 class DividedOrder:
@@ -72,7 +72,7 @@ class DividedOrder:
         engines, left = len(self._pieces), self._back - self._front + 1
         size = 1 if engines == 1 else max(1, min(PIECE, left // (_PIECES_LEFT * engines)))
         fill = 0.0
-        while self._front <= self._back and len(piece) < _LONGEST * size:
+        while self._front <= self._back and len(piece) < _LONGEST:
             index = int(self._order[self._front if side is Side.COMPUTE else self._back])
             if waits(index):
                 is_long = len(piece) >= size or fill > _MOST_FILL

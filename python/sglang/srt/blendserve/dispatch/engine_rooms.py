@@ -55,7 +55,7 @@ class EngineRooms:
                 max(self._window - held, 0) if there else -1
                 for held, there in zip(self._held, self._there, strict=True)
             ]
-            return Rooms(free, [*self._losses], [*self.idle()])
+            return Rooms(free, [*self._losses], self.idle())
 
     def take(self, engine: int) -> Place:
         """A line is handed over to an engine."""
