@@ -127,6 +127,18 @@ async def test_a_second_try_may_start(tmp_path: Path) -> None:
     await engines.pool.close()
 
 
+async def test_a_short_batch_waits_a_moment_for_all_engines() -> None:
+    class Second(Engines):
+        async def _start(self, number: int) -> LinkedEngine:
+            await asyncio.sleep(0.02 * number)
+            return await super()._start(number)
+
+    engines = Second(3)
+    await engines.pool.begin()
+    assert [standing.there for standing in engines.pool.standings()] == [True] * 3
+    await engines.pool.close()
+
+
 async def test_where_none_starts_it_is_said_why() -> None:
     engines = Engines(2, fault=lambda number, start: "no start")
     with pytest.raises(NotStarted, match=r"^no memory is left$"):
@@ -219,6 +231,18 @@ async def test_a_line_goes_to_the_engine_that_it_is_for_if_that_is_there() -> No
         await asyncio.sleep(0.01)
     await engines.pool.execute(*request(6), engine=1)
     assert [len(one.engine.executed) for [one] in engines.made] == [1, 5]
+    await engines.pool.close()
+
+
+async def test_more_lines_than_there_is_room_for_are_answered_one_after_another() -> None:
+    engines = Engines(2, restarts=0, window=2)
+    await engines.pool.begin()
+    ending = asyncio.create_task(engines.pool.until_ended(Stop()))  # it waits for engines, too
+    await asyncio.sleep(0)
+    async with asyncio.timeout(20):
+        await asyncio.gather(*(engines.pool.execute(*request(n)) for n in range(1, 60)))
+    assert all(one.engine.most_at_once <= 2 for [one] in engines.made)
+    ending.cancel()
     await engines.pool.close()
 
 

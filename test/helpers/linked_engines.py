@@ -65,7 +65,7 @@ class LinkedEngine(_End):
             end.send(pack({"op": "no engine", "message": "no memory is left"}))
             end.to.put_nowait(None)
             return
-        end.send(pack({"op": "ready", "seconds": 0.5}))
+        end.send(pack({"op": "ready", "seconds": 0.1}))
         await EngineHost(self.engine, self, end).serve()
 
     def kill(self) -> None:

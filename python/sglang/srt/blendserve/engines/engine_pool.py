@@ -36,6 +36,8 @@ _ASK_SECONDS = 60.0
 
 _TELL_SECONDS = 5.0
 
+_WAIT_FOR_OTHERS = 0.5
+
 _START_TRIES = 2
 """How often an engine may fail to start: two that start at once may take the same port."""
 
@@ -100,6 +102,7 @@ class EnginePool:
             self.rooms.joined(0)
         self._keeping: list[asyncio.Task[None]] = []
         self._changed = asyncio.Condition()
+        self._room = asyncio.Condition()
         self._waiting = 0
         self.rooms.on_leave = self._left
         self._why_not: list[str] = []
@@ -107,7 +110,8 @@ class EnginePool:
         self._closing = False
 
     async def begin(self) -> None:
-        """Start all engines; return when the first of them has started.
+        """Start all engines; return when the first of them has started, and the others as well or
+        half as long again has passed: a short batch is not to be over before they come.
 
         Raises:
             NotStarted: none has.
@@ -120,6 +124,18 @@ class EnginePool:
             await self._changed.wait_for(lambda: self._there() or self.ended)
         if not self._there():
             raise NotStarted("; ".join(dict.fromkeys(self._why_not)))
+        if not self._given:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_WAIT_FOR_OTHERS * self.startup_seconds):
+                    async with self._changed:
+                        await self._changed.wait_for(self._all_settled)
+
+    def _all_settled(self) -> bool:
+        """Whether each engine has started, or will not."""
+        return all(
+            task.done() or (engine is not None and engine.there)
+            for task, engine in zip(self._keeping, self._engines, strict=True)
+        )
 
     async def close(self) -> None:
         """End all engines. Calling it twice does nothing."""
@@ -187,25 +203,30 @@ class EnginePool:
 
     async def _with_room(self) -> int:
         """Return the number of the engine that has most room, when one has any."""
-        while True:
-            free = self.rooms.now().free
-            there = [
-                number for number, engine in enumerate(self._engines) if engine and engine.there
-            ]
-            best = max(there, key=free.__getitem__, default=None)
-            if best is not None and free[best] > 0:
-                return best
-            self._waiting += 1
-            try:
-                async with self._changed:
-                    await self._changed.wait()
-            finally:
-                self._waiting -= 1
+        self._waiting += 1
+        try:
+            async with self._room:  # held while it is looked, so that no word is lost
+                while (number := self._roomiest()) is None:
+                    await self._room.wait()
+                return number
+        finally:
+            self._waiting -= 1
+
+    def _roomiest(self) -> int | None:
+        free = self.rooms.now().free
+        there = [number for number, engine in enumerate(self._engines) if engine and engine.there]
+        best = max(there, key=free.__getitem__, default=None)
+        return None if best is None or free[best] <= 0 else best
 
     def _left(self) -> None:
         """A line has left an engine; asked on the event loop."""
         if self._waiting:
-            asyncio.get_running_loop().create_task(self._notify(1))
+            asyncio.get_running_loop().create_task(self._say_room(1))
+
+    async def _say_room(self, lines: int) -> None:
+        """So many of the lines that wait for an engine may look again."""
+        async with self._room:
+            self._room.notify(lines)
 
     def abort(self, job: str) -> None:
         """Give up all requests of a job."""
@@ -358,7 +379,8 @@ class EnginePool:
             with contextlib.suppress(asyncio.CancelledError):
                 await watching
 
-    async def _notify(self, most: int | None = None) -> None:
-        """Wake those who wait for engines, so many at ``most``; None: all."""
+    async def _notify(self) -> None:
+        """An engine has come or gone."""
         async with self._changed:
-            self._changed.notify(self._waiting + 1 if most is None else most)
+            self._changed.notify_all()
+        await self._say_room(self._waiting)
