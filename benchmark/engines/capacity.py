@@ -22,8 +22,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 sys.path.insert(0, str(Path(__file__).parents[2] / "test" / "helpers"))
 
 from linked_engines import FACTS
@@ -133,11 +131,9 @@ async def measure(folder: Path, lines: int, engines: int) -> dict[str, Any]:
     """Answer the batch with so many engines."""
     rules = Rules(max_lines=job_ids.MAX_REQUESTS)
     settings = PlannerSettings(COST, 100_000, most_tokens=4096, engines=engines)
-    children: list[Child] = []
 
     async def start(_: int) -> Child:
-        children.append(await Child.start())
-        return children[-1]
+        return await Child.start()
 
     pool = EnginePool(start, engines, WINDOW, restarts=0, say=print, watchdog_seconds=60.0)
     stop = Stop()
@@ -171,7 +167,6 @@ async def measure(folder: Path, lines: int, engines: int) -> dict[str, Any]:
             began, before = time.monotonic(), time.process_time()
             await loop.run()
             seconds, processor = time.monotonic() - began, time.process_time() - before
-            theirs = sum(sum(psutil.Process(c.process.pid).cpu_times()[:2]) for c in children)
         await pool.close()
         preparation.close()
     assert log.done == lines
@@ -181,7 +176,6 @@ async def measure(folder: Path, lines: int, engines: int) -> dict[str, Any]:
         "lines_per_second": lines / seconds,
         "lines_per_processor_second": lines / processor,
         "engines_of_100_a_second": lines / processor / EACH,
-        "share_of_engines_processes": theirs / (theirs + processor),
         "answered_by": [one.answered for one in pool.standings()],
     }
 
