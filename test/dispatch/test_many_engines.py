@@ -172,11 +172,13 @@ def test_a_place_in_an_engine_that_has_died_since_frees_none() -> None:
     assert rooms.now().free == [3, 3]
 
 
-def planner_over(folder: Path, requests: list[Request], engines: int) -> Planner:
+def planner_over(
+    folder: Path, requests: list[Request], engines: int, kv_slots: int = 4000
+) -> Planner:
     """A planner with one job, of which all is planned."""
     source = PlannedInput(folder, requests)
     source.prepare()
-    planner = Planner(PlannerSettings(COST, 4000, most_tokens=4096, engines=engines))
+    planner = Planner(PlannerSettings(COST, kv_slots, most_tokens=4096, engines=engines))
     planner.open("job", RequestStore(source.folder), np.zeros(len(requests) + 1, dtype=np.bool_))
     planner.take("job", 0, News([], [], True))
     while planner.work(5.0):
@@ -212,7 +214,7 @@ def test_lines_that_are_put_aside_keep_nobody_else_out(tmp_path: Path) -> None:
     """They have been in an engine that died, say, and go last; an engine that is full of them in
     the books would get no others before."""
     requests = [long_answer(i) for i in range(60)]
-    planner = planner_over(tmp_path, requests, 2)
+    planner = planner_over(tmp_path, requests, 2, kv_slots=200)
     got: list[int] = []
     aside: list[int] = []
     while not (
