@@ -4,14 +4,14 @@
 # Guess beforehand: `ray.init(_node_ip_address="127.0.0.1")` makes a cluster that listens on
 # 127.0.0.1.
 #
-# Seen (ray 2.60.0, Linux): Ray replaces a loopback address by the machine's own, and its store, its node's server and its
-# workers listen on all addresses, as without the argument. With the variable
+# Seen (ray 2.60.0, Linux): Ray replaces a loopback address by the machine's own, and its store, its
+# node's server and its workers listen on all addresses, as without the argument. With the variable
 # RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0, on Linux, all of them listen on 127.0.0.1.
 #
 # What follows: set that variable before ray is imported where a cluster is for this machine alone.
 #
-# Exits with 0 if it is still so, 1 if it has changed. Takes half a minute; needs Python 3.11 or newer and a machine with an
-# address besides the loopback.
+# Exits with 0 if it is still so, 1 if it has changed. Takes half a minute; needs Python 3.11 or newer
+# and a machine with an address besides the loopback.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
