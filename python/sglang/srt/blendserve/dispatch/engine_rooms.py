@@ -21,7 +21,7 @@ class Rooms(NamedTuple):
     idle: Sequence[bool] = ()
 
 
-class Place(NamedTuple):
+class EnginePlace(NamedTuple):
     """A place in an engine's window, from the handing over of a line to its result.
 
     Attributes:
@@ -57,13 +57,13 @@ class EngineRooms:
             ]
             return Rooms(free, [*self._losses], self.idle())
 
-    def take(self, engine: int) -> Place:
+    def take(self, engine: int) -> EnginePlace:
         """A line is handed over to an engine."""
         with self._lock:
             self._held[engine] += 1
-            return Place(engine, self._losses[engine])
+            return EnginePlace(engine, self._losses[engine])
 
-    def leave(self, place: Place) -> None:
+    def leave(self, place: EnginePlace) -> None:
         """A line has its result, or goes elsewhere."""
         with self._lock:
             if self._losses[place.engine] == place.losses:

@@ -23,8 +23,7 @@ from sglang.srt.blendserve.batch_file.lines import RawLine
 from sglang.srt.blendserve.batch_file.types import BatchLine, LineError
 from sglang.srt.blendserve.cost.remaining_work import RemainingWork
 from sglang.srt.blendserve.dispatch.dispatcher import JobWork
-from sglang.srt.blendserve.dispatch.engine_rooms import EngineRooms
-from sglang.srt.blendserve.dispatch.engine_rooms import Place as EnginePlace
+from sglang.srt.blendserve.dispatch.engine_rooms import EnginePlace, EngineRooms
 from sglang.srt.blendserve.dispatch.first_lines import first_lines, read_bytes
 from sglang.srt.blendserve.dispatch.messages import News, Place, Taken
 from sglang.srt.blendserve.dispatch.planner_client import PlannerClient, PlannerDied

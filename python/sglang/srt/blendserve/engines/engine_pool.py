@@ -27,6 +27,7 @@ from sglang.srt.blendserve.engines.link import Link
 from sglang.srt.blendserve.engines.member import Member
 from sglang.srt.blendserve.engines.messages import EngineFacts
 from sglang.srt.blendserve.engines.remote_engine import Failed, NotStarted, RemoteEngine
+from sglang.srt.blendserve.engines.room_queue import RoomQueue
 from sglang.srt.blendserve.pool.pool_request import Tokens
 
 logger = logging.getLogger(__name__)
@@ -102,9 +103,7 @@ class EnginePool:
             self.rooms.joined(0)
         self._keeping: list[asyncio.Task[None]] = []
         self._changed = asyncio.Condition()
-        self._room = asyncio.Condition()
-        self._waiting = 0
-        self.rooms.on_leave = self._left
+        self._queue = RoomQueue(self.rooms, self._numbers_there)
         self._why_not: list[str] = []
         self._facts: EngineFacts | None = None
         self._closing = False
@@ -193,40 +192,13 @@ class EnginePool:
         chosen = None if engine is None else self._engines[engine]
         if chosen is not None and chosen.there:
             return await chosen.execute(line, rid, prompts)
-        number = await self._with_room()
-        place, chosen = self.rooms.take(number), self._engines[number]
+        place = await self._queue.take()
+        chosen = self._engines[place.engine]
         assert chosen is not None
         try:
             return await chosen.execute(line, rid, prompts)
         finally:
             self.rooms.leave(place)
-
-    async def _with_room(self) -> int:
-        """Return the number of the engine that has most room, when one has any."""
-        self._waiting += 1
-        try:
-            async with self._room:  # held while it is looked, so that no word is lost
-                while (number := self._roomiest()) is None:
-                    await self._room.wait()
-                return number
-        finally:
-            self._waiting -= 1
-
-    def _roomiest(self) -> int | None:
-        free = self.rooms.now().free
-        there = [number for number, engine in enumerate(self._engines) if engine and engine.there]
-        best = max(there, key=free.__getitem__, default=None)
-        return None if best is None or free[best] <= 0 else best
-
-    def _left(self) -> None:
-        """A line has left an engine; asked on the event loop."""
-        if self._waiting:
-            asyncio.get_running_loop().create_task(self._say_room(1))
-
-    async def _say_room(self, lines: int) -> None:
-        """So many of the lines that wait for an engine may look again."""
-        async with self._room:
-            self._room.notify(lines)
 
     def abort(self, job: str) -> None:
         """Give up all requests of a job."""
@@ -301,6 +273,9 @@ class EnginePool:
     def _idle(self) -> list[bool]:
         """Whether each engine has nothing to do; asked in any thread."""
         return [engine is not None and not engine.in_flight for engine in [*self._engines]]
+
+    def _numbers_there(self) -> list[int]:
+        return [number for number, engine in enumerate(self._engines) if engine and engine.there]
 
     def _there(self) -> list[Member]:
         return [engine for engine in self._engines if engine is not None and engine.there]
@@ -383,4 +358,4 @@ class EnginePool:
         """An engine has come or gone."""
         async with self._changed:
             self._changed.notify_all()
-        await self._say_room(self._waiting)
+        await self._queue.look_again()

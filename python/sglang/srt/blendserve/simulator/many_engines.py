@@ -71,18 +71,15 @@ class EngineShare:
         requests: that it has answered.
         busy_seconds: of its steps.
         ended_at: seconds from the start to its last step.
-        longest_wait: the longest time that it had nothing to do before its last step, seconds.
     """
 
     requests: int = 0
     busy_seconds: float = 0.0
     ended_at: float = 0.0
-    longest_wait: float = 0.0
 
     def add(self, clock: float, seconds: float, requests: int) -> None:
         """Count a step that began at ``clock``, and the requests that have ended with it."""
         self.requests += requests
-        self.longest_wait = max(self.longest_wait, clock - self.ended_at)
         self.busy_seconds += seconds
         self.ended_at = clock + seconds
 

@@ -1,1 +1,0 @@
-"""Tests of engines that are fed together."""
