@@ -51,13 +51,14 @@ from sglang.srt.blendserve.cost.device_spec import DeviceSpec
 from sglang.srt.blendserve.cost.model_spec import ModelSpec
 from sglang.srt.blendserve.policy.named import make_step_policy
 from sglang.srt.blendserve.pool.request_pool import RequestPool
+from sglang.srt.blendserve.runtime.beside_online import BesideOnline
 from sglang.srt.blendserve.runtime.cache.radix_cache import BlendRadixCache
-from sglang.srt.blendserve.runtime.online import OnlineRequests
 from sglang.srt.blendserve.runtime.receiver import OfflineReceiver
 from sglang.srt.blendserve.runtime.record.row_file import RowFile
 from sglang.srt.blendserve.runtime.record.step_record import StepRecord, StepRecorder
 from sglang.srt.blendserve.runtime.request_progress import note_progress
 from sglang.srt.blendserve.runtime.scheduler import BlendScheduler
+from sglang.srt.blendserve.settings import Settings
 
 PARTS = ("progress", "select", "look-up", "leave", "evict", "record", "collector")
 CACHES = {"blendserve": BlendRadixCache, "sglang": RadixCache}
@@ -169,7 +170,7 @@ class Engine(BlendScheduler):
         self.new_token_ratio_tracker = argparse.Namespace(current=0.5)
         self.running = argparse.Namespace(reqs=[], batch_is_full=False)
         self.forward_ct = self.retractions = 0
-        self.online = OnlineRequests(1.0)
+        self.beside = BesideOnline(self, Settings().online_targets, cost)
         self.recorder = StepRecorder(self, [RowFile(trace, StepRecord)])
         self.watch = Stopwatch()
         if isinstance(self.tree_cache, BlendRadixCache):
@@ -188,8 +189,8 @@ class Engine(BlendScheduler):
         watch = self.watch
         watch.timed("progress", note_progress)(self.pool)
         self._feed = watch.timed("select", super()._feed)
-        self._cached_tokens = watch.timed("look-up", super()._cached_tokens, "select")
-        self._feed(self.running)
+        self.cached_tokens = watch.timed("look-up", super().cached_tokens, "select")
+        self._feed(self.running, None)
         new, self.waiting_queue = self.waiting_queue, []
         self.chunked_prefill_size = self.step_policy.max_tokens
         batch = argparse.Namespace(

@@ -73,7 +73,6 @@ VARIANTS: dict[str, Any] = {
 moved. `many_caps`: unknown kinds never count with their caps (but where compute is scarce)."""
 
 ELSEWHERE = {
-    "least_beside_online": "concerns online requests, of which the model has none",
     "paper_window": "concerns `paper` alone",
 }
 """Fields that these runs do not show."""

@@ -36,6 +36,16 @@ class PlainView:
     first_started_at: float | None = None
     forward_ct: int = 0
     cached: CacheUse | None = None
+    parked: int = 0
+    step_feedback: Any = None
+    lanes: dict[str, Any] | None = None
+    online: dict[str, Any] = field(default_factory=dict)
+
+    def online_figures(self) -> dict[str, Any]:
+        return self.online
+
+    def lane_state(self) -> dict[str, Any] | None:
+        return self.lanes
 
     def cache_use(self) -> CacheUse | None:
         return self.cached

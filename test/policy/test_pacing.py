@@ -17,7 +17,6 @@ from sglang.srt.blendserve.policy.pace import (
     SavedPrefill,
     SpreadPace,
     StepLoad,
-    beside_online,
     compute_scarcity,
 )
 
@@ -84,29 +83,9 @@ def test_a_fixed_pace_counts_the_running_requests() -> None:
     assert FixedPace(64).budget(StepLoad(100, 0), rest).compute_side == 1
 
 
-@given(part=st.floats(0.0, 0.95), running=st.integers(1, 2000), context=st.integers(1, 4000))
-def test_prefill_beside_online_decodes_takes_its_share_of_the_step(
-    part: float, running: int, context: int
-) -> None:
-    load = StepLoad(running, running * context)
-    tokens = beside_online(COST, load, part, 8192)
-    prefill = tokens * float(COST.prefill_seconds(1.0))
-    decode = float(
-        COST.decode_compute_seconds(load.running, load.kv_tokens)
-        + COST.kv_read_seconds(load.kv_tokens)
-        + COST.weights_seconds(running)
-    )
-    assert 0 < tokens <= 8192
-    if tokens > 32:  # else it is the least that is worth a step
-        assert prefill <= part * (prefill + decode) * 1.001
-
-
-def test_prefill_beside_online_decodes_is_never_more_than_there_is() -> None:
-    load = StepLoad(100, 100_000)
-    assert beside_online(COST, load, 1.0, 700) == 700
-    assert beside_online(COST, load, 0.0, 700) == 32
-    assert beside_online(COST, load, 0.9, 20) == 20
-    assert beside_online(COST, load, 0.5, 0) == 0
+def test_a_budget_is_cut_on_either_side() -> None:
+    assert PrefillBudget(100, 300).at_most(200) == PrefillBudget(100, 200)
+    assert PrefillBudget(100, 300).at_most(None) == PrefillBudget(100, 300)
 
 
 def test_budgets_too_small_for_a_step_are_saved_up_and_no_others() -> None:

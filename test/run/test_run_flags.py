@@ -135,6 +135,7 @@ def test_defaults_without_a_gpu_give_way_to_what_is_given(tmp_path: Path) -> Non
     found = cpu_defaults.server_flags(str(tmp_path), ["--device=cpu", "--max-total-tokens", "9"])
     assert [flag for flag in found if flag.startswith("--")] == [
         "--sleep-on-idle",
+        "--disable-overlap-schedule",
         "--sampling-backend",
         "--grammar-backend",
         "--cuda-graph-backend-decode",

@@ -6,6 +6,7 @@ pytest test/runtime/test_pool_state.py
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from plain_view import SLOTS, PlainView, kv_cache
 
 from sglang.srt.blendserve.pool.pool_request import PoolRequest
 from sglang.srt.blendserve.runtime.cache.cached_prefixes import CacheUse
-from sglang.srt.blendserve.runtime.pool_state import pool_state
+from sglang.srt.blendserve.runtime.pool_state import pool_state, told
+from sglang.srt.blendserve.settings import BEYOND_COMPUTE, BEYOND_MEMORY
 
 
 def view_of(requests: int) -> PlainView:
@@ -38,9 +40,12 @@ def test_the_plan_is_reported_in_types_that_json_carries(requests: int, shown: i
     view = view_of(requests)
     view.pool.plan_if_due(quiet=True)
     first = next(view.pool.table.everyone_waiting())
+    first.payload = SimpleNamespace(output_ids=[], finished_reason=None, to_finish=None)
     view.pool.start(first)
     view.cached = CacheUse(soon=7, unneeded=38, hits=14)
-    state = pool_state(view, step_factors=(1.5, 1.0), lanes={"decode_steps": 2})
+    view.step_feedback = SimpleNamespace(factors=(1.5, 1.0))
+    view.lanes, view.online = {"decode_steps": 2}, {"ttft_p50": None, "parked": 3}
+    state = pool_state(view)
     assert json.loads(json.dumps(state)) == state | {"step_factors": [1.5, 1.0]}
     assert (state["waiting"], state["running"]) == (requests - 1, 1)
     assert (state["kv_free"], state["retractions"], state["plans_made"]) == (321, 3, 1)
@@ -49,3 +54,11 @@ def test_the_plan_is_reported_in_types_that_json_carries(requests: int, shown: i
     assert state["optimum_seconds"] > 0
     assert (state["cached"]["soon"], state["cached"]["unneeded"]) == (7, 38)
     assert state["lanes"] == {"decode_steps": 2}
+    assert state["online"] == {"ttft_p50": None, "parked": 3}
+
+
+def test_what_waits_elsewhere_is_taken_in() -> None:
+    pool = PlainView().pool
+    assert not told(pool, {"other": 1})
+    assert told(pool, {BEYOND_COMPUTE: "1.5", BEYOND_MEMORY: 2})
+    assert pool.current.beyond == (1.5, 2.0)

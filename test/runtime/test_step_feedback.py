@@ -13,8 +13,8 @@ from sglang.srt.blendserve.cost.device_spec import DeviceSpec
 from sglang.srt.blendserve.cost.model_spec import ModelSpec
 from sglang.srt.blendserve.policy.pace import BalancePace, FixedPace
 from sglang.srt.blendserve.runtime.ranks import RankGroup
-from sglang.srt.blendserve.runtime.record import step_feedback
 from sglang.srt.blendserve.runtime.record.step_feedback import StepFeedback
+from sglang.srt.blendserve.runtime.record.step_timer import StepTimer
 
 MODEL = ModelSpec.from_config(
     {
@@ -37,8 +37,8 @@ def policy_at(pace: Any) -> Any:
     return SimpleNamespace(pace=pace)
 
 
-def feedback_of(policy: Any, *, one_behind: bool = False) -> StepFeedback:
-    return StepFeedback(policy, COST, one_behind=one_behind, ranks=RankGroup())
+def feedback_of(policy: Any) -> StepFeedback:
+    return StepFeedback(policy, COST, ranks=RankGroup())
 
 
 def mixed_batch(prefill: int, decodes: int, context: int) -> Any:
@@ -56,45 +56,51 @@ def mixed_batch(prefill: int, decodes: int, context: int) -> Any:
 class Device:
     """Runs steps on a clock of its own, each kind of work slower than its peak by a factor."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, factors: tuple[float, float]) -> None:
+    def __init__(self, factors: tuple[float, float]) -> None:
         self.now = 0.0
         self.factors = factors
-        monkeypatch.setattr(step_feedback.time, "perf_counter", lambda: self.now)
+
+    def timer(self, feedback: StepFeedback, *, behind: int = 0) -> StepTimer:
+        return StepTimer(COST, [feedback], one_behind=bool(behind), clock=lambda: self.now)
 
     def run(self, policy: Any, steps: int, *, behind: int = 0) -> StepFeedback:
-        feedback = feedback_of(policy, one_behind=bool(behind))
+        feedback = feedback_of(policy)
+        timer = self.timer(feedback, behind=behind)
         rng = np.random.default_rng(0)
         took = [0.0] * behind
         for _ in range(steps):
             batch = mixed_batch(int(rng.integers(1, 4000)), int(rng.integers(1, 200)), 1500)
-            feedback.launched(batch)
-            compute, memory = feedback._work(batch)
-            took.append(self.factors[0] * compute + self.factors[1] * memory)
+            load = timer.launched(batch)
+            decode = float(COST.decode_compute_seconds(load.decodes, load.kv_tokens))
+            weights = COST.weights_seconds(load.prompt_tokens + load.decodes)
+            memory = float(COST.kv_read_seconds(load.kv_tokens) + weights)
+            took.append(self.factors[0] * (load.prefill + decode) + self.factors[1] * memory)
             self.now += took[len(took) - 1 - behind]
         return feedback
 
 
 @pytest.mark.parametrize("behind", [0, 1], ids=["one after the other", "overlap schedule"])
-def test_the_pace_follows_what_steps_take(monkeypatch: pytest.MonkeyPatch, behind: int) -> None:
+def test_the_pace_follows_what_steps_take(behind: int) -> None:
     policy = policy_at(BalancePace(COST, 400_000, 8192))
-    feedback = Device(monkeypatch, (1.8, 1.1)).run(policy, 320, behind=behind)
+    feedback = Device((1.8, 1.1)).run(policy, 330, behind=behind)
     compute, memory = feedback.factors
     assert compute / memory == pytest.approx(1.8 / 1.1, rel=0.1)
     assert policy.pace.cost.device.peak_flops < COST.device.peak_flops
 
 
-def test_a_fixed_pace_has_nothing_to_correct(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fixed_pace_has_nothing_to_correct() -> None:
     policy = policy_at(FixedPace(512))
-    feedback = Device(monkeypatch, (1.8, 1.1)).run(policy, 320)
+    feedback = Device((1.8, 1.1)).run(policy, 320)
     assert feedback.fit.steps == 0
     assert policy.pace == FixedPace(512)
 
 
-def test_time_without_work_is_not_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    device = Device(monkeypatch, (1.0, 1.0))
+def test_time_without_work_is_not_a_step() -> None:
+    device = Device((1.0, 1.0))
     feedback = feedback_of(policy_at(BalancePace(COST, 400_000, 8192)))
+    timer = device.timer(feedback)
     for _ in range(100):
-        feedback.launched(mixed_batch(512, 100, 1500))
-        feedback.idle()
+        timer.launched(mixed_batch(512, 100, 1500))
+        timer.idle()
         device.now += 60
     assert feedback.fit.steps == 0

@@ -131,7 +131,9 @@ def test_metrics_add_up_the_steps_and_show_the_last() -> None:
         _counter_cls=lambda *args, **kwargs: Counter(*args, registry=registry, **kwargs),
         _gauge_cls=lambda *args, **kwargs: Gauge(*args, registry=registry, **kwargs),
     )
-    metrics = BlendMetrics(collector, PlainView(cached=CacheUse(soon=5, unneeded=7, hits=9)))
+    online = {"ttft_p50": 0.25, "ttft_target": None}
+    view = PlainView(cached=CacheUse(soon=5, unneeded=7, hits=9), online=online)
+    metrics = BlendMetrics(collector, view)
     for waiting in (9, 4):
         metrics.add(StepRecord(prefill_memory=50, retractions=1, waiting=waiting))
     metrics.flush()
@@ -143,6 +145,8 @@ def test_metrics_add_up_the_steps_and_show_the_last() -> None:
     assert value("prefill_tokens_total", side="memory") == 100
     assert value("retracted_requests_total", kind="offline") == 2
     assert value("pool_requests", state="waiting") == 4
+    assert value("online_ttft_seconds", kind="p50") == 0.25
+    assert value("online_ttft_seconds", kind="target") == value("online_tpot_seconds", kind="p95")
     assert value("cached_tokens", needed="soon") == 5
     assert value("cached_tokens", needed="never") == 7
     assert value("cached_hits_tokens", kind="waiting") == 9

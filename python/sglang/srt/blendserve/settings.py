@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sglang.srt.blendserve.flag_fields import Flags, flag
+from sglang.srt.blendserve.policy.latency_targets import LatencyTargets, Target
 
 POLICY = "blendserve"
 """The name behind ``--schedule-policy``."""
@@ -74,13 +75,17 @@ class Settings:
         "left and measured times, 'shared' lets both use all of them, decode first, and a "
         "number is prefill's SMs.",
     )
-    online_share: float = flag(
-        0.25,
-        "While online requests decode, and for some steps after, the prefill of "
-        "offline requests may take at most this share of a step's time (0 to 1; 1: any). "
-        "Online requests that wait always go first.",
-        least=0,
-        most=1,
+    online_ttft: str = flag(
+        "2x",
+        "Time to first token that online requests are to keep beside a batch, in milliseconds "
+        "(500) or as a multiple of what the engine would need without one (1.5x); 'off' for none. "
+        "While online requests are there or expected, steps are short enough for it: offline "
+        "requests are computed in smaller chunks, and some that decode sit steps out.",
+    )
+    online_tpot: str = flag(
+        "2x",
+        "Time per output token, after the first, that online requests are to keep beside a batch, "
+        "as --blendserve-online-ttft.",
     )
     list_window: int = flag(
         8192,
@@ -105,8 +110,20 @@ class Settings:
         FLAGS.check(self)
         if self.overlap_sm not in ("auto", "shared") and not self.overlap_sm.isdecimal():
             raise FLAGS.refusal(self, "overlap_sm", "it must be auto, shared or a number of SMs")
+        _ = self.online_targets
         if self.trace and not (folder := Path(self.trace).absolute().parent).is_dir():
             raise FLAGS.refusal(self, "trace", f"there is no folder {folder}; create it first")
+
+    @property
+    def online_targets(self) -> LatencyTargets:
+        """The latencies that online requests are to keep."""
+        return LatencyTargets(self._target("online_ttft"), self._target("online_tpot"))
+
+    def _target(self, name: str) -> Target:
+        try:
+            return Target.parse(getattr(self, name))
+        except ValueError as error:
+            raise FLAGS.refusal(self, name, str(error)) from None
 
     @classmethod
     def take_from(cls, arguments: dict[str, Any]) -> Settings:

@@ -17,7 +17,6 @@ from typing import NamedTuple, Protocol
 from sglang.srt.blendserve.cost.cost_model import CostModel
 from sglang.srt.blendserve.cost.remaining_work import RemainingWork
 from sglang.srt.blendserve.plan.scanner import Side
-from sglang.srt.blendserve.policy.tuning import DEFAULTS, Tuning
 
 
 class StepLoad(NamedTuple):
@@ -72,6 +71,12 @@ class PrefillBudget(NamedTuple):
         """The budget of ``side``, tokens."""
         return self.compute_side if side is Side.COMPUTE else self.memory_side
 
+    def at_most(self, tokens: int | None) -> PrefillBudget:
+        """The budget with no more than ``tokens`` on either side; None: as it is."""
+        if tokens is None:
+            return self
+        return PrefillBudget(min(self.compute_side, tokens), min(self.memory_side, tokens))
+
 
 class SavedPrefill:
     """The prefill budget that steps have left over because it was too small for one."""
@@ -116,26 +121,6 @@ def compute_scarcity(cost: CostModel, kv_slots: int, running: int, rest: Rest) -
 def rise(value: float, start: float, width: float) -> float:
     """0 up to ``start``, 1 from ``start`` + ``width`` on, and a straight line between."""
     return min(max((value - start) / width, 0.0), 1.0)
-
-
-def beside_online(
-    cost: CostModel, load: StepLoad, part: float, most: int, tuning: Tuning = DEFAULTS
-) -> int:
-    """Prompt tokens of offline requests that take at most ``part`` of a step's time.
-
-    ``load``: what the step decodes, online and offline; ``most``: tokens it could compute at all.
-    Never less than `Tuning.least_beside_online`: fewer would hardly be cheaper, and the pool would
-    stand still.
-    """
-    if part >= 1:
-        return most
-    decode = float(
-        cost.decode_compute_seconds(load.running, load.kv_tokens)
-        + cost.kv_read_seconds(load.kv_tokens)
-        + cost.weights_seconds(load.running)
-    )
-    tokens = int(part / (1 - part) * decode / float(cost.prefill_seconds(1.0)))
-    return min(max(tokens, tuning.least_beside_online), most)
 
 
 class Pace(Protocol):

@@ -104,7 +104,8 @@ class StepPolicy:
         """The prompt tokens that the step may compute."""
         state = step.state
         load = StepLoad(state.running, state.kv_tokens, self.prompt_cost.factor)
-        return self.saved.add(self.pace.budget(load, RestOnDemand(lambda: step.rest)))
+        budget = self.pace.budget(load, RestOnDemand(lambda: step.rest))
+        return self.saved.add(budget.at_most(state.most_prefill))
 
     def _begun_prompt_ends(self, step: Step, budget: PrefillBudget) -> bool:
         """Go on with a prompt that has begun; say whether its end, if there is one, is in the step.

@@ -28,6 +28,8 @@ class EngineState:
     """The offline request whose prompt is partly computed."""
     chunk_tokens: int = 0
     """Prompt tokens of `chunk` that are still to be computed."""
+    most_prefill: int | None = None
+    """Prompt tokens that the step may have beside online requests; None: any number."""
 
 
 @dataclass(frozen=True, slots=True)

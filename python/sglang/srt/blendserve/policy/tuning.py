@@ -120,9 +120,6 @@ class Tuning:
     """Part of what was seen of the cost of prompt tokens (`cost.prompt_cost`) that is kept from
     step to step: some dozens of steps count. At 0: -1.1 % and -4.2 %; with 25,000 requests of
     trace1 +0.9 % (+0.7 to +1.0 over 3 seeds)."""
-    least_beside_online: int = 32
-    """Prompt tokens that a step may compute beside online decodes however short these are.
-    Unproven: it concerns online requests, of which the model has none."""
 
     # --- algorithm 3 as printed (paper.py) ----------------------------------------------------
 

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from sglang.srt.blendserve.cost.remaining_work import RemainingWork
 from sglang.srt.blendserve.plan.densities import plan_figures
+from sglang.srt.blendserve.pool.request_pool import RequestPool
+from sglang.srt.blendserve.runtime.request_progress import note_progress
 from sglang.srt.blendserve.runtime.view import SchedulerView
+from sglang.srt.blendserve.settings import BEYOND_COMPUTE, BEYOND_MEMORY
 
 
-def pool_state(
-    view: SchedulerView,
-    *,
-    step_factors: tuple[float, float] | None = None,
-    lanes: dict[str, Any] | None = None,
-) -> dict[str, Any]:
+def pool_state(view: SchedulerView) -> dict[str, Any]:
     """Return requests, KV slots (tokens) and the plan, in types that every format can carry.
 
-    ``first_started_at``: Unix seconds.
-
-    ``step_factors``: measured over predicted seconds of compute and of memory traffic, None where
-    steps are not measured. ``lanes``: the counts of the two lanes, None where there is one.
+    ``first_started_at``: Unix seconds. ``step_factors``: measured over predicted seconds of
+    compute and of memory traffic, None where steps are not measured. ``lanes``: the counts of the
+    two lanes, None where there is one. ``online``: what online requests feel, in seconds.
     """
     pool = view.pool
+    note_progress(pool)  # what has ended since the last pass no longer runs
     cached = view.cache_use()
+    feedback = view.step_feedback
     return {
         "waiting": len(pool),
         "running": len(pool.table.running),
@@ -33,7 +34,20 @@ def pool_state(
         "kv_slots": view.kv_cache.total,
         "kv_free": view.kv_cache.free,
         "cached": None if cached is None else cached._asdict(),
-        "step_factors": step_factors,
+        "step_factors": None if feedback is None else feedback.factors,
         **plan_figures(pool.current.plan),
-        "lanes": lanes,
+        "lanes": view.lane_state(),
+        "online": view.online_figures(),
     }
+
+
+def told(pool: RequestPool, state: Mapping[str, Any]) -> bool:
+    """Take in how much predicted work waits elsewhere for ``pool``; say whether ``state`` has it.
+
+    ``state``: as for SGLang's ``set_internal_state``.
+    """
+    if BEYOND_COMPUTE not in state:
+        return False
+    work = RemainingWork(float(state[BEYOND_COMPUTE]), float(state[BEYOND_MEMORY]))
+    pool.current.beyond = work
+    return True

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 from typing import Any
 
 from sglang.srt.managers import scheduler as upstream
@@ -17,13 +18,12 @@ from sglang.srt.managers.io_struct import AbortReq, SetInternalStateReqOutput
 from sglang.srt.managers.schedule_batch import Req, ScheduleBatch
 
 from sglang.srt.blendserve import hook_check
-from sglang.srt.blendserve.cost.remaining_work import RemainingWork
 from sglang.srt.blendserve.policy.named import AnyStepPolicy
 from sglang.srt.blendserve.policy.state import EngineState
-from sglang.srt.blendserve.pool.pool_request import PoolRequest
 from sglang.srt.blendserve.pool.request_pool import RequestPool
 from sglang.srt.blendserve.runtime import compatibility
 from sglang.srt.blendserve.runtime.arrival_order import hand_over, log_failure
+from sglang.srt.blendserve.runtime.beside_online import BesideOnline
 from sglang.srt.blendserve.runtime.cache.cached_prefixes import CacheUse
 from sglang.srt.blendserve.runtime.cache.integrity import check_when_idle
 from sglang.srt.blendserve.runtime.cache.radix_cache import BlendRadixCache
@@ -35,11 +35,10 @@ from sglang.srt.blendserve.runtime.engine_pool import engine_cost, engine_pool
 from sglang.srt.blendserve.runtime.engine_state import engine_state
 from sglang.srt.blendserve.runtime.injected_fault import InjectedFault
 from sglang.srt.blendserve.runtime.offline_request import offline_request
-from sglang.srt.blendserve.runtime.online import OnlineRequests
 from sglang.srt.blendserve.runtime.overlap.lane_trace import LaneRow, lane_path
 from sglang.srt.blendserve.runtime.overlap.lanes import make_lanes
 from sglang.srt.blendserve.runtime.overlap.overlap_loop import OverlapLoop
-from sglang.srt.blendserve.runtime.pool_state import pool_state
+from sglang.srt.blendserve.runtime.pool_state import pool_state, told
 from sglang.srt.blendserve.runtime.prefill_adder import BlendPrefillAdder
 from sglang.srt.blendserve.runtime.ranks import RankGroup
 from sglang.srt.blendserve.runtime.receiver import OfflineReceiver
@@ -47,9 +46,10 @@ from sglang.srt.blendserve.runtime.record.row_file import RowFile, trace_file
 from sglang.srt.blendserve.runtime.record.step_feedback import StepFeedback
 from sglang.srt.blendserve.runtime.record.step_record import StepRecorder
 from sglang.srt.blendserve.runtime.record.step_sinks import step_sinks
+from sglang.srt.blendserve.runtime.record.step_timer import LearnsFromSteps, StepTimer
 from sglang.srt.blendserve.runtime.request_progress import note_progress
 from sglang.srt.blendserve.runtime.view import Evictions, KvCacheSlots
-from sglang.srt.blendserve.settings import BEYOND_COMPUTE, BEYOND_MEMORY, POLICY, Settings
+from sglang.srt.blendserve.settings import POLICY, Settings
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +71,8 @@ class BlendScheduler(upstream.Scheduler):
     """Set where metrics or a step trace are asked for."""
     step_feedback: StepFeedback | None = None
     """Set where one step runs at a time, whose time can be told."""
+    step_timer: StepTimer
+    beside: BesideOnline
     planner_failures = 0
     first_started_at: float | None = None
     _injected: InjectedFault | None = None
@@ -98,12 +100,12 @@ class BlendScheduler(upstream.Scheduler):
         if settings.overlap == "chunks":
             # SGLang starts PD multiplexing without chunks only; its chunk logic works all the same.
             self.chunked_prefill_size = settings.overlap_chunk
-        self.online = OnlineRequests(settings.online_share)
         self.retractions = 0
-        ranks, place = self._ranks, seams.ranks(self)
+        ranks, place = self.ranks, seams.ranks(self)
         kv_bytes = self.token_to_kv_pool_allocator.dtype.itemsize
         device = this_device(self.device, settings.device, ranks.size, ranks)
         cost = engine_cost(self.server_args.model_path, device, kv_bytes)
+        self.beside = BesideOnline(self, settings.online_targets, cost)
         self.use_pool(engine_pool(cost, self.max_total_num_tokens, settings, place.tp_size))
         self._injected = InjectedFault.asked_for()
         if self._injected is not None:
@@ -116,7 +118,8 @@ class BlendScheduler(upstream.Scheduler):
         logger.info("BlendServe plans for %s on %s, KV cache of %d tokens.", *described)
 
     @property
-    def _ranks(self) -> RankGroup:
+    def ranks(self) -> RankGroup:
+        """Those that must take the same decisions in every step."""
         return RankGroup(seams.ranks(self).attn_tp_size, self.attn_tp_cpu_group)
 
     def use_pool(self, pool: RequestPool, policy: AnyStepPolicy | None = None) -> None:
@@ -137,13 +140,12 @@ class BlendScheduler(upstream.Scheduler):
             page_size=self.page_size,
         )
         self.step_policy = policy or engine_policy(pool, settings, traits)
+        learners: list[LearnsFromSteps] = []
         if settings.overlap == "off":
-            self.step_feedback = StepFeedback(
-                self.step_policy,
-                pool.cost,
-                one_behind=bool(self.enable_overlap) and self.device != "cpu",
-                ranks=self._ranks,
-            )
+            self.step_feedback = StepFeedback(self.step_policy, pool.cost, ranks=self.ranks)
+            learners = [self.step_feedback, self.beside.times]
+        one_behind = bool(self.enable_overlap) and self.device != "cpu"
+        self.step_timer = StepTimer(pool.cost, learners, one_behind=one_behind)
 
     # --- what others may see (`view`) ----------------------------------------------------------
 
@@ -166,6 +168,19 @@ class BlendScheduler(upstream.Scheduler):
         if cache is None:
             return Evictions()
         return Evictions(cache.evicted_tokens, cache.evicted_needed_tokens)
+
+    @property
+    def parked(self) -> int:
+        """Offline requests that sit steps out beside online ones."""
+        return len(self.beside.parking.parked)
+
+    def online_figures(self) -> dict[str, Any]:
+        """Return what online requests feel, see `BesideOnline.figures`."""
+        return self.beside.figures()
+
+    def lane_state(self) -> dict[str, Any] | None:
+        """Return the counts of the two lanes, None where there is one."""
+        return None if self.overlap is None else self.overlap.state()
 
     def cache_use(self) -> CacheUse | None:
         return None if self.blend_cache is None else self.blend_cache.use()
@@ -191,16 +206,18 @@ class BlendScheduler(upstream.Scheduler):
     def _get_new_batch_prefill_raw(
         self, prefill_delayer_single_pass: Any, running_batch: ScheduleBatch
     ) -> tuple[ScheduleBatch | None, ScheduleBatch]:
-        stock_chunk, batch = self.chunked_prefill_size, None
+        stock_chunk, batch, decodes_alone = self.chunked_prefill_size, None, False
+        self.beside.look(running_batch.reqs)
+        if self.overlap is None:  # on two lanes, where the decode step begins
+            running_batch = self.beside.arrange(running_batch)
         try:
-            if self._plan_and_feed(running_batch):
-                self.online.launches(prefill=False)
-                return None, running_batch
+            decodes_alone = self._plan_and_feed(running_batch)
         except Exception as error:  # of any kind: the requests can be served without a plan
             self.chunked_prefill_size = stock_chunk
             self._serve_by_arrival(error)
+        waited = 0 if decodes_alone else len(self.beside.online.of(self.waiting_queue))
         try:
-            if self._must_decode_first(running_batch):
+            if decodes_alone or self._must_decode_first(running_batch):
                 return None, running_batch
             batch, running_batch = super()._get_new_batch_prefill_raw(
                 prefill_delayer_single_pass=prefill_delayer_single_pass,
@@ -208,9 +225,10 @@ class BlendScheduler(upstream.Scheduler):
             )
             return batch, running_batch
         finally:
-            self.online.launches(prefill=batch is not None)
+            self.beside.prefilled = batch is not None
             self.chunked_prefill_size = stock_chunk
             self._take_back()
+            self.beside.admitted(waited)
 
     def _plan_and_feed(self, running_batch: ScheduleBatch) -> bool:
         """Plan if that is due, and queue the pool's choice; say whether decodes go first alone."""
@@ -224,11 +242,17 @@ class BlendScheduler(upstream.Scheduler):
             idle_seconds=_IDLE_SECONDS if nothing_to_do else 0.0,
         )
         # Online requests that wait go first, as in SGLang; the pool waits until they are in.
-        if not self.waiting_queue and not self._online_chunk():
-            if not self._side_by_side and self.online.decode_first(running_batch.reqs):
-                return True
-            self._feed(running_batch)
-        return False
+        if self.waiting_queue:
+            self.beside.make_way(running_batch, in_flight=self.overlap is not None)
+            return False
+        if self.online_chunk:
+            return False
+        if not self._side_by_side and self.beside.decodes_first(running_batch):
+            return True
+        most = self.beside.most_prefill(running_batch.reqs)
+        if most != 0:
+            self._feed(running_batch, most)
+        return most == 0
 
     def _serve_by_arrival(self, error: Exception) -> None:
         """Leave the offline requests that are here to SGLang's own queue: the planner failed.
@@ -259,16 +283,21 @@ class BlendScheduler(upstream.Scheduler):
         needed = (self.chunked_prefill_size or 0) + (running + 1) * self.page_size
         return self.kv_cache.obtainable < needed
 
-    def _online_chunk(self) -> bool:
+    @property
+    def online_chunk(self) -> bool:
+        """Whether the prompt that is partly computed is an online request's."""
         return self.chunked_req is not None and offline_request(self.chunked_req) is None
 
-    def _feed(self, running_batch: ScheduleBatch) -> None:
-        """Put what the step policy chooses into the waiting queue and set the prefill size."""
+    def _feed(self, running_batch: ScheduleBatch, most: int | None) -> None:
+        """Put what the step policy chooses into the waiting queue and set the prefill size.
+
+        ``most``: prompt tokens of the step at most; None: any number.
+        """
         if not len(self.pool) and self.chunked_req is None:
             return
         if len(self.pool) and not len(self.pool.current.scanner) and not self.pool.current.orders:
             return  # nothing planned yet: the first job is still arriving
-        state = self._engine_state(running_batch.reqs)
+        state = self._engine_state(running_batch.reqs, most)
         selection = self.step_policy.select(state)
         if self.blend_cache is not None:
             self.blend_cache.evict_ahead()
@@ -277,25 +306,32 @@ class BlendScheduler(upstream.Scheduler):
         if selection.requests:
             running_batch.batch_is_full = False
             self.first_started_at = self.first_started_at or time.time()
-        tokens = self.online.limit(self.pool.cost, state, selection.prefill_tokens)
+        tokens = selection.prefill_tokens if most is None else min(most, selection.prefill_tokens)
         if self.chunked_prefill_size is not None and tokens:
             mixed = len(running_batch.reqs) if self.is_mixed_chunk else 0
             pages = -(-tokens // self.page_size)
             self.chunked_prefill_size = pages * self.page_size + mixed
 
-    def _engine_state(self, running: list[Req]) -> EngineState:
-        return engine_state(
+    def _engine_state(self, running: list[Req], most: int | None) -> EngineState:
+        state = engine_state(
             running,
-            self.online.look(running),
+            self.beside.online.decoding,
             self.chunked_req,
             used_slots=self.max_total_num_tokens - self.kv_cache.obtainable,
             free_requests=self.get_num_allocatable_reqs(len(running)),
             online_growth_ratio=self.new_token_ratio_tracker.current,
-            cached_tokens=self._cached_tokens,
+            cached_tokens=lambda request: self.cached_tokens(request.payload),
+        )
+        reserve = self.beside.reserve(state)
+        return replace(
+            state,
+            free_requests=state.free_requests - round(reserve.requests),
+            online_growth=state.online_growth + reserve.kv_tokens,
+            most_prefill=most,
         )
 
-    def _cached_tokens(self, request: PoolRequest) -> int:
-        req: Req = request.payload
+    def cached_tokens(self, req: Req) -> int:
+        """Return how many tokens of ``req``, which waits, the prefix cache holds now."""
         if self.blend_cache is None:
             return seams.matched_tokens(self.tree_cache, req)
         return self.blend_cache.cached_tokens(seams.radix_key(req))
@@ -314,8 +350,8 @@ class BlendScheduler(upstream.Scheduler):
             self._injected.batch(batch.reqs, self.tokenizer)
         if self.step_recorder is not None and not batch.split_index:  # not again for more layers
             self.step_recorder.launched(batch)
-        if self.step_feedback is not None:
-            self.step_feedback.launched(batch)
+        if self.overlap is None:
+            self.beside.launches(self.step_timer.launched(batch))
         return super().run_batch(batch, *args, **kwargs)
 
     # --- two lanes (``--blendserve-overlap``) ----------------------------------------------------
@@ -344,7 +380,17 @@ class BlendScheduler(upstream.Scheduler):
     def get_num_allocatable_reqs(self, running_bs: int, *args: Any, **kwargs: Any) -> int:
         """Return how many more requests can run, those that join the decodes next counted."""
         joining = 0 if self.overlap is None else self.overlap.joining_requests
-        return int(super().get_num_allocatable_reqs(running_bs + joining, *args, **kwargs))
+        running_bs += joining + self.parked
+        return int(super().get_num_allocatable_reqs(running_bs, *args, **kwargs))
+
+    def update_running_batch(self, batch: ScheduleBatch) -> ScheduleBatch | None:
+        self.beside.secure_decodes(batch)
+        return super().update_running_batch(batch)
+
+    def init_invariant_checker(self) -> None:
+        super().init_invariant_checker()
+        watch = self.invariant_checker
+        watch.get_running_batch = self.beside.parking.beside(watch.get_running_batch, watch)
 
     # --- abort, idle, state ----------------------------------------------------------------------
 
@@ -352,15 +398,20 @@ class BlendScheduler(upstream.Scheduler):
         super().abort_request(recv_req)
         if self.overlap is not None:
             self.overlap.abort(recv_req)
+        self.beside.parking.abort(recv_req)
         for request in self.offline_receiver.to_abort(recv_req):
             seams.send_abort(self, request.payload, recv_req)
             self.pool.forget(request)
 
+    def pause_generation(self, recv_req: Any) -> Any:
+        if recv_req.mode == "retract":
+            self.running_batch.reqs = [*self.running_batch.reqs, *self.beside.parking.release()]
+        return super().pause_generation(recv_req)
+
     def on_idle(self) -> None:
         if self.step_recorder is not None:
             self.step_recorder.idle()
-        if self.step_feedback is not None:
-            self.step_feedback.idle()
+        self.step_timer.idle()
         if self.is_fully_idle():
             self.offline_receiver.rest()
             if self.blend_cache is not None:
@@ -370,29 +421,19 @@ class BlendScheduler(upstream.Scheduler):
     def is_fully_idle(self, for_health_check: bool = False, **kwargs: bool) -> bool:
         waiting = len(self.pool) > 0 and not kwargs.get("ignore_waiting")
         busy = waiting or (self.overlap is not None and self.overlap.busy)
+        busy = busy or self.parked > 0
         return not busy and bool(super().is_fully_idle(for_health_check, **kwargs))
 
     def get_internal_state(self, recv_req: Any) -> Any:
         output = super().get_internal_state(recv_req)
         try:
-            output.internal_state["blendserve"] = self._pool_state()
+            output.internal_state["blendserve"] = pool_state(self)
         except Exception as error:  # as where it plans
             self._serve_by_arrival(error)
-            output.internal_state["blendserve"] = self._pool_state()
+            output.internal_state["blendserve"] = pool_state(self)
         return output
 
     def set_internal_state(self, recv_req: Any) -> Any:
-        given = recv_req.server_args
-        if BEYOND_COMPUTE not in given:
-            return super().set_internal_state(recv_req)
-        work = RemainingWork(float(given[BEYOND_COMPUTE]), float(given[BEYOND_MEMORY]))
-        self.pool.current.beyond = work
-        return SetInternalStateReqOutput(updated=True)
-
-    def _pool_state(self) -> dict[str, Any]:
-        note_progress(self.pool)  # what has ended since the last pass no longer runs
-        return pool_state(
-            self,
-            step_factors=None if self.step_feedback is None else self.step_feedback.factors,
-            lanes=None if self.overlap is None else self.overlap.state(),
-        )
+        if told(self.pool, recv_req.server_args):
+            return SetInternalStateReqOutput(updated=True)
+        return super().set_internal_state(recv_req)

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
     from sglang.srt.blendserve.policy.named import AnyStepPolicy
     from sglang.srt.blendserve.pool.request_pool import RequestPool
+    from sglang.srt.blendserve.runtime.beside_online import BesideOnline
     from sglang.srt.blendserve.runtime.cache.cached_prefixes import CacheUse
+    from sglang.srt.blendserve.runtime.record.step_feedback import StepFeedback
 
 
 class SlotAllocator(Protocol):
@@ -88,6 +90,20 @@ class SchedulerView(Protocol):
     def evictions(self) -> Evictions:
         """What has been evicted; nothing is counted in a prefix cache of SGLang's own."""
 
+    @property
+    def parked(self) -> int:
+        """Offline requests that sit steps out beside online ones."""
+
+    @property
+    def step_feedback(self) -> StepFeedback | None:
+        """What corrects the pace by measured steps; None where steps are not measured."""
+
+    def online_figures(self) -> dict[str, Any]:
+        """Return what online requests feel (seconds), see `BesideOnline.figures`."""
+
+    def lane_state(self) -> dict[str, Any] | None:
+        """Return the counts of the two lanes, None where there is one."""
+
     def cache_use(self) -> CacheUse | None:
         """Return what is cached, by what the plan says of it; some milliseconds' work.
 
@@ -100,6 +116,7 @@ class LaneScheduler(Protocol):
     each of these is; `pool` and `kv_cache` are ours."""
 
     pool: RequestPool
+    beside: BesideOnline
     chunked_req: Req | None
     running_batch: ScheduleBatch
     last_batch: ScheduleBatch | None

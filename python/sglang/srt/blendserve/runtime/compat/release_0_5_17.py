@@ -125,6 +125,37 @@ def leave_out(batch: ScheduleBatch, reqs: Sequence[Req]) -> None:
     batch.filter_batch(chunked_req_to_exclude=[*reqs])
 
 
+def decode_batch(scheduler: Any, reqs: Sequence[Req]) -> ScheduleBatch:
+    """Return a batch of ``reqs``, in no other one now, that go on with their last known token."""
+    batch: ScheduleBatch = scheduler._build_hisparse_decode_batch([*reqs])
+    batch.multimodal_inputs = [req.multimodal_inputs for req in reqs]
+    if batch.return_logprob:
+        batch.token_ids_logprobs = [req.logprob.token_ids_logprob for req in reqs]
+    return batch
+
+
+def retract(scheduler: Any, req: Req) -> None:
+    """Take the KV slots of ``req`` from it: it is to be computed again, but for what is cached."""
+    from sglang.srt.managers.schedule_batch import release_req
+
+    release_req(
+        req=req,
+        remaing_req_count=0,
+        server_args=scheduler.server_args,
+        req_to_token_pool=scheduler.req_to_token_pool,
+        token_to_kv_pool_allocator=scheduler.token_to_kv_pool_allocator,
+        tree_cache=scheduler.tree_cache,
+        hisparse_coordinator=None,
+    )
+
+
+def abort_running(req: Req, order: AbortReq) -> None:
+    """Let ``req``, which decodes, end with its next step because of ``order``."""
+    from sglang.srt.managers.schedule_batch import FINISH_ABORT
+
+    req.to_finish = FINISH_ABORT()
+
+
 def reserved_tokens(adder: PrefillAdder) -> tuple[float, float]:
     """Return the KV slots that ``adder`` keeps for requests as they grow, and for those now."""
     return adder.rem_total_token_offset, adder.cur_rem_token_offset

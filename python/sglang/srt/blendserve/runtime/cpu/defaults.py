@@ -6,6 +6,7 @@ The ``run`` command applies this by itself. For ``launch_server`` or `sglang.Eng
     export SGLANG_USE_CPU_ENGINE=1 TORCHDYNAMO_DISABLE=1 SGLANG_NCCL_SO_PATH=none OMP_NUM_THREADS=1
     python -m sglang.launch_server --model-path M --schedule-policy blendserve --device cpu \\
         --sampling-backend pytorch --grammar-backend llguidance --sleep-on-idle \\
+        --disable-overlap-schedule \\
         --cuda-graph-backend-decode disabled --cuda-graph-backend-prefill disabled \\
         --max-total-tokens 65536 --dtype float32
 
@@ -107,8 +108,10 @@ def server_flags(model_path: str, given: Iterable[str] = (), *, engines: int = 1
         "--cuda-graph-backend-decode": "disabled",
         "--cuda-graph-backend-prefill": "disabled",
     }
-    # A scheduler without work would spin on a core that the tokenizer needs.
-    flags = [] if "--sleep-on-idle" in set_already else ["--sleep-on-idle"]
+    # A scheduler without work would spin on a core that the tokenizer needs. And nothing runs
+    # beside a forward here: the overlap schedule would show each token one step later.
+    plain = ("--sleep-on-idle", "--disable-overlap-schedule")
+    flags = [flag for flag in plain if flag not in set_already]
     tokens = MAX_TOTAL_TOKENS
     if (Path(model_path) / "config.json").is_file():  # else a name on a hub; it is not here yet
         spec = ModelSpec.from_folder(model_path)

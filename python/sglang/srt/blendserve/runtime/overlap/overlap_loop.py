@@ -36,6 +36,7 @@ from sglang.srt.managers.schedule_batch import FINISH_ABORT, Req, ScheduleBatch
 from sglang.srt.model_executor.forward_batch_info import ForwardMode
 from sglang.srt.multiplex.pdmux_context import set_current_stream_idx
 
+from sglang.srt.blendserve.cost.step_times import StepLoad
 from sglang.srt.blendserve.runtime.compat import seams
 from sglang.srt.blendserve.runtime.overlap.division import Division
 from sglang.srt.blendserve.runtime.overlap.lane_trace import lane_row
@@ -207,6 +208,8 @@ class OverlapLoop:
         self._join()
         batch = scheduler.running_batch
         batch.filter_batch()
+        scheduler.beside.look(batch.reqs)
+        scheduler.running_batch = batch = scheduler.beside.arrange(batch)
         # With too little memory SGLang gives requests back, and ends the last one with an error.
         # Before that, see what the prefill in flight becomes: it can be given back as well.
         self._held = (
@@ -253,6 +256,8 @@ class OverlapLoop:
         if self.decode is not None and any(req.finished() for req in ended.batch.reqs):
             self._fence = self.decode.works[0]
         ended.seconds = ended.works.popleft().seconds()
+        decoded = StepLoad(0.0, ended.load.tokens, ended.load.kv_tokens)
+        scheduler.beside.times.add(decoded, ended.seconds)
         beside = ended.beside and self.prefill is not None
         self.decode_steps += 1
         self.steps_beside += beside
@@ -318,6 +323,8 @@ class OverlapLoop:
         unfinished = [r for r in (scheduler.chunked_req, batch.chunked_req) if r is not None]
         scheduler.process_batch_result(batch, ended.result)
         self.prefill_batches += 1
+        prefilled = StepLoad(ended.load.compute, prompt_tokens=ended.load.tokens)
+        scheduler.beside.times.add(prefilled, ended.seconds)
         self._trace("prefill", ended)
         self.division.prefilled(ended)
         batch.split_index, batch.split_forward_batch = 0, None  # it decodes from here on

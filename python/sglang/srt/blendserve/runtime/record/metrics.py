@@ -53,7 +53,7 @@ _GAUGES: dict[str, tuple[str, str, dict[str, str]]] = {
     "pool_requests": (
         "Offline requests in the pool.",
         "state",
-        {"waiting": "waiting", "running": "running"},
+        {"waiting": "waiting", "running": "running", "parked": "parked"},
     ),
     "kv_tokens": (
         "KV tokens: read by requests in flight, by side; cached without a reader; free.",
@@ -83,6 +83,20 @@ _GAUGES: dict[str, tuple[str, str, dict[str, str]]] = {
         {"all": "planner_failures"},
     ),
 }
+
+_ONLINE: dict[str, tuple[str, str, dict[str, str]]] = {
+    "online_ttft_seconds": (
+        "Time to first token of the latest online requests in the scheduler, and its target.",
+        "kind",
+        {"p50": "ttft_p50", "p95": "ttft_p95", "target": "ttft_target"},
+    ),
+    "online_tpot_seconds": (
+        "Time per output token of the latest online requests, and its target.",
+        "kind",
+        {"p50": "tpot_p50", "p95": "tpot_p95", "target": "tpot_target"},
+    ),
+}
+"""Gauges from `BesideOnline.figures`; those that have no value yet are 0."""
 
 _CACHE: dict[str, tuple[str, str, dict[str, str]]] = {
     "cached_tokens": (
@@ -134,6 +148,8 @@ class BlendMetrics:
         self._gauges = _gauges(gauge, labels, _GAUGES)
         self._cache_use = view.cache_use
         self._cached = _gauges(gauge, labels, _CACHE)
+        self._online_figures = view.online_figures
+        self._online = _gauges(gauge, labels, _ONLINE)
         self._sums = [0.0] * len(self._counters)
         self._count = 0
         self._last: StepRecord | None = None
@@ -161,6 +177,9 @@ class BlendMetrics:
         cached = self._cache_use()
         for field, series in self._cached if cached is not None else ():
             series.set(getattr(cached, field))
+        online = self._online_figures()
+        for field, series in self._online:
+            series.set(online.get(field) or 0.0)
         self._sums = [0.0] * len(self._counters)
         self._count = 0
 

@@ -75,6 +75,8 @@ class StepRecord:
     """Requests in the pool."""
     running: int = 0
     """Offline requests in flight."""
+    parked: int = 0
+    """Offline requests in flight that sit steps out beside online ones."""
     plans: int = 0
     """Plans made since the scheduler started."""
     planner_failures: int = 0
@@ -183,6 +185,7 @@ class StepRecorder:
         self._retractions = view.retractions
         pool = view.pool
         record.waiting, record.running = len(pool), len(pool.table.running)
+        record.parked = view.parked
         record.plans = pool.current.orders
         record.planner_failures = view.planner_failures
         record.rest_density = float(density(*pool.current.rest))

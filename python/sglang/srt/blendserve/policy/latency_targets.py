@@ -1,0 +1,167 @@
+"""What latency targets of online requests leave of a step to offline ones.
+
+An online request feels offline work in two ways. It arrives while a step runs and has to wait for
+its end: that is added to its time to first token (TTFT). And it decodes in steps that others
+decode in as well: that is its time per output token (TPOT). Both are bounded by the time that a
+step takes, so the targets become a bound on it, and what online requests leave of that bound is
+filled: first with offline requests that decode, then with prompt tokens.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from sglang.srt.blendserve.cost.step_times import StepLoad, StepTimes
+
+_USED = 0.9
+"""Part of what the targets allow that is used: steps are predicted, and they vary. Unproven."""
+
+_QUIET_STEPS = 40.0
+"""While no online request is expected, a step computes prompts for so many times its fixed cost, or
+for as long as the targets allow: a longer one would make the batch faster by less than 2.5 %, and
+the first online request after a quiet time may have to wait for all of it."""
+
+_LEAST_PREFILL = 32
+"""Fewest prompt tokens that are worth computing in a step. Unproven."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A latency that online requests are to keep, in seconds or as a multiple of an idle engine's.
+
+    Attributes:
+        seconds: the latency; None where it is a multiple.
+        times: multiple of the latency without offline requests; infinite for no target.
+    """
+
+    seconds: float | None
+    times: float = math.inf
+
+    @classmethod
+    def parse(cls, text: str) -> Target:
+        """Return the target written as milliseconds (``500``), a multiple (``1.5x``) or ``off``.
+
+        Raises:
+            ValueError: it is none of these; the message says what is wrong.
+        """
+        written = text.strip().lower()
+        if written == "off":
+            return cls(None)
+        found = re.fullmatch(r"([0-9]*\.?[0-9]+)(x?)", written)
+        if found is None:
+            raise ValueError("give milliseconds (500), a multiple of an idle engine's (2x) or off")
+        number, relative = float(found[1]), bool(found[2])
+        if relative and not number > 1:
+            raise ValueError("a multiple must be above 1x: that is an engine without a batch")
+        if not number > 0:
+            raise ValueError("it must be more than 0 milliseconds")
+        return cls(None, number) if relative else cls(number / 1000)
+
+    def over(self, idle: float) -> float:
+        """Return the target in seconds, for requests that an idle engine gives ``idle`` seconds."""
+        return self.times * idle if self.seconds is None else self.seconds
+
+
+class LatencyTargets(NamedTuple):
+    """The targets of online requests."""
+
+    ttft: Target
+    """Time to first token."""
+    tpot: Target
+    """Time per output token after the first."""
+
+
+class OnlineLoad(NamedTuple):
+    """The online requests of one step."""
+
+    prefill: float
+    """Compute of their prompts that wait for this step, seconds by the cost model."""
+    decodes: int
+    """How many of them decode."""
+    kv_tokens: float
+    """KV tokens that these read."""
+    usual_prefill: float
+    """Compute of the prompt of one that may come, seconds by the cost model."""
+    waited: float
+    """How long those whose prompts wait may have waited already, seconds."""
+
+
+def quiet_prefill(
+    targets: LatencyTargets, times: StepTimes, usual: StepLoad, context: float
+) -> int | None:
+    """Return how many prompt tokens a step computes at most while nobody online is expected.
+
+    Args:
+        targets: those that would count.
+        times: of the engine's steps.
+        usual: the step that computes the prompt of one that may come.
+        context: tokens before those that would be computed.
+
+    None where there are no targets.
+    """
+    first = times.seconds(usual)
+    wait = targets.ttft.over(first) - first
+    if wait == math.inf:
+        return None
+    seconds = max(_USED * wait, _QUIET_STEPS * times.seconds(StepLoad()))
+    return max(times.prefill_tokens(seconds, context), _LEAST_PREFILL)
+
+
+class Allowance:
+    """How many offline requests may decode in a step, and how many prompt tokens it may have."""
+
+    def __init__(self, targets: LatencyTargets, times: StepTimes, load: OnlineLoad) -> None:
+        self._times = times
+        self._own = times.seconds(StepLoad(load.prefill, load.decodes, load.kv_tokens))
+        first = times.seconds(StepLoad(load.usual_prefill))
+        wait = _USED * max(targets.ttft.over(first) - first, 0.0)
+        if load.prefill:
+            self.seconds = self._own + max(wait - load.waited, 0.0)
+            """How long the step may take."""
+        elif load.decodes:
+            self.seconds = min(wait, _USED * targets.tpot.over(self._own))
+        else:
+            self.seconds = wait
+
+    @property
+    def left(self) -> float:
+        """Seconds of the step that are left to offline requests."""
+        return max(self.seconds - self._own, 0.0)
+
+    def used(self, step: StepLoad) -> float:
+        """Return how many seconds of ``step``, all of it, offline requests are expected to take."""
+        return max(self._times.seconds(step) - self._own, 0.0)
+
+    def decodes(self, kv_tokens: Iterable[float]) -> int:
+        """Return how many offline requests may decode, of those that read ``kv_tokens`` each.
+
+        One may whatever the targets: no batch stands still.
+        """
+        left, count = self.seconds - self._own, 0
+        for tokens in kv_tokens:
+            left -= self._times.decode_seconds(tokens)
+            if left < 0 and count:
+                break
+            count += 1
+        return count
+
+    def prefill(self, decodes: int, kv_tokens: float, context: float) -> int:
+        """Return how many prompt tokens of offline requests the step may compute.
+
+        Args:
+            decodes: offline requests that decode.
+            kv_tokens: what these read.
+            context: tokens before those that would be computed.
+
+        Where no offline request decodes some may be computed whatever the targets.
+        """
+        beside = decodes * self._times.decode_seconds(kv_tokens / max(decodes, 1))
+        left = self.seconds - self._own - beside
+        tokens = self._times.prefill_tokens(left, context)
+        if tokens < _LEAST_PREFILL:
+            return 0 if decodes else _LEAST_PREFILL
+        return tokens
