@@ -28,7 +28,7 @@ from sglang.srt.blendserve.job_ids import job_prefix
 from sglang.srt.blendserve.pool.pool_request import Tokens
 from sglang.srt.blendserve.server.batch_settings import BatchSettings
 from sglang.srt.blendserve.server.mount import mount
-from sglang.srt.blendserve.server.plan_view import PlanView
+from sglang.srt.blendserve.server.plan_view import OnlineView, PlanView
 from sglang.srt.blendserve.server.runner import Runner
 from sglang.srt.blendserve.server.served_engine import ServedEngine
 from sglang.srt.blendserve.store.directory import Store
@@ -71,6 +71,7 @@ class ScriptedEngine:
     ready: bool = True
     stopping: bool = False
     shown_plan: PlanView | None = None
+    shown_online: OnlineView | None = None
     most_at_once: int = 0
     _running: dict[str, asyncio.Task[Any]] = field(default_factory=dict)
     _aborted: set[str] = field(default_factory=set)
@@ -127,6 +128,9 @@ class ScriptedEngine:
 
     async def plan(self) -> PlanView | None:
         return self.shown_plan
+
+    async def online(self) -> OnlineView | None:
+        return self.shown_online
 
     async def watch(self, busy: Callable[[], bool]) -> None:
         await asyncio.Event().wait()

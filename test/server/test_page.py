@@ -14,7 +14,7 @@ from on_a_port import on_a_port
 from scripted import MODEL, Held, ScriptedEngine, line, serve
 
 from sglang.srt.blendserve.batch_file.types import BatchLine
-from sglang.srt.blendserve.server.plan_view import HEIGHT, WIDTH, PlanView, bars
+from sglang.srt.blendserve.server.plan_view import HEIGHT, WIDTH, OnlineView, PlanView, bars
 
 pytestmark = pytest.mark.anyio
 
@@ -47,6 +47,37 @@ async def test_an_empty_service_says_so(directory: Path) -> None:
         assert 'id="no-batches"' in page.text
         assert 'id="no-plan"' in page.text
         assert "<svg" not in page.text
+
+
+async def test_what_online_requests_feel_is_shown_once_there_were_any(directory: Path) -> None:
+    online = OnlineView(
+        ended=12,
+        running=2,
+        waiting=1,
+        parked=7,
+        ttft_p50=0.2104,
+        ttft_p95=1.5,
+        ttft_target=0.25,
+        tpot_p50=0.02,
+        tpot_p95=0.03,
+        tpot_target=None,
+    )
+    engine = ScriptedEngine()
+    async with serve(directory, engine) as service:
+        assert 'id="online"' not in (await service.http.get("/batches")).text
+        engine.shown_online = online
+        page = (await service.http.get("/batches")).text
+        assert "210 ms median, 1.50 s P95, to be 250 ms" in page
+        assert "20 ms median, 30 ms P95<" in page
+        assert "12; 3 in the engine" in page
+        assert "<dd>7</dd>" in page
+        engine.shown_online = dataclasses.replace(online, tpot_p50=None)
+        assert "per token" not in (await service.http.get("/batches")).text
+
+
+def test_a_scheduler_without_online_requests_shows_none() -> None:
+    assert OnlineView.from_state({}) is None
+    assert OnlineView.from_state({"blendserve": {"online": {"ttft_p50": None}}}) is None
 
 
 async def test_nothing_but_the_pages_own_style_is_let_in(directory: Path) -> None:

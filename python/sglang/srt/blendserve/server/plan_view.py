@@ -54,6 +54,39 @@ class PlanView:
         return cls(**{name: plan[name] for name in cls.__slots__ if name in plan})
 
 
+@dataclass(frozen=True, slots=True)
+class OnlineView:
+    """What online requests feel of the batches in the engine beside them, seconds.
+
+    Attributes:
+        ended: online requests that have ended since the engine started.
+        running: those that decode now; ``waiting``: those that wait for their first token.
+        parked: offline requests that sit steps out for them now.
+        ttft_p50, ttft_p95: time to first token in the scheduler, of the latest; None before any.
+        ttft_target: what it is to be; None for no target.
+        tpot_p50, tpot_p95, tpot_target: the same of the time per token after the first.
+    """
+
+    ended: int
+    running: int
+    waiting: int
+    parked: int
+    ttft_p50: float | None
+    ttft_p95: float | None
+    ttft_target: float | None
+    tpot_p50: float | None
+    tpot_p95: float | None
+    tpot_target: float | None
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> OnlineView | None:
+        """Return what a scheduler's internal state says of them, None before there were any."""
+        found = (state.get("blendserve") or {}).get("online")
+        if not found or found["ttft_p50"] is None:
+            return None
+        return cls(**{name: found[name] for name in cls.__slots__})
+
+
 def bars(density: Sequence[float]) -> list[tuple[float, float, float, float, bool]]:
     """Return the picture's bars: x, y, width, height in pixels, and whether compute-bound.
 

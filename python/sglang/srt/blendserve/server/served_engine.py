@@ -15,7 +15,7 @@ from sglang.srt.blendserve.pool.pool_request import Tokens
 from sglang.srt.blendserve.runtime.compat.server_args import release
 from sglang.srt.blendserve.server.batch_planning import BatchPlanning
 from sglang.srt.blendserve.server.more_engines import MoreEngines
-from sglang.srt.blendserve.server.plan_view import PlanView
+from sglang.srt.blendserve.server.plan_view import OnlineView, PlanView
 
 if TYPE_CHECKING:
     from sglang.srt.managers.tokenizer_manager import TokenizerManager
@@ -70,6 +70,10 @@ class ServedEngine(Engine, Protocol):
 
     async def close(self) -> None:
         """End that."""
+        ...
+
+    async def online(self) -> OnlineView | None:
+        """Return what online requests feel of the batches, None before there were any."""
         ...
 
     async def plan(self) -> PlanView | None:
@@ -173,15 +177,24 @@ class LaunchedEngine:
 
     async def plan(self) -> PlanView | None:
         """Return the scheduler's plan over waiting offline requests, None if it has none."""
+        return next(filter(None, map(PlanView.from_state, await self._states())), None)
+
+    async def online(self) -> OnlineView | None:
+        """Return what online requests feel of the batches, None before there were any."""
+        return next(filter(None, map(OnlineView.from_state, await self._states())), None)
+
+    async def _states(self) -> Sequence[dict[str, Any]]:
+        """What the schedulers say of themselves; nothing if they do not answer soon."""
         if not self.ready or self.stopping:
-            return None
+            return ()
         if self._question is None or self._question.done():
             self._question = asyncio.ensure_future(self._manager.get_internal_state())
         # A scheduler in the middle of a long step answers later; the question stands until then.
         await asyncio.wait({self._question}, timeout=_PLAN_SECONDS)
         if not self._question.done():
-            return None
-        return next(filter(None, map(PlanView.from_state, self._question.result())), None)
+            return ()
+        states: Sequence[dict[str, Any]] = self._question.result()
+        return states
 
     async def watch(self, busy: Callable[[], bool]) -> None:
         """Watch the engine while it is ``busy``; end the server if it does not answer.

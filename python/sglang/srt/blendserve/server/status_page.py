@@ -35,6 +35,7 @@ def page_router(batches: BatchService, runner: Runner, engine: ServedEngine) -> 
     )
     pages.filters["time"] = _time
     pages.filters["duration"] = tqdm.format_interval
+    pages.filters["latency"] = _latency
     template, one = pages.get_template("batches.html"), pages.get_template("batch.html")
 
     @router.get("/batches", response_class=HTMLResponse)
@@ -50,6 +51,7 @@ def page_router(batches: BatchService, runner: Runner, engine: ServedEngine) -> 
             terminal=TERMINAL,
             activity=await runner.activity(),
             plan=plan,
+            online=await engine.online(),
             over_all=everything is not None,
             left={batch.id: runner.seconds_left(batch.id) for batch in listed.data},
             bars=plan_view.bars(plan.density) if plan else [],
@@ -103,6 +105,10 @@ def _headers(nonce: str) -> dict[str, str]:
         "Referrer-Policy": "no-referrer",
         "X-Content-Type-Options": "nosniff",
     }
+
+
+def _latency(seconds: float) -> str:
+    return f"{1000 * seconds:.0f} ms" if seconds < 1 else f"{seconds:.2f} s"
 
 
 def _time(seconds: int | None) -> str:
