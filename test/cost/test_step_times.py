@@ -92,5 +92,14 @@ def test_what_fits_in_a_time_takes_that_time() -> None:
     assert added == pytest.approx(0.1, rel=0.05)
     assert times.prefill_tokens(0.1, context=50_000) < tokens
     assert times.prefill_tokens(-1.0, context=0) == 0
-    more = times.seconds(step(0, 11)) - times.seconds(step(0, 10))
-    assert times.decode_seconds(1000) == pytest.approx(more)
+
+
+def test_a_kind_of_steps_may_be_slower_than_the_sum_of_its_parts() -> None:
+    times = learned(ENGINE)
+    for _ in range(20):
+        times.add(step(0, 4), 0.06)
+        times.add(step(0, 1), ENGINE.seconds(step(0, 1)))
+        times.add(step(0, 100), ENGINE.seconds(step(0, 100)))
+    assert times.seconds(step(0, 4)) == pytest.approx(0.06, rel=0.1)
+    for other in (step(0, 1), step(0, 100)):
+        assert times.seconds(other) == pytest.approx(ENGINE.seconds(other), rel=0.1)

@@ -23,7 +23,7 @@ from sglang.srt.blendserve.policy.latency_targets import (
 
 TIMES = StepTimes(COST)
 PROMPT = float(COST.prefill_seconds(500))
-NONE = OnlineLoad(0.0, 0, 0, PROMPT, 0.0)
+NONE = OnlineLoad(0.0, 0, 0, PROMPT)
 
 
 def targets(ttft: str, tpot: str = "off") -> LatencyTargets:

@@ -22,6 +22,9 @@ _KEPT = 0.9
 _DOUBT = 2.0
 """Steps of a kind before it counts half. Unproven."""
 
+_OWN = 0.3
+"""Weight of the latest step in how far steps of its kind are from the fit. Unproven."""
+
 _PRIOR = 0.01
 """Weight of the assumption that all work is equally slow, beside what was seen. Unproven."""
 
@@ -55,9 +58,10 @@ class StepLoad(NamedTuple):
 class StepTimes:
     """Least squares of step seconds over fixed cost, prefill, decoding requests and KV reads.
 
-    Relative errors count, and steps of each kind (so many prompt tokens, so many decodes, in
-    octaves) count alike however many of them there were: what a step with one request takes is
-    remembered while thousands of full ones run. No factor is negative.
+    Relative errors count, and steps of each kind (so many prompt tokens, so many decodes) count
+    alike however many of them there were: what a step with one request takes is remembered while
+    thousands of full ones run. No factor is negative. How far the steps of a kind are from this
+    sum is remembered as well: few rows are multiplied otherwise than one or many.
     """
 
     def __init__(self, cost: CostModel) -> None:
@@ -67,6 +71,7 @@ class StepTimes:
         self._decode = float(cost.decode_compute_seconds(1))
         self._read = float(cost.kv_read_seconds(1))
         self._kinds: dict[tuple[int, int], tuple[Floats, Floats, float]] = {}
+        self._beyond: dict[tuple[int, int], float] = {}
         self.factors: Floats = np.ones(4)
         """Measured over predicted seconds: fixed cost, prefill, decodes, KV reads."""
         self.steps = 0
@@ -77,32 +82,37 @@ class StepTimes:
         if not seconds > 0:
             return
         row = self._row(load)
-        strange = self.steps >= _FIRST_STEPS and seconds > _OUTLIER * float(row @ self.factors)
+        kind, expected = _kind(load), float(row @ self.factors)
+        strange = self.steps >= _FIRST_STEPS and seconds > _OUTLIER * self.seconds(load)
         self._unexpected = self._unexpected + 1 if strange else 0
         if strange and self._unexpected < _BELIEVED:
             return
         if strange:
-            self._kinds.clear()  # what was learned is of another engine, or of a busy machine
+            # What was learned is of another engine, or of a machine that was less busy.
+            self._kinds.clear()
+            self._beyond.clear()
             self._unexpected = 0
         relative = row / seconds
-        kind = load.prompt_tokens.bit_length(), load.decodes.bit_length()
         products, targets, weight = self._kinds.get(kind, (0.0, 0.0, 0.0))
         self._kinds[kind] = (
             _KEPT * products + np.outer(relative, relative),
             _KEPT * targets + relative,
             _KEPT * weight + 1,
         )
+        if expected > 0:
+            before, now = self._beyond.get(kind), seconds / expected
+            self._beyond[kind] = now if before is None else before + _OWN * (now - before)
         self.steps += 1
         if self.steps < _REFIT or self.steps % _REFIT == 0:
             self._fit()
 
     def seconds(self, load: StepLoad) -> float:
         """Return how long a step of ``load`` is expected to take."""
-        return float(self._row(load) @ self.factors)
+        return float(self._row(load) @ self.factors) * self._beyond.get(_kind(load), 1.0)
 
-    def decode_seconds(self, kv_tokens: float) -> float:
-        """Return what one more decoding request adds to a step, with so many tokens to read."""
-        return float(self.factors[2] * self._decode + self.factors[3] * self._read * kv_tokens)
+    def prefill_seconds(self, tokens: float, context: float) -> float:
+        """Return the compute of prompt tokens behind ``context`` others, by the cost model."""
+        return float(self._cost.prefill_seconds(tokens, context))
 
     def prefill_tokens(self, seconds: float, context: float) -> int:
         """Return how many prompt tokens behind ``context`` others add at most ``seconds``."""
@@ -138,3 +148,10 @@ class StepTimes:
                 rest = targets[at] - products[at] @ found + products[at, at] * found[at]
                 found[at] = max(rest / products[at, at], 0.0)
         self.factors = found
+
+
+def _kind(load: StepLoad) -> tuple[int, int]:
+    """Steps that are alike: prompt tokens in octaves; decodes one by one, from 8 on in quarters of
+    octaves."""
+    decodes = load.decodes if load.decodes <= 8 else int(4 * np.log2(load.decodes)) - 4
+    return load.prompt_tokens.bit_length(), decodes

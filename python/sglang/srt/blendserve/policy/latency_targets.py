@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -86,7 +86,11 @@ class OnlineLoad(NamedTuple):
     """KV tokens that these read."""
     usual_prefill: float
     """Compute of the prompt of one that may come, seconds by the cost model."""
-    waited: float
+    usual_tokens: int = 1
+    """Its tokens."""
+    prompt_tokens: int = 0
+    """Tokens of the prompts that wait for this step."""
+    waited: float = 0.0
     """How long those whose prompts wait may have waited already, seconds."""
 
 
@@ -116,14 +120,15 @@ class Allowance:
 
     def __init__(self, targets: LatencyTargets, times: StepTimes, load: OnlineLoad) -> None:
         self._times = times
-        self._own = times.seconds(StepLoad(load.prefill, load.decodes, load.kv_tokens))
-        first = times.seconds(StepLoad(load.usual_prefill))
+        self._online = StepLoad(load.prefill, load.decodes, load.kv_tokens, load.prompt_tokens)
+        own = self._own = times.seconds(self._online)
+        first = times.seconds(StepLoad(load.usual_prefill, prompt_tokens=load.usual_tokens))
         wait = _USED * max(targets.ttft.over(first) - first, 0.0)
         if load.prefill:
-            self.seconds = self._own + max(wait - load.waited, 0.0)
+            self.seconds = own + max(wait - load.waited, 0.0)
             """How long the step may take."""
         elif load.decodes:
-            self.seconds = min(wait, _USED * targets.tpot.over(self._own))
+            self.seconds = min(wait, _USED * targets.tpot.over(own))
         else:
             self.seconds = wait
 
@@ -136,18 +141,19 @@ class Allowance:
         """Return how many seconds of ``step``, all of it, offline requests are expected to take."""
         return max(self._times.seconds(step) - self._own, 0.0)
 
-    def decodes(self, kv_tokens: Iterable[float]) -> int:
+    def decodes(self, kv_tokens: Sequence[float]) -> int:
         """Return how many offline requests may decode, of those that read ``kv_tokens`` each.
 
         One may whatever the targets: no batch stands still.
         """
-        left, count = self.seconds - self._own, 0
-        for tokens in kv_tokens:
-            left -= self._times.decode_seconds(tokens)
-            if left < 0 and count:
-                break
-            count += 1
-        return count
+        if self.seconds == math.inf:
+            return len(kv_tokens)
+        read = 0.0
+        for count, tokens in enumerate(kv_tokens):
+            read += tokens
+            if count and self._times.seconds(self._beside(count + 1, read)) > self.seconds:
+                return count
+        return len(kv_tokens)
 
     def prefill(self, decodes: int, kv_tokens: float, context: float) -> int:
         """Return how many prompt tokens of offline requests the step may compute.
@@ -159,9 +165,23 @@ class Allowance:
 
         Where no offline request decodes some may be computed whatever the targets.
         """
-        beside = decodes * self._times.decode_seconds(kv_tokens / max(decodes, 1))
-        left = self.seconds - self._own - beside
+        least = 0 if decodes else _LEAST_PREFILL
+        step = self._beside(decodes, kv_tokens)
+        left = self.seconds - self._times.seconds(step)
         tokens = self._times.prefill_tokens(left, context)
-        if tokens < _LEAST_PREFILL:
-            return 0 if decodes else _LEAST_PREFILL
-        return tokens
+        if tokens < _LEAST_PREFILL or left == math.inf:
+            return max(tokens, least) if left == math.inf else least
+        # Steps with prompts may be another kind.
+        added = self._times.prefill_seconds(tokens, context)
+        with_prompts = step._replace(
+            prefill=step.prefill + added, prompt_tokens=step.prompt_tokens + tokens
+        )
+        over = self._times.seconds(with_prompts) / self.seconds
+        tokens = int(tokens / max(over, 1.0))
+        return tokens if tokens >= _LEAST_PREFILL else least
+
+    def _beside(self, decodes: int, kv_tokens: float) -> StepLoad:
+        online = self._online
+        return online._replace(
+            decodes=online.decodes + decodes, kv_tokens=online.kv_tokens + kv_tokens
+        )

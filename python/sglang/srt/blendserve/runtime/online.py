@@ -85,6 +85,7 @@ class OnlineRequests:
         self._last_there = self._last_came = -np.inf
         self._gap: float | None = None
         self._usual_prefill: float | None = None
+        self._usual_tokens = 1
         self._peak = Room()
 
     @staticmethod
@@ -125,9 +126,10 @@ class OnlineRequests:
             last_step: seconds that the last step took: who has come meanwhile may have waited for
                 all of it.
         """
-        waits = waited = 0.0
+        waits, waited, tokens = 0.0, 0.0, 0
         if prefill and self.waiting:
             waits = sum(self._prefill(req) for req in self.waiting)
+            tokens = sum(len(req.origin_input_ids) for req in self.waiting)
             waited = last_step + self.now - self._there[self.waiting[0].rid].first
         kv_tokens = sum(len(r.origin_input_ids) + len(r.output_ids) for r in self.decoding)
         return OnlineLoad(
@@ -135,6 +137,8 @@ class OnlineRequests:
             decodes=len(self.decoding),
             kv_tokens=kv_tokens,
             usual_prefill=self._usual,
+            usual_tokens=self._usual_tokens,
+            prompt_tokens=tokens,
             waited=waited,
         )
 
@@ -148,7 +152,7 @@ class OnlineRequests:
         The load is that of those that came last.
         """
         if prefill:
-            return StepLoad(self._usual)
+            return StepLoad(self._usual, prompt_tokens=self._usual_tokens)
         reads = sum(len(r.origin_input_ids) + len(r.output_ids) for r in self.decoding)
         return StepLoad(decodes=max(len(self.decoding), 1), kv_tokens=reads)
 
@@ -178,6 +182,7 @@ class OnlineRequests:
     def _came(self, req: Req) -> None:
         self._there[req.rid] = _Seen(self.now)
         prefill = self._prefill(req)
+        self._usual_tokens = max(len(req.origin_input_ids) - self._cached_tokens(req), 1)
         usual = self._usual_prefill
         self._usual_prefill = prefill if usual is None else usual + _WEIGHT * (prefill - usual)
         gap = min(self.now - self._last_came, _MOST_HOLD)
