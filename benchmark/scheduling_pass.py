@@ -123,7 +123,7 @@ def run_engine(args: argparse.Namespace) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         engine = sglang.Engine(
-            model_path=str(config_folder(Path(folder), tiny=True)),
+            model_path=str(config_folder(Path(folder), "tiny")),
             load_format="dummy",
             skip_tokenizer_init=True,
             schedule_policy=args.engine,

@@ -1,6 +1,7 @@
 """Measure overlapped execution on a GPU: set-up checks, then variants x traces, in one call.
 
     bash benchmark/gpu/run.sh OUT --wheels FOLDER        # sets up, then runs this
+    bash benchmark/gpu/run.sh OUT --wheels FOLDER --call a   # at most 200 s; then b, c (calls.py)
     python benchmark/gpu/bench.py --out OUT --dry-run    # the plan of a call, on any machine
     python benchmark/gpu/bench.py --out OUT --device cpu --tiny --variants blend-chunks
 
@@ -26,7 +27,8 @@ from typing import Any
 
 import child
 from budget import Budget
-from dummy_model import config_folder, random_model
+from calls import CALLS, COMMON, spec_of
+from dummy_model import SHAPES, config_folder, random_model
 from loads import GUESS, Load, Scale
 from summary import summarise, table
 from utilisation import Sampler, busy, draw, read_steps
@@ -36,7 +38,6 @@ STAGES = ("facts", "attention", "calibrate", "correctness", "throughput", "utili
 EXPECTED = {"attention": 25.0, "calibrate": 45.0, "correctness": 50.0}
 """Seconds of a stage before it is known; correctness for each engine."""
 
-MODEL, SPEC = "Llama-3.1-8B", "H200"
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -71,6 +72,11 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--began", type=float, help="when the call began (seconds since the epoch)")
     made.add_argument("--start-seconds", type=float, default=80.0, help="expected engine start")
     made.add_argument("--attention", default="fa3", help="attention backend (default: fa3)")
+    made.add_argument(
+        "--call", choices=CALLS, help="defaults of a call of at most 200 s (calls.py)"
+    )
+    made.add_argument("--model", choices=SHAPES, default="Llama-3.1-8B", help="the model's shape")
+    made.add_argument("--spec", choices=("H100", "H200"), help="the card (default: the one here)")
     made.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     made.add_argument("--tiny", action="store_true", help="a tiny model and workload")
     made.add_argument(
@@ -79,6 +85,14 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--again", action="store_true", help="run also what has a result already")
     made.add_argument("--dry-run", action="store_true", help="print the plan and run nothing")
     return made
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Return the flags; what ``--call`` sets gives way to what is given."""
+    made = parser()
+    if (call := made.parse_args(argv).call) is not None:
+        made.set_defaults(**COMMON, **CALLS[call])
+    return made.parse_args(argv)
 
 
 class Bench:
@@ -94,7 +108,9 @@ class Bench:
             raise ValueError(f"--only: unknown {unknown[0]!r}; known: {', '.join(STAGES)}")
         self.variants = named(args.variants.split(","))
         self.budget = Budget(args.budget, args.began or time.time())
-        self.scale = Scale.of(MODEL, SPEC, args.scale)
+        self.gpu = _output(_GPU)
+        self.spec: str = args.spec or spec_of(self.gpu)
+        self.scale = Scale.of(args.model, self.spec, args.scale)
         self.errors: dict[str, str] = {}
         self._loads: list[tuple[Path, Load]] = []
 
@@ -115,13 +131,9 @@ class Bench:
             "cores": len(os.sched_getaffinity(0)),
             "arguments": {k: str(v) for k, v in vars(self.args).items()},
             "commit": _output(["git", "-C", str(REPOSITORY), "rev-parse", "HEAD"]),
-            "gpu": _output(
-                [
-                    "nvidia-smi",
-                    "--query-gpu=name,driver_version,memory.total,clocks.max.sm,power.limit",
-                    "--format=csv,noheader",
-                ]
-            ),
+            "gpu": self.gpu,
+            "spec": self.spec,
+            "model": self.args.model,
             "versions": _output([sys.executable, "-c", _VERSIONS]),
         }
         (self.out / "facts.json").write_text(json.dumps(facts, indent=1))
@@ -135,14 +147,14 @@ class Bench:
 
     def calibrate(self) -> None:
         """Rates of the device, and interference over divisions of its SMs."""
-        order = {"device": self.args.device, "spec": SPEC, "small": self.args.tiny}
+        order = {"device": self.args.device, "spec": self.spec, "small": self.args.tiny}
         result = self._stage("calibrate", "calibrate_overlap.py", order)
         if result and "calibration" in result:
             print("  ", {k: v for k, v in result["calibration"].items() if k != "source"})
 
     def correctness(self) -> None:
         """Greedy answers with and without overlap."""
-        engines = correctness_engines(self.args.device, self.args.attention)
+        engines = correctness_engines(self.args.device, self.args.attention, self.spec)
         if not self.args.thorough:
             engines = {name: engines[name] for name in ("stock", "chunks")}
         if not self.budget.allows("correctness", EXPECTED["correctness"] * len(engines)):
@@ -179,7 +191,7 @@ class Bench:
         from sglang.srt.blendserve.cost.device_spec import DeviceSpec
         from sglang.srt.blendserve.cost.model_spec import ModelSpec
 
-        cost = CostModel(ModelSpec.named(MODEL), DeviceSpec.named(SPEC))
+        cost = CostModel(ModelSpec.named(self.args.model), DeviceSpec.named(self.spec))
         series = {}
         for name, result in self._results().items():
             steps = self.out / f"steps-{name}.csv"
@@ -245,7 +257,9 @@ class Bench:
         flags = engine_flags(
             variant, args.device, args.attention, self.loads()[0][1].scale.kv_slots
         )
-        flags["model_path"] = str(config_folder(self.out / "model", args.tiny))
+        flags["model_path"] = str(
+            config_folder(self.out / "model", "tiny" if args.tiny else args.model)
+        )
         if variant.ours:
             flags["blendserve_trace"] = str(self.out / f"trace-{variant.name}.csv")
         order = {
@@ -305,12 +319,19 @@ class Bench:
             print(json.dumps(load.describe() | load.bounds(GUESS), indent=1))
             total += self._expected(load)
         each = self.args.start_seconds + total
-        checks = EXPECTED["attention"] + EXPECTED["calibrate"] + 2 * EXPECTED["correctness"]
-        print(f"checks: about {checks:.0f} s; each variant: about {each:.0f} s without overlap")
+        seconds = {stage: EXPECTED[stage] for stage in self.stages if stage in EXPECTED}
+        if "correctness" in seconds:
+            seconds["correctness"] *= 2
+        if "throughput" in self.stages:
+            seconds |= {variant.name: each for variant in self.variants}
+        for name, expected in seconds.items():
+            print(f"{name}: about {expected:.0f} s")
         print("variants:", ", ".join(variant.name for variant in self.variants))
+        whole = sum(seconds.values()) + self.budget.reserve
+        print(f"in all about {whole:.0f} s of {self.budget.limit:.0f} s, set-up apart")
 
 
-def correctness_engines(device: str, attention: str) -> dict[str, dict[str, Any]]:
+def correctness_engines(device: str, attention: str, spec: str) -> dict[str, dict[str, Any]]:
     """Engines whose greedy answers are compared; the first is the reference."""
     common: dict[str, Any] = {
         "skip_tokenizer_init": True,
@@ -324,7 +345,7 @@ def correctness_engines(device: str, attention: str) -> dict[str, dict[str, Any]
     overlap = {
         "schedule_policy": "blendserve",
         "blendserve_overlap_chunk": 64,
-        "blendserve_device": SPEC,
+        "blendserve_device": spec,
     }
     if device == "cpu":
         exact |= {"device": "cpu", "disable_cuda_graph": True}
@@ -339,6 +360,12 @@ def correctness_engines(device: str, attention: str) -> dict[str, dict[str, Any]
         "chunks, bfloat16": fast | overlap | {"blendserve_overlap": "chunks"},
     }
 
+
+_GPU = [
+    "nvidia-smi",
+    "--query-gpu=name,driver_version,memory.total,clocks.max.sm,power.limit",
+    "--format=csv,noheader",
+]
 
 _VERSIONS = """
 from importlib.metadata import PackageNotFoundError, version
@@ -363,7 +390,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> int:
     """See the module's docstring; 2 for a wrong argument."""
-    args = parser().parse_args(argv)
+    args = parse(argv)
     try:
         bench = Bench(args)
     except ValueError as error:

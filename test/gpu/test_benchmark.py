@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -31,6 +32,7 @@ import child  # noqa: E402
 import install_delta  # noqa: E402
 import predict  # noqa: E402
 from budget import Budget  # noqa: E402
+from calls import CALLS, spec_of  # noqa: E402
 from loads import GUESS, Load, Scale  # noqa: E402
 from summary import summarise, table  # noqa: E402
 from utilisation import busy, read_steps  # noqa: E402
@@ -74,6 +76,30 @@ def test_ratios_are_of_the_rounds_that_both_ran() -> None:
 def test_ours_alone_has_no_ratio() -> None:
     (row,) = summarise({"ours": {"ours": True, "what": "", "runs": [run(0, 30)]}}, None)
     assert row["best_stock"] is row["against_best_stock"] is row["share_of_optimum"] is None
+
+
+@pytest.mark.parametrize("spec", ["H100", "H200"])
+@pytest.mark.parametrize("call", CALLS)
+def test_each_of_the_three_calls_is_expected_to_fit(
+    call: str, spec: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert bench.main(["--out", str(tmp_path), "--call", call, "--spec", spec, "--dry-run"]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    expected, limit = (float(word) for word in re.findall(r"(\d+) s", last))
+    assert expected <= limit == 200
+    assert "blend-chunks" in CALLS[call]["variants"]
+
+
+def test_a_flag_goes_before_what_a_call_sets() -> None:
+    made = bench.parser()
+    assert made.parse_args(["--out", "o"]).scale == 16
+    args = bench.parse(["--out", "o", "--call", "b", "--waves", "3"])
+    assert (args.waves, args.rounds, args.budget) == (3, 1, 200)
+
+
+def test_the_card_is_recognised() -> None:
+    assert spec_of("NVIDIA H100 80GB HBM3, 570.1") == "H100"
+    assert spec_of("NVIDIA H200, 570.1") == spec_of("not available: no such file") == "H200"
 
 
 def test_what_does_not_fit_is_named() -> None:
