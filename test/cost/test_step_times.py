@@ -103,3 +103,12 @@ def test_a_kind_of_steps_may_be_slower_than_the_sum_of_its_parts() -> None:
     assert times.seconds(step(0, 4)) == pytest.approx(0.06, rel=0.1)
     for other in (step(0, 1), step(0, 100)):
         assert times.seconds(other) == pytest.approx(ENGINE.seconds(other), rel=0.1)
+
+
+def test_a_first_fit_leaves_no_step_twice_as_slow() -> None:
+    slow = Engine(*(30 * cost for cost in ENGINE.costs))
+    times = StepTimes(COST)
+    times.add(step(0, 1), slow.seconds(step(0, 1)))
+    for decodes in range(2, 40):
+        times.add(step(0, decodes), slow.seconds(step(0, decodes)))
+    assert times.seconds(step(0, 1)) == pytest.approx(slow.seconds(step(0, 1)), rel=0.05)

@@ -120,3 +120,12 @@ def test_seconds_used_are_those_beyond_the_online_part() -> None:
     count = allowed.decodes([100.0] * 1000)
     full = StepLoad(decodes=2 + count, kv_tokens=200 + 100 * count)
     assert 0.95 * allowed.left < allowed.used(full) <= allowed.left
+
+
+def test_who_decodes_keeps_its_pace_while_another_waits() -> None:
+    decoding = NONE._replace(decodes=4, kv_tokens=4000)
+    both = decoding._replace(prefill=PROMPT, prompt_tokens=500)
+    given = targets("100x", "2x")
+    alone, beside = (Allowance(given, TIMES, load) for load in (decoding, both))
+    assert beside.left <= alone.left * 1.000001
+    assert Allowance(targets("off", "2x"), TIMES, both).left < math.inf

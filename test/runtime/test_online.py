@@ -12,7 +12,7 @@ from plain_view import offline, plain_request
 from pools import COST
 
 from sglang.srt.blendserve.plan.scanner import Side
-from sglang.srt.blendserve.runtime.online import OnlineRequests, Room
+from sglang.srt.blendserve.runtime.online import OnlineRequests, Room, most_kv_tokens
 
 
 def chat(number: int, prompt: int = 20, answered: int = 0, most: int = 8) -> Any:
@@ -71,7 +71,7 @@ def test_what_waits_and_what_decodes_is_the_load() -> None:
     assert load.prefill == load.usual_prefill == float(COST.prefill_seconds(5, 15))
     assert (load.decodes, load.kv_tokens, load.waited) == (1, 53, 0.5)
     assert requests.load(prefill=False, last_step=0.5).prefill == 0
-    assert requests.needs() == 28
+    assert most_kv_tokens(chat(1)) == 28
 
 
 def test_room_is_kept_for_as_many_as_were_there_at_once_and_less_of_it_later() -> None:
@@ -108,3 +108,21 @@ def test_who_ends_with_the_first_token_has_a_time_to_it() -> None:
     requests.look(1.25, [], [])
     assert requests.figures()["ttft_p50"] == 0.25
     assert requests.figures()["tpot_p50"] is None
+
+
+def test_those_that_come_together_are_one_arrival() -> None:
+    requests = online()
+    for second in range(0, 50, 5):
+        requests.look(float(second), [chat(16 * second + n) for n in range(16)], [])
+        requests.look(second + 0.1, [], [])
+    requests.look(45.1 + 14, [], [])
+    assert requests.expected
+
+
+def test_a_prompt_on_another_lane_is_not_at_its_end() -> None:
+    requests = online()
+    requests.look(1.0, [chat(1)], [])
+    requests.look(1.5, [], [], [chat(1)])
+    assert requests.ended == 0
+    requests.look(2.0, [], [chat(1, answered=1)])
+    assert requests.figures()["ttft_p50"] == 1.0

@@ -168,6 +168,15 @@ def test_the_youngest_is_given_back_and_parked_ones_before_others(seams: list[st
     assert rids(batch) == ["r0"]
 
 
+def test_who_ended_with_the_step_in_flight_is_not_given_back() -> None:
+    parking = Parking(None)
+    batch = parking.arrange(Batch([offline(f"r{n}") for n in range(3)]), at_most(1), 0.0)
+    for req in parking.reqs:
+        req.finished = lambda: True
+    assert parking.reqs == []
+    assert parking.youngest(batch) is None
+
+
 def test_memory_checks_see_the_parked_ones() -> None:
     parking, last = Parking(None), Batch([])
     batch = parking.arrange(Batch([offline("r0"), offline("r1")]), at_most(1), 0.0)

@@ -71,7 +71,8 @@ class StepTimes:
         self._decode = float(cost.decode_compute_seconds(1))
         self._read = float(cost.kv_read_seconds(1))
         self._kinds: dict[tuple[int, int], tuple[Floats, Floats, float]] = {}
-        self._beyond: dict[tuple[int, int], float] = {}
+        self._beyond: dict[tuple[int, int], tuple[Floats, float]] = {}
+        """Of each kind the work and the seconds of the latest steps, added up."""
         self.factors: Floats = np.ones(4)
         """Measured over predicted seconds: fixed cost, prefill, decodes, KV reads."""
         self.steps = 0
@@ -82,7 +83,7 @@ class StepTimes:
         if not seconds > 0:
             return
         row = self._row(load)
-        kind, expected = _kind(load), float(row @ self.factors)
+        kind = _kind(load)
         strange = self.steps >= _FIRST_STEPS and seconds > _OUTLIER * self.seconds(load)
         self._unexpected = self._unexpected + 1 if strange else 0
         if strange and self._unexpected < _BELIEVED:
@@ -99,16 +100,20 @@ class StepTimes:
             _KEPT * targets + relative,
             _KEPT * weight + 1,
         )
-        if expected > 0:
-            before, now = self._beyond.get(kind), seconds / expected
-            self._beyond[kind] = now if before is None else before + _OWN * (now - before)
+        work, took = self._beyond.get(kind, (0.0, 0.0))
+        self._beyond[kind] = (1 - _OWN) * work + row, (1 - _OWN) * took + seconds
         self.steps += 1
-        if self.steps < _REFIT or self.steps % _REFIT == 0:
+        if strange or self.steps < _REFIT or self.steps % _REFIT == 0:
             self._fit()
 
     def seconds(self, load: StepLoad) -> float:
         """Return how long a step of ``load`` is expected to take."""
-        return float(self._row(load) @ self.factors) * self._beyond.get(_kind(load), 1.0)
+        summed = float(self._row(load) @ self.factors)
+        seen = self._beyond.get(_kind(load))
+        if seen is None:
+            return summed
+        expected = float(seen[0] @ self.factors)
+        return summed * seen[1] / expected if expected > 0 else summed
 
     def prefill_seconds(self, tokens: float, context: float) -> float:
         """Return the compute of prompt tokens behind ``context`` others, by the cost model."""

@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import NamedTuple
 
 from sglang.srt.blendserve.cost.step_times import StepLoad, StepTimes
@@ -124,13 +125,17 @@ class Allowance:
         own = self._own = times.seconds(self._online)
         first = times.seconds(StepLoad(load.usual_prefill, prompt_tokens=load.usual_tokens))
         wait = _USED * max(targets.ttft.over(first) - first, 0.0)
+        self.seconds = wait
+        """How long the step may take."""
+        if load.decodes:
+            decode = times.seconds(StepLoad(0.0, load.decodes, load.kv_tokens))
+            self.seconds = min(wait, _USED * targets.tpot.over(decode))
         if load.prefill:
-            self.seconds = own + max(wait - load.waited, 0.0)
-            """How long the step may take."""
-        elif load.decodes:
-            self.seconds = min(wait, _USED * targets.tpot.over(own))
-        else:
-            self.seconds = wait
+            # Others decode on in the step that computes prompts of online requests.
+            left = wait - load.waited
+            if load.decodes:
+                left = min(left, self.seconds - decode)
+            self.seconds = own + max(left, 0.0)
 
     @property
     def left(self) -> float:
@@ -148,12 +153,19 @@ class Allowance:
         """
         if self.seconds == math.inf:
             return len(kv_tokens)
-        read = 0.0
-        for count, tokens in enumerate(kv_tokens):
-            read += tokens
-            if count and self._times.seconds(self._beside(count + 1, read)) > self.seconds:
-                return count
-        return len(kv_tokens)
+        read = [0.0, *accumulate(kv_tokens)]
+
+        def fits(count: int) -> bool:
+            return self._times.seconds(self._beside(count, read[count])) <= self.seconds
+
+        most = len(kv_tokens)
+        if not most or fits(most):
+            return most
+        least = 1
+        while most - least > 1:  # the first fits, or may go all the same; the last does not
+            middle = (least + most) // 2
+            least, most = (middle, most) if fits(middle) else (least, middle)
+        return least
 
     def prefill(self, decodes: int, kv_tokens: float, context: float) -> int:
         """Return how many prompt tokens of offline requests the step may compute.

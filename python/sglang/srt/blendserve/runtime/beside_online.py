@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -14,16 +15,22 @@ from sglang.srt.blendserve.cost.step_times import StepLoad, StepTimes
 from sglang.srt.blendserve.policy.latency_targets import (
     Allowance,
     LatencyTargets,
+    OnlineLoad,
     quiet_prefill,
 )
 from sglang.srt.blendserve.policy.state import EngineState
 from sglang.srt.blendserve.runtime.compat import seams
 from sglang.srt.blendserve.runtime.offline_request import offline_request
-from sglang.srt.blendserve.runtime.online import OnlineRequests, Room
+from sglang.srt.blendserve.runtime.online import OnlineRequests, Room, most_kv_tokens
 from sglang.srt.blendserve.runtime.parking import Parking
 
 if TYPE_CHECKING:
     from sglang.srt.blendserve.runtime.scheduler import BlendScheduler
+
+logger = logging.getLogger(__name__)
+
+_UNSEEN = 64
+"""Steps that are learned from at once while there is no online request."""
 
 _MOST_RESERVED = 0.5
 """Part of the engine's room that is kept free for online requests that may come, at most."""
@@ -46,6 +53,8 @@ class BesideOnline:
         self.clock: Callable[[], float] = time.perf_counter
         self._scheduler = scheduler
         self._allowance: Allowance | None = None
+        self._measured: list[tuple[StepLoad, float]] = []
+        self._warned = False
         self._blocked = False
         self.prefilled = False
         """Whether the last step computed prompts."""
@@ -60,21 +69,57 @@ class BesideOnline:
         if scheduler.online_chunk:
             waiting = [*online.of([scheduler.chunked_req]), *waiting]
         decoding = online.of(running)
-        if not (online.ever or waiting or decoding):
-            return
-        now, last_step = self.clock(), scheduler.step_timer.last_seconds
-        now, last_step, *factors = scheduler.ranks.of_first(now, last_step, *self.times.factors)
-        self.times.factors[:] = factors
-        online.look(now, waiting, decoding)
         self._allowance = None
         # Where the planner has failed, offline requests are in SGLang's queue themselves.
-        if online.expected and not scheduler.offline_receiver.closed:
+        if scheduler.offline_receiver.closed:
+            return
+        if online.ever or len(self._measured) >= _UNSEEN:
+            self._learn()
+        computing = [] if scheduler.overlap is None else online.of(scheduler.overlap.prefilled())
+        if not (online.ever or waiting or decoding or computing):
+            return
+        last_step = scheduler.step_timer.last_seconds
+        now, last_step = scheduler.ranks.of_first(self.clock(), last_step)
+        online.look(now, waiting, decoding, computing)
+        if online.expected:
             load = online.load(prefill=bool(waiting), last_step=last_step)
             self._allowance = Allowance(self.targets, self.times, load)
+            self._warn(load)
+
+    def add(self, load: StepLoad, seconds: float) -> None:
+        """Take in a step and how long it took here (seconds); all ranks learn what the first saw.
+
+        Raises nothing: what was measured is learned in one of the next passes.
+        """
+        self._measured.append((load, seconds))
+
+    def _learn(self) -> None:
+        """Learn from the steps since the last time, with the first rank's clock."""
+        measured, self._measured = self._measured, []
+        if not measured:
+            return
+        seconds = self._scheduler.ranks.of_first(*(seconds for _, seconds in measured))
+        for (load, _), took in zip(measured, seconds, strict=True):
+            self.times.add(load, took)
+
+    def _warn(self, load: OnlineLoad) -> None:
+        """Say once that the target for the first token is below what a prompt takes alone."""
+        if self._warned or self.times.steps < _UNSEEN:
+            return
+        alone = self.times.seconds(self.online.usual_step(prefill=True))
+        if self.targets.ttft.over(alone) < alone:
+            self._warned = True
+            logger.warning(
+                "BlendServe: --blendserve-online-ttft asks for less than the %.0f ms that the "
+                "prompt of an online request takes alone; a batch hardly moves beside it.",
+                1000 * alone,
+            )
 
     def arrange(self, batch: ScheduleBatch) -> ScheduleBatch:
         """Park offline requests of ``batch``, or let parked ones go on; return what decodes."""
         allowed = None if self._allowance is None else self._allowance.decodes
+        if self._scheduler.model_config.is_encoder_decoder:
+            allowed = None  # SGLang makes no such batch of requests that decode
         return self.parking.arrange(batch, allowed, self.online.now)
 
     def make_way(self, batch: ScheduleBatch, *, in_flight: bool) -> None:
@@ -98,16 +143,20 @@ class BesideOnline:
             seams.retract(scheduler, chunked)
             scheduler.pool.put_back(chunked.blendserve)
         if self._blocked:
-            self._free(self.online.needs(), None if in_flight else batch)
+            first = self.online.of(scheduler.waiting_queue)[:1]
+            needs = sum(map(most_kv_tokens, first)) - scheduler.kv_cache.obtainable
+            self._free(max(needs, 1), None if in_flight else batch)
 
     def admitted(self, waited: int) -> None:
-        """Learn what the pass has made of ``waited`` online requests that waited."""
+        """Learn that of ``waited`` online requests the pass could admit none."""
         self._blocked = 0 < waited <= len(self._scheduler.waiting_queue)
 
     def secure_decodes(self, batch: ScheduleBatch) -> None:
         """Give offline requests back rather than retract an online one for want of memory."""
         if not (self.parking.parked or self.online.decoding):
             return
+        if seams.finishing_in_flight(self._scheduler, batch):
+            return  # these free their slots with the step in flight
         while not batch.check_decode_mem():
             if not self._give_back_one(batch):
                 return
@@ -185,8 +234,10 @@ class BesideOnline:
         req = self.parking.youngest(batch)
         if req is None:
             return 0
-        request = req.blendserve
-        freed = request.held_tokens + max(request.generated, int(request.expected_tokens))
+        request = offline_request(req)
+        freed = 1  # one that the pool has handed over, when the planner failed
+        if request is not None:
+            freed = request.held_tokens + max(request.generated, int(request.expected_tokens))
         self.parking.give_back(req, batch)
         self._scheduler._add_request_to_queue(req, is_retracted=True)
         return max(freed, 1)

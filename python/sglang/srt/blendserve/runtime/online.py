@@ -50,10 +50,11 @@ class Room(NamedTuple):
 class _Seen:
     """An online request that has not ended."""
 
-    __slots__ = ("first", "first_token", "tokens")
+    __slots__ = ("first", "first_token", "prefill", "prompt", "tokens")
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, now: float, prompt: int = 0, prefill: float = 0.0) -> None:
         self.first = now
+        self.prompt, self.prefill = prompt, prefill
         self.first_token: float | None = None
         self.tokens = 0
 
@@ -97,24 +98,32 @@ class OnlineRequests:
             if offline_request(req) is None and not req.rid.startswith(_HEALTH_CHECK)
         ]
 
-    def look(self, now: float, waiting: list[Req], decoding: list[Req]) -> None:
+    def look(
+        self,
+        now: float,
+        waiting: list[Req],
+        decoding: list[Req],
+        computing: Iterable[Req] = (),
+    ) -> None:
         """Take in who is there; to be called in every pass.
 
         Args:
             now: seconds from any beginning, the same on all ranks.
             waiting: online requests whose prompts are not computed, or only partly.
             decoding: online requests that decode.
+            computing: online requests whose prompts are computed on another lane, or were.
         """
         passed, self.now = now - self.now, now
         self.waiting, self.decoding = waiting, decoding
-        if waiting or decoding:
+        computing = [*computing]
+        if waiting or decoding or computing:
             self.ever, self._last_there = True, now
         if not self.ever:
             return
         for req in waiting:
             if req.rid not in self._there:
                 self._came(req)
-        self._follow(decoding)
+        self._follow(decoding, computing)
         self.expected = now - self._last_there <= self._hold
         self._keep_room(passed)
 
@@ -128,8 +137,9 @@ class OnlineRequests:
         """
         waits, waited, tokens = 0.0, 0.0, 0
         if prefill and self.waiting:
-            waits = sum(self._prefill(req) for req in self.waiting)
-            tokens = sum(len(req.origin_input_ids) for req in self.waiting)
+            seen = [self._there[req.rid] for req in self.waiting]
+            waits = sum(one.prefill for one in seen)
+            tokens = sum(one.prompt for one in seen)
             waited = last_step + self.now - self._there[self.waiting[0].rid].first
         kv_tokens = sum(len(r.origin_input_ids) + len(r.output_ids) for r in self.decoding)
         return OnlineLoad(
@@ -141,10 +151,6 @@ class OnlineRequests:
             prompt_tokens=tokens,
             waited=waited,
         )
-
-    def needs(self) -> int:
-        """Return the KV slots that SGLang makes sure of before it admits the first that waits."""
-        return _most_kv_tokens(self.waiting[0]) if self.waiting else 0
 
     def usual_step(self, *, prefill: bool) -> StepLoad:
         """Return the step that an online request is alone in: its prompt's, or one of its decodes.
@@ -180,17 +186,20 @@ class OnlineRequests:
         return min(max(_GAPS * self._gap, _LEAST_HOLD), _MOST_HOLD)
 
     def _came(self, req: Req) -> None:
-        self._there[req.rid] = _Seen(self.now)
-        prefill = self._prefill(req)
-        self._usual_tokens = max(len(req.origin_input_ids) - self._cached_tokens(req), 1)
+        length = len(req.origin_input_ids) + len(req.output_ids)
+        cached = min(self._cached_tokens(req), length - 1)
+        prefill = float(self._cost.prefill_seconds(length - cached, cached))
+        self._there[req.rid] = _Seen(self.now, length - cached, prefill)
+        self._usual_tokens = length - cached
         usual = self._usual_prefill
         self._usual_prefill = prefill if usual is None else usual + _WEIGHT * (prefill - usual)
-        gap = min(self.now - self._last_came, _MOST_HOLD)
-        if np.isfinite(self._last_came):
+        since = self.now - self._last_came
+        if 0 < since < np.inf:  # those that come together are one arrival
+            gap = min(since, _MOST_HOLD)
             self._gap = gap if self._gap is None else self._gap + _WEIGHT * (gap - self._gap)
         self._last_came = self.now
 
-    def _follow(self, decoding: list[Req]) -> None:
+    def _follow(self, decoding: list[Req], computing: list[Req]) -> None:
         """Note first tokens, and who has ended."""
         for req in decoding:
             seen = self._there.setdefault(req.rid, _Seen(self.now))
@@ -198,7 +207,7 @@ class OnlineRequests:
             if seen.tokens and seen.first_token is None:
                 seen.first_token = self.now
                 self.ttft.append(self.now - seen.first)
-        there = {req.rid for req in (*self.waiting, *decoding)}
+        there = {req.rid for req in (*self.waiting, *computing, *decoding)}
         for rid in [rid for rid in self._there if rid not in there]:
             self._ended(self._there.pop(rid))
 
@@ -212,21 +221,15 @@ class OnlineRequests:
     def _keep_room(self, passed: float) -> None:
         """Let the reserve follow the most that was there at once."""
         there = [*self.waiting, *self.decoding]
-        now = Room(len(there), sum(_most_kv_tokens(req) for req in there))
+        now = Room(len(there), sum(most_kv_tokens(req) for req in there))
         kept = 0.5 ** (max(passed, 0.0) / _HALF_LIFE)
         self._peak = Room(*(max(n, kept * peak) for n, peak in zip(now, self._peak, strict=True)))
         self.reserve = Room()
         if self.expected:
             self.reserve = Room(*(peak - n for n, peak in zip(now, self._peak, strict=True)))
 
-    def _prefill(self, req: Req) -> float:
-        """Compute of the prompt of ``req`` that is not cached, seconds by the cost model."""
-        length = len(req.origin_input_ids) + len(req.output_ids)
-        cached = min(self._cached_tokens(req), length - 1)
-        return float(self._cost.prefill_seconds(length - cached, cached))
 
-
-def _most_kv_tokens(req: Req) -> int:
+def most_kv_tokens(req: Req) -> int:
     """KV tokens that SGLang makes sure of for ``req``."""
     most = req.sampling_params.max_new_tokens
     return len(req.origin_input_ids) + min(_MOST_GROWTH if most is None else most, _MOST_GROWTH)

@@ -51,8 +51,8 @@ class Parking:
 
     @property
     def reqs(self) -> list[Req]:
-        """The requests that are parked."""
-        return [one.req for one in self.parked]
+        """The requests that are parked and have not ended with the step they were in."""
+        return [one.req for one in self.parked if not one.req.finished()]
 
     def arrange(
         self,
@@ -73,6 +73,12 @@ class Parking:
             self._turns.clear()
             return batch
         decoding = [r for r in batch.reqs if offline_request(r) is not None and not r.finished()]
+        if (
+            not self.parked
+            and allowed is not None
+            and allowed([_kv_tokens(req) for req in decoding]) == len(decoding)
+        ):
+            return batch  # as in most steps of an engine whose decodes are cheap
         back = {one.req.rid: one.req for one in self.parked if one.ready}
         self._put_in_order(decoding, now)
         order = sorted([*decoding, *back.values()], key=self._turn)
@@ -114,8 +120,8 @@ class Parking:
 
         None if there is none, or if it is all that ``batch`` has.
         """
-        if self.parked:
-            return max(self.reqs, key=self._turn)
+        if parked := self.reqs:
+            return max(parked, key=self._turn)
         reqs = [] if batch is None else [r for r in batch.reqs if offline_request(r) is not None]
         if batch is None or not reqs or len(batch.reqs) < 2:
             return None

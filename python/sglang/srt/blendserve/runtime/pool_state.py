@@ -8,7 +8,6 @@ from typing import Any
 from sglang.srt.blendserve.cost.remaining_work import RemainingWork
 from sglang.srt.blendserve.plan.densities import plan_figures
 from sglang.srt.blendserve.pool.request_pool import RequestPool
-from sglang.srt.blendserve.runtime.request_progress import note_progress
 from sglang.srt.blendserve.runtime.view import SchedulerView
 from sglang.srt.blendserve.settings import BEYOND_COMPUTE, BEYOND_MEMORY
 
@@ -21,7 +20,6 @@ def pool_state(view: SchedulerView) -> dict[str, Any]:
     two lanes, None where there is one. ``online``: what online requests feel, in seconds.
     """
     pool = view.pool
-    note_progress(pool)  # what has ended since the last pass no longer runs
     cached = view.cache_use()
     feedback = view.step_feedback
     return {

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 from sglang.srt.managers import scheduler as upstream
@@ -143,7 +144,7 @@ class BlendScheduler(upstream.Scheduler):
         learners: list[LearnsFromSteps] = []
         if settings.overlap == "off":
             self.step_feedback = StepFeedback(self.step_policy, pool.cost, ranks=self.ranks)
-            learners = [self.step_feedback, self.beside.times]
+            learners = [self.step_feedback, self.beside]
         one_behind = bool(self.enable_overlap) and self.device != "cpu"
         self.step_timer = StepTimer(pool.cost, learners, one_behind=one_behind)
 
@@ -207,6 +208,9 @@ class BlendScheduler(upstream.Scheduler):
         self, prefill_delayer_single_pass: Any, running_batch: ScheduleBatch
     ) -> tuple[ScheduleBatch | None, ScheduleBatch]:
         stock_chunk, batch, decodes_alone = self.chunked_prefill_size, None, False
+        if self.grammar_manager.has_waiting_grammars():  # SGLang looks where it makes a prefill
+            for req in self.grammar_manager.get_ready_grammar_requests():
+                self._add_request_to_queue(req)
         self.beside.look(running_batch.reqs)
         if self.overlap is None:  # on two lanes, where the decode step begins
             running_batch = self.beside.arrange(running_batch)
@@ -215,7 +219,7 @@ class BlendScheduler(upstream.Scheduler):
         except Exception as error:  # of any kind: the requests can be served without a plan
             self.chunked_prefill_size = stock_chunk
             self._serve_by_arrival(error)
-        waited = 0 if decodes_alone else len(self.beside.online.of(self.waiting_queue))
+        waited = len(self.beside.online.of(self.waiting_queue))
         try:
             if decodes_alone or self._must_decode_first(running_batch):
                 return None, running_batch
@@ -228,7 +232,8 @@ class BlendScheduler(upstream.Scheduler):
             self.beside.prefilled = batch is not None
             self.chunked_prefill_size = stock_chunk
             self._take_back()
-            self.beside.admitted(waited)
+            none = batch is None and self.chunked_req is None and not decodes_alone
+            self.beside.admitted(waited if none else 0)
 
     def _plan_and_feed(self, running_batch: ScheduleBatch) -> bool:
         """Plan if that is due, and queue the pool's choice; say whether decodes go first alone."""
@@ -243,7 +248,8 @@ class BlendScheduler(upstream.Scheduler):
         )
         # Online requests that wait go first, as in SGLang; the pool waits until they are in.
         if self.waiting_queue:
-            self.beside.make_way(running_batch, in_flight=self.overlap is not None)
+            if self.beside.online.of(self.waiting_queue):
+                self.beside.make_way(running_batch, in_flight=self.overlap is not None)
             return False
         if self.online_chunk:
             return False
@@ -387,6 +393,11 @@ class BlendScheduler(upstream.Scheduler):
         self.beside.secure_decodes(batch)
         return super().update_running_batch(batch)
 
+    def _collect_inflight_batches(self) -> list[Any]:
+        parked = self.beside.parking.reqs
+        batches: list[Any] = super()._collect_inflight_batches()
+        return [*batches, SimpleNamespace(reqs=parked)] if parked else batches
+
     def init_invariant_checker(self) -> None:
         super().init_invariant_checker()
         watch = self.invariant_checker
@@ -427,11 +438,15 @@ class BlendScheduler(upstream.Scheduler):
     def get_internal_state(self, recv_req: Any) -> Any:
         output = super().get_internal_state(recv_req)
         try:
-            output.internal_state["blendserve"] = pool_state(self)
+            output.internal_state["blendserve"] = self._pool_state()
         except Exception as error:  # as where it plans
             self._serve_by_arrival(error)
-            output.internal_state["blendserve"] = pool_state(self)
+            output.internal_state["blendserve"] = self._pool_state()
         return output
+
+    def _pool_state(self) -> dict[str, Any]:
+        note_progress(self.pool)  # what has ended since the last pass no longer runs
+        return pool_state(self)
 
     def set_internal_state(self, recv_req: Any) -> Any:
         if told(self.pool, recv_req.server_args):

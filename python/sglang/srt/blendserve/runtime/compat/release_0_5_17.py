@@ -156,6 +156,11 @@ def abort_running(req: Req, order: AbortReq) -> None:
     req.to_finish = FINISH_ABORT()
 
 
+def finishing_in_flight(scheduler: Any, batch: ScheduleBatch) -> bool:
+    """Return whether SGLang knows that some of ``batch`` end with the step in flight."""
+    return False
+
+
 def reserved_tokens(adder: PrefillAdder) -> tuple[float, float]:
     """Return the KV slots that ``adder`` keeps for requests as they grow, and for those now."""
     return adder.rem_total_token_offset, adder.cur_rem_token_offset

@@ -165,6 +165,11 @@ def abort_running(req: Req, order: AbortReq) -> None:
     req.to_finish = FINISH_ABORT(*late)
 
 
+def finishing_in_flight(scheduler: Any, batch: ScheduleBatch) -> bool:
+    """Return whether SGLang knows that some of ``batch`` end with the step in flight."""
+    return bool(scheduler._reqs_finishing_inflight(batch))
+
+
 def reserved_tokens(adder: PrefillAdder) -> tuple[float, float]:
     """Return the KV slots that ``adder`` keeps for requests as they grow, and for those now."""
     budget = adder.memory_budget

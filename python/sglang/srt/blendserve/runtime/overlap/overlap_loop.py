@@ -124,6 +124,11 @@ class OverlapLoop:
         """Requests that are prefilled and not yet in the running batch."""
         return sum(len(batch.reqs) for batch in self.joining)
 
+    def prefilled(self) -> list[Req]:
+        """Return the requests whose prompts are being computed, or were and do not decode yet."""
+        batches = [*self.joining] + ([] if self.prefill is None else [self.prefill.batch])
+        return [req for batch in batches for req in batch.reqs]
+
     def state(self) -> dict[str, Any]:
         """Return counts and learned speeds, for ``get_server_info``."""
         return {
@@ -136,8 +141,7 @@ class OverlapLoop:
 
     def abort(self, message: AbortReq) -> None:
         """Mark the named requests that SGLang does not know of: in the prefill lane and joining."""
-        batches = [*self.joining] + ([] if self.prefill is None else [self.prefill.batch])
-        for req in (r for batch in batches for r in batch.reqs):
+        for req in self.prefilled():
             matches = message.abort_all or req.rid.startswith(message.rid)
             if matches and not req.finished() and req is not self.scheduler.chunked_req:
                 req.to_finish = FINISH_ABORT()
@@ -201,15 +205,17 @@ class OverlapLoop:
                 scheduler.running_batch.merge_batch(batch)
         self.joining.clear()
 
-    def _start_decode(self) -> None:
+    def _start_decode(self, *, ahead: bool = False) -> None:
+        """``ahead``: the results of the last step are not processed yet."""
         scheduler = self.scheduler
         if self.decode is not None:
             return
         self._join()
         batch = scheduler.running_batch
         batch.filter_batch()
-        scheduler.beside.look(batch.reqs)
-        scheduler.running_batch = batch = scheduler.beside.arrange(batch)
+        if not ahead:
+            scheduler.beside.look(batch.reqs)
+            scheduler.running_batch = batch = scheduler.beside.arrange(batch)
         # With too little memory SGLang gives requests back, and ends the last one with an error.
         # Before that, see what the prefill in flight becomes: it can be given back as well.
         self._held = (
@@ -247,7 +253,7 @@ class OverlapLoop:
         batch.filter_batch()
         # With too little memory requests are given back, which the results must precede.
         if may_run_ahead(batch) and batch.check_decode_mem():
-            self._start_decode()
+            self._start_decode(ahead=True)
             self.steps_ahead += self.decode is not None
 
     def _end_decode(self, ended: LaunchedBatch) -> None:
@@ -257,7 +263,7 @@ class OverlapLoop:
             self._fence = self.decode.works[0]
         ended.seconds = ended.works.popleft().seconds()
         decoded = StepLoad(0.0, ended.load.tokens, ended.load.kv_tokens)
-        scheduler.beside.times.add(decoded, ended.seconds)
+        scheduler.beside.add(decoded, ended.seconds)
         beside = ended.beside and self.prefill is not None
         self.decode_steps += 1
         self.steps_beside += beside
@@ -324,7 +330,7 @@ class OverlapLoop:
         scheduler.process_batch_result(batch, ended.result)
         self.prefill_batches += 1
         prefilled = StepLoad(ended.load.compute, prompt_tokens=ended.load.tokens)
-        scheduler.beside.times.add(prefilled, ended.seconds)
+        scheduler.beside.add(prefilled, ended.seconds)
         self._trace("prefill", ended)
         self.division.prefilled(ended)
         batch.split_index, batch.split_forward_batch = 0, None  # it decodes from here on
