@@ -3,8 +3,8 @@
     python online_run.py ORDER.json RESULT.json
 
 ORDER: {"engine": flags, "offline": requests of the job, "online": requests beside it, "aborts":
-every so many of each is aborted, "after", "gap": seconds before the first online request and, in
-the mean, between two, "seed": of all that is random}. Used by test_beside_online.py,
+every so many of each is aborted, "after": answers of the job before the first online request comes,
+"gap": seconds between two, in the mean, "seed": of all that is random}. Used by test_beside_online,
 with the policy and without it.
 """
 
@@ -45,7 +45,8 @@ async def beside(engine: Any, order: dict[str, Any]) -> dict[str, Any]:
         for at, (ids, tokens) in enumerate(offline)
     ]
     states, chats = [], []
-    await asyncio.sleep(order.get("after", 0.0))
+    while sum(task.done() for task in job) < order.get("after", 0):
+        await asyncio.sleep(0.005)
     for at, (ids, tokens) in enumerate(online):
         await asyncio.sleep(gaps[at])
         chats.append(asyncio.ensure_future(one(engine, f"chat-{at}", ids, greedy(tokens))))

@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 from pools import COST
 
 from sglang.srt.blendserve.cost.step_times import StepLoad, StepTimes
+from sglang.srt.blendserve.latencies import LatencyTargets, Target
 from sglang.srt.blendserve.policy.latency_targets import (
     Allowance,
-    LatencyTargets,
     OnlineLoad,
-    Target,
     quiet_prefill,
 )
 

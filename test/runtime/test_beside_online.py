@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 from engine_process import CHECKS, play
+from two_releases import OLD
 
 pytestmark = pytest.mark.engine
 
-ORDER = {"offline": 90, "online": 24, "seed": 3, "gap": 0.1, "after": 0.7}
-TIGHT = {"blendserve_online_ttft": "1.3x", "blendserve_online_tpot": "1.3x"}
+ORDER = {"offline": 120, "online": 24, "seed": 3, "gap": 0.1, "after": 3}
+TIGHT = {"blendserve_online_ttft": "1", "blendserve_online_tpot": "1"}
+"""Milliseconds that leave room for one offline request in a step, whatever the machine."""
 ENGINES: dict[str, dict[str, Any]] = {
     "mixed, overlap schedule": {"attention_backend": None, "grammar_backend": "llguidance"},
     "mixed, page 16": {
@@ -38,7 +40,11 @@ def stock(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 
 @pytest.mark.parametrize("flags", ENGINES.values(), ids=ENGINES.keys())
 def test_answers_of_both_are_those_of_stock_sglang(
-    flags: dict[str, Any], tiny_model: Path, stock: dict[str, Any], tmp_path: Path
+    flags: dict[str, Any],
+    tiny_model: Path,
+    stock: dict[str, Any],
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
 ) -> None:
     engine = {
         "model_path": str(tiny_model),
@@ -54,7 +60,9 @@ def test_answers_of_both_are_those_of_stock_sglang(
     state = result["state"][0]
     assert state["waiting"] == state["running"] == state["online"]["parked"] == 0
     assert state["online"]["ended"] >= ORDER["online"]
-    assert state["online"]["parked_in_all"] > 0, "nobody had to sit out a step"
+    # SGLang 0.5.17 lets nobody go on in a mixed step under its overlap schedule.
+    parks = not OLD or "overlap" not in request.node.callspec.id
+    assert (state["online"]["parked_in_all"] > 0) == parks, "somebody had to sit out a step"
 
 
 def test_aborts_and_little_memory_lose_no_slot_and_no_answer(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sglang.srt.blendserve.flag_fields import Flags, flag
-from sglang.srt.blendserve.policy.latency_targets import LatencyTargets, Target
+from sglang.srt.blendserve.latencies import LatencyTargets, Target
 
 POLICY = "blendserve"
 """The name behind ``--schedule-policy``."""

@@ -12,9 +12,9 @@ from sglang.srt.managers.schedule_batch import Req, ScheduleBatch
 
 from sglang.srt.blendserve.cost.cost_model import CostModel
 from sglang.srt.blendserve.cost.step_times import StepLoad, StepTimes
+from sglang.srt.blendserve.latencies import LatencyTargets
 from sglang.srt.blendserve.policy.latency_targets import (
     Allowance,
-    LatencyTargets,
     OnlineLoad,
     quiet_prefill,
 )
@@ -118,7 +118,8 @@ class BesideOnline:
     def arrange(self, batch: ScheduleBatch) -> ScheduleBatch:
         """Park offline requests of ``batch``, or let parked ones go on; return what decodes."""
         allowed = None if self._allowance is None else self._allowance.decodes
-        if self._scheduler.model_config.is_encoder_decoder:
+        scheduler = self._scheduler
+        if scheduler.model_config.is_encoder_decoder or not seams.goes_on_mixed(scheduler):
             allowed = None  # SGLang makes no such batch of requests that decode
         return self.parking.arrange(batch, allowed, self.online.now)
 

@@ -134,6 +134,12 @@ def decode_batch(scheduler: Any, reqs: Sequence[Req]) -> ScheduleBatch:
     return batch
 
 
+def goes_on_mixed(scheduler: Any) -> bool:
+    """Return whether requests of a `decode_batch` may decode beside prompts in their next step."""
+    # With the overlap schedule it takes the last token of each for one that is not known yet.
+    return not (scheduler.enable_overlap and scheduler.is_mixed_chunk)
+
+
 def retract(scheduler: Any, req: Req) -> None:
     """Take the KV slots of ``req`` from it: it is to be computed again, but for what is cached."""
     from sglang.srt.managers.schedule_batch import release_req

@@ -140,6 +140,11 @@ def decode_batch(scheduler: Any, reqs: Sequence[Req]) -> ScheduleBatch:
     return batch
 
 
+def goes_on_mixed(scheduler: Any) -> bool:
+    """Return whether requests of a `decode_batch` may decode beside prompts in their next step."""
+    return True
+
+
 def retract(scheduler: Any, req: Req) -> None:
     """Take the KV slots of ``req`` from it: it is to be computed again, but for what is cached."""
     from sglang.srt.managers.schedule_batch import release_req
