@@ -52,7 +52,7 @@ class StepLoad(NamedTuple):
     kv_tokens: float = 0.0
     """KV tokens that they read."""
     prompt_tokens: int = 0
-    """Its prompt tokens."""
+    """Prompt tokens that it computes."""
 
 
 class StepTimes:

@@ -41,7 +41,7 @@ class OnlineLoad(NamedTuple):
     usual_prefill: float
     """Compute of the prompt of one that may come, seconds by the cost model."""
     usual_tokens: int = 1
-    """Its tokens."""
+    """Tokens of that prompt."""
     prompt_tokens: int = 0
     """Tokens of the prompts that wait for this step."""
     waited: float = 0.0

@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sglang.srt.managers.schedule_batch import Req, ScheduleBatch
 
@@ -23,9 +23,7 @@ from sglang.srt.blendserve.runtime.compat import seams
 from sglang.srt.blendserve.runtime.offline_request import offline_request
 from sglang.srt.blendserve.runtime.online import OnlineRequests, Room, most_kv_tokens
 from sglang.srt.blendserve.runtime.parking import Parking
-
-if TYPE_CHECKING:
-    from sglang.srt.blendserve.runtime.scheduler import BlendScheduler
+from sglang.srt.blendserve.runtime.view import OnlineScheduler
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +43,9 @@ class BesideOnline:
     reserve keeps free, and beyond that what offline requests are given back for.
     """
 
-    def __init__(self, scheduler: BlendScheduler, targets: LatencyTargets, cost: CostModel) -> None:
+    def __init__(
+        self, scheduler: OnlineScheduler, targets: LatencyTargets, cost: CostModel
+    ) -> None:
         self.targets = targets
         self.times = StepTimes(cost)
         self.parking = Parking(scheduler)
@@ -63,7 +63,7 @@ class BesideOnline:
     # --- in each pass ----------------------------------------------------------------------------
 
     def look(self, running: list[Req]) -> None:
-        """See who is online and what the targets leave to others; to be called in each pass."""
+        """Note who is online and what the targets leave to others; to be called in each pass."""
         scheduler, online = self._scheduler, self.online
         waiting = online.of(scheduler.waiting_queue)
         if scheduler.online_chunk:

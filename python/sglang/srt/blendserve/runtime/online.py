@@ -71,7 +71,7 @@ class OnlineRequests:
         self.expected = False
         """Whether one is there, or may come any moment."""
         self.waiting: list[Req] = []
-        """Those whose prompts are not computed, in their order."""
+        """Online requests whose prompts are not computed, in their order."""
         self.decoding: list[Req] = []
         self.reserve = Room()
         """What those that may come need beyond what is there."""

@@ -120,7 +120,7 @@ class BlendScheduler(upstream.Scheduler):
 
     @property
     def ranks(self) -> RankGroup:
-        """Those that must take the same decisions in every step."""
+        """The ranks that must take the same decisions in every step."""
         return RankGroup(seams.ranks(self).attn_tp_size, self.attn_tp_cpu_group)
 
     def use_pool(self, pool: RequestPool, policy: AnyStepPolicy | None = None) -> None:

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
     from sglang.srt.blendserve.policy.named import AnyStepPolicy
     from sglang.srt.blendserve.pool.request_pool import RequestPool
-    from sglang.srt.blendserve.runtime.beside_online import BesideOnline
     from sglang.srt.blendserve.runtime.cache.cached_prefixes import CacheUse
+    from sglang.srt.blendserve.runtime.ranks import RankGroup
     from sglang.srt.blendserve.runtime.record.step_feedback import StepFeedback
+    from sglang.srt.blendserve.runtime.record.step_timer import StepTimer
 
 
 class SlotAllocator(Protocol):
@@ -111,12 +112,42 @@ class SchedulerView(Protocol):
         """
 
 
+class OnlineScheduler(Protocol):
+    """What `BesideOnline` reads, sets and calls of SGLang's scheduler, and of ours in its place."""
+
+    waiting_queue: list[Req]
+    chunked_req: Req | None
+    max_total_num_tokens: int
+    model_config: Any
+    pool: RequestPool
+    step_timer: StepTimer
+    offline_receiver: Any
+    overlap: Any
+
+    @property
+    def ranks(self) -> RankGroup:
+        """The ranks that must take the same decisions in every step."""
+
+    @property
+    def kv_cache(self) -> KvCacheSlots:
+        """The slots of the KV cache."""
+
+    @property
+    def online_chunk(self) -> bool:
+        """Whether the prompt that is partly computed is an online request's."""
+
+    def cached_tokens(self, req: Req) -> int:
+        """Return how many tokens of ``req``, which waits, the prefix cache holds now."""
+
+    def _add_request_to_queue(self, req: Req, is_retracted: bool = False) -> None: ...
+
+
 class LaneScheduler(Protocol):
     """What the loop over two lanes reads, sets and calls of SGLang's scheduler, which says what
     each of these is; `pool` and `kv_cache` are ours."""
 
     pool: RequestPool
-    beside: BesideOnline
+    beside: Any
     chunked_req: Req | None
     running_batch: ScheduleBatch
     last_batch: ScheduleBatch | None
