@@ -19,6 +19,18 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+OPTIONS: dict[str, Any] = {
+    "device": "cpu",
+    "attention_backend": "torch_native",
+    "sampling_backend": "pytorch",
+    "disable_cuda_graph": True,
+    "dtype": "float32",
+    "log_level": "error",
+    "sleep_on_idle": True,
+}
+"""What an engine of these scripts is started with, unless its order says otherwise."""
+
+
 def marked(job: str, total: int, index: int) -> str:
     """Return the id of an offline request; only the engine's own process can make one."""
     from sglang.srt.blendserve.job_ids import make_rid
@@ -30,17 +42,7 @@ def main(order: dict[str, Any]) -> dict[str, Any]:
     """Generate, then report answers and the scheduler's state."""
     import sglang
 
-    options = {
-        "device": "cpu",
-        "attention_backend": "torch_native",
-        "sampling_backend": "pytorch",
-        "disable_cuda_graph": True,
-        "dtype": "float32",
-        "log_level": "error",
-        "sleep_on_idle": True,
-        **order["engine"],
-    }
-    engine = sglang.Engine(**options)
+    engine = sglang.Engine(**OPTIONS | order["engine"])
     call = dict(order.get("call", {}))
     if "rid" in call:
         call["rid"] = [rid if isinstance(rid, str) else marked(*rid) for rid in call["rid"]]

@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from engine_run import OPTIONS
 from session_run import greedy, one, prompt, rid
 
 
@@ -75,17 +76,7 @@ def main(order: dict[str, Any]) -> dict[str, Any]:
     """Run, then look at what the engine says of itself."""
     import sglang
 
-    options = {
-        "device": "cpu",
-        "attention_backend": "torch_native",
-        "sampling_backend": "pytorch",
-        "disable_cuda_graph": True,
-        "dtype": "float32",
-        "log_level": "error",
-        "sleep_on_idle": True,
-        **order["engine"],
-    }
-    engine = sglang.Engine(**options)
+    engine = sglang.Engine(**OPTIONS | order["engine"])
     try:
         result = engine.loop.run_until_complete(beside(engine, order))
         state = engine.get_server_info()["internal_states"]

@@ -15,7 +15,6 @@ from sglang.srt.blendserve.cost.step_times import StepLoad, StepTimes
 from sglang.srt.blendserve.latencies import LatencyTargets
 from sglang.srt.blendserve.policy.latency_targets import (
     Allowance,
-    OnlineLoad,
     quiet_prefill,
 )
 from sglang.srt.blendserve.policy.state import EngineState
@@ -84,12 +83,12 @@ class BesideOnline:
         if online.expected:
             load = online.load(prefill=bool(waiting), last_step=last_step)
             self._allowance = Allowance(self.targets, self.times, load)
-            self._warn(load)
+            self._warn_of_the_impossible()
 
     def add(self, load: StepLoad, seconds: float) -> None:
-        """Take in a step and how long it took here (seconds); all ranks learn what the first saw.
+        """Take in a step and how long it took here (seconds); it is learned in a later pass.
 
-        Raises nothing: what was measured is learned in one of the next passes.
+        All ranks learn what the first one saw.
         """
         self._measured.append((load, seconds))
 
@@ -102,7 +101,7 @@ class BesideOnline:
         for (load, _), took in zip(measured, seconds, strict=True):
             self.times.add(load, took)
 
-    def _warn(self, load: OnlineLoad) -> None:
+    def _warn_of_the_impossible(self) -> None:
         """Say once that the target for the first token is below what a prompt takes alone."""
         if self._warned or self.times.steps < _UNSEEN:
             return
