@@ -114,7 +114,9 @@ def test_two_engines_answer_as_one_and_share_as_much(
     batch = batch_in(tmp_path, tiny)
     assert batch.wait(batch.start("--engines", "2")) == 0, batch.printed
     assert texts(batch) == texts(one_engine)
-    assert batch.summary["prefix_sharing"] >= 0.95 * one_engine.summary["prefix_sharing"]
+    # Up to 256 of the 480 lines go out before there is a plan, to whoever has room: 0.948 and 0.955
+    # of what one engine shares were seen. It is 0.86 where both compute every document.
+    assert batch.summary["prefix_sharing"] >= 0.9 * one_engine.summary["prefix_sharing"]
     first, second = batch.summary["answered_by"]
     assert first + second == len(REQUESTS)
     assert min(first, second) > len(REQUESTS) / 10  # one of them may start seconds later
