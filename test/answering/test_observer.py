@@ -45,7 +45,7 @@ async def test_a_request_that_was_given_up_is_told_from_one_that_failed(
 ) -> None:
     from sglang.srt.managers.io_struct import GenerateReqInput
 
-    seen = observe()
+    seen = observe("r")
     manager: Any = ObservedTokenizerManager(Manager(meta), keep_prompts=False)  # type: ignore[arg-type]
     request = GenerateReqInput(input_ids=[1, 2], sampling_params={"max_new_tokens": 4})
     with pytest.raises(HTTPException) as refused:

@@ -18,6 +18,7 @@ from tokenizer_side import TokenizerSide
 
 from sglang.srt.blendserve.answering import executor
 from sglang.srt.blendserve.answering.off_loop import BoundedThreads
+from sglang.srt.blendserve.batch_file.types import Endpoint
 from sglang.srt.blendserve.job_ids import parse_rid
 
 pytestmark = pytest.mark.anyio
@@ -210,7 +211,7 @@ async def test_what_fails_while_it_is_rendered_is_for_the_user_to_mend(
     def fails(*_: Any, **__: Any) -> None:
         raise error("odd")
 
-    chat = side.executor._conversion.routes["/v1/chat/completions"].handler  # type: ignore[index]
+    chat = side.executor._conversion.route(Endpoint.CHAT).handler
     monkeypatch.setattr(chat, "_convert_to_internal_request", fails)
     found = await side.error({**HI, "chat_template_kwargs": {"x": 1}})
     assert found["param"] == "chat_template_kwargs"
@@ -226,7 +227,7 @@ async def test_rendering_does_not_hold_up_the_loop_and_has_an_end(
         release.wait(60)
         raise ValueError("too late")
 
-    chat = side.executor._conversion.routes["/v1/chat/completions"].handler  # type: ignore[index]
+    chat = side.executor._conversion.route(Endpoint.CHAT).handler
     monkeypatch.setattr(executor, "PREPARE_SECONDS", 0.1)
     monkeypatch.setattr(side.executor, "_threads", BoundedThreads(0.1))
     with monkeypatch.context() as patch:

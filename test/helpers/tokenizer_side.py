@@ -33,7 +33,13 @@ ANSWER = {
     "input_top_logprobs": [None, [(-0.5, 6, "b")]],
 }
 
-URLS = {"messages": Endpoint.CHAT, "prompt": Endpoint.COMPLETIONS, "input": Endpoint.EMBEDDINGS}
+URLS = {
+    "messages": Endpoint.CHAT,
+    "prompt": Endpoint.COMPLETIONS,
+    "input": Endpoint.EMBEDDINGS,
+    "items": Endpoint.SCORE,
+    "documents": Endpoint.RERANK,
+}
 
 
 @dataclass
@@ -52,16 +58,19 @@ class TokenizerSide:
     meta: Callable[[dict[str, Any]], dict[str, Any]] = lambda meta: meta
     lines: count[int] = field(default_factory=count)
 
-    async def execute(self, body: dict[str, Any], number: int = 7) -> Answer:
+    async def execute(
+        self, body: dict[str, Any], number: int = 7, url: Endpoint | None = None
+    ) -> Answer:
         """Answer the line of that number, of the endpoint that the body is for."""
-        [url] = [url for name, url in URLS.items() if name in body]
+        if url is None:
+            [url] = [url for name, url in URLS.items() if name in body]
         line = BatchLine(line=number, custom_id="a", method="POST", url=url, body=body)
         self.sent.clear()
         return await self.executor.execute(line, job_ids.make_rid("a" * 32, 0, next(self.lines)))
 
-    async def error(self, body: dict[str, Any]) -> dict[str, Any]:
+    async def error(self, body: dict[str, Any], url: Endpoint | None = None) -> dict[str, Any]:
         """Return the error object that a body is refused with; nothing is sent."""
-        response = (await self.execute(body)).response
+        response = (await self.execute(body, url=url)).response
         assert response.status_code == 400, response.body
         assert self.sent == []
         return dict(response.body["error"])

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import openai
 import pytest
 from openai.types import Batch
@@ -173,6 +174,60 @@ def test_answers_are_those_of_the_online_endpoint(server: ServerProcess) -> None
     )
 
 
+def test_responses_are_those_of_the_online_endpoint(server: ServerProcess) -> None:
+    client = server.client()
+    given: dict[str, dict[str, Any]] = {
+        "text": {"input": "Name a colour."},
+        "told": {"input": "Name a bird.", "instructions": "You know one bird, the robin."},
+        "turns": {
+            "input": [
+                {"role": "user", "content": "My name is Ada."},
+                {"role": "assistant", "content": "Hello Ada."},
+                {"role": "user", "content": [{"type": "input_text", "text": "What is it?"}]},
+            ]
+        },
+    }
+    rest = {"temperature": 0, "max_output_tokens": 10}
+    lines = [
+        {"custom_id": name, "method": "POST", "url": "/v1/responses", "body": {**body, **rest}}
+        for name, body in given.items()
+    ]
+    stored = {"input": "x", "previous_response_id": "resp_1"}
+    lines.append({**lines[0], "custom_id": "stored", "body": stored})
+    batch = finish(client, submit(client, jsonl(lines), "/v1/responses").id)
+    assert batch.request_counts.model_dump() == {"total": 4, "completed": 3, "failed": 1}
+    served = client.models.list().data[0].id
+    for one in lines_of(client, batch.output_file_id):
+        found = openai.types.responses.Response.model_validate(one["response"]["body"])
+        online = client.responses.create(model=served, **given[one["custom_id"]], **rest)
+        assert found.output_text == online.output_text
+        assert found.status == online.status == "incomplete"
+        assert found.id != online.id
+    [error] = lines_of(client, batch.error_file_id)
+    assert error["response"]["body"]["error"]["param"] == "previous_response_id"
+
+
+def test_scores_are_those_of_the_online_endpoint(server: ServerProcess) -> None:
+    client = server.client()
+    bodies = [
+        {"query": f"Is {n} even? ", "items": ["Yes", "No", "Perhaps"], "label_token_ids": [5, 28]}
+        for n in range(20)
+    ]
+    lines = [
+        {"custom_id": str(n), "method": "POST", "url": "/v1/score", "body": body}
+        for n, body in enumerate(bodies)
+    ]
+    batch = finish(client, submit(client, jsonl(lines), "/v1/score").id)
+    assert batch.request_counts.model_dump() == {"total": 20, "completed": 20, "failed": 0}
+    found = {int(one["custom_id"]): one for one in lines_of(client, batch.output_file_id)}
+    headers = {"authorization": "Bearer secret"}
+    for number in (0, 19):
+        online = httpx.post(f"{server.url}/v1/score", json=bodies[number], headers=headers).json()
+        scores = found[number]["response"]["body"]["scores"]
+        assert np.allclose(scores, online["scores"], rtol=1e-3, atol=1e-9)
+        assert len(scores) == 3
+
+
 def test_cancel_within_ten_seconds(server: ServerProcess) -> None:
     client = server.client()
     lines = [chat(str(n), f"Write a long story about {n}.", 600) for n in range(100)]
@@ -206,7 +261,7 @@ def test_everything_asks_for_the_key(server: ServerProcess) -> None:
 def test_metrics(server: ServerProcess) -> None:
     time.sleep(6)
     text = httpx.get(f"{server.url}/metrics").text
-    assert 'blendserve:batch_batches{status="completed"} 3.0' in text
+    assert 'blendserve:batch_batches{status="completed"} 5.0' in text
     assert 'blendserve:batch_batches{status="cancelled"} 1.0' in text
 
 

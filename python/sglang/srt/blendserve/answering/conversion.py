@@ -14,10 +14,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pydantic import BaseModel
 
 from sglang.srt.blendserve.answering.known_prompts import KnownChat, id_lists, replace_texts
+from sglang.srt.blendserve.answering.other_endpoints import (
+    OneGoHandler,
+    answer_rerankings,
+    answer_responses,
+    answer_scores,
+)
 from sglang.srt.blendserve.answering.request_body import check_body, request_body
 from sglang.srt.blendserve.answering.request_guard import check_embedding, check_request
 from sglang.srt.blendserve.answering.request_refused import RequestRefused
 from sglang.srt.blendserve.answering.schema_errors import validated
+from sglang.srt.blendserve.batch_file.line_check import ANY_MODEL
 from sglang.srt.blendserve.batch_file.types import BatchLine, Endpoint
 from sglang.srt.blendserve.pool.pool_request import Tokens
 
@@ -39,7 +46,7 @@ class Route(NamedTuple):
     """
 
     request_type: type[BaseModel]
-    handler: OpenAIServingBase
+    handler: OpenAIServingBase | OneGoHandler
     id_prefix: str | None
 
 
@@ -54,15 +61,11 @@ class Converted(NamedTuple):
 
     internal: Any
     request: BaseModel
-    handler: OpenAIServingBase
+    handler: OpenAIServingBase | OneGoHandler
 
 
 class RequestConversion:
-    """SGLang's handlers over a tokenizer manager, built as its HTTP server builds them.
-
-    Attributes:
-        routes: one for each endpoint.
-    """
+    """SGLang's handlers over a tokenizer manager, built as its HTTP server builds them."""
 
     def __init__(self, tokenizer_manager: Any, template_manager: TemplateManager) -> None:
         """Build the handlers.
@@ -71,24 +74,44 @@ class RequestConversion:
             tokenizer_manager: what the handlers get as SGLang's `TokenizerManager`.
             template_manager: SGLang's chat templates.
         """
-        from sglang.srt.entrypoints.openai import protocol as openai
-        from sglang.srt.entrypoints.openai.serving_completions import OpenAIServingCompletion
-        from sglang.srt.entrypoints.openai.serving_embedding import OpenAIServingEmbedding
-
         manager: TokenizerManager = tokenizer_manager
         self._manager, self._templates = tokenizer_manager, template_manager
         self._model = manager.model_config
-        chat = manager.serving_chat_class(manager, template_manager)
-        completion = OpenAIServingCompletion(manager, template_manager)
-        embedding = OpenAIServingEmbedding(manager, template_manager)
-        self.routes = {
-            Endpoint.CHAT: Route(openai.ChatCompletionRequest, chat, "chatcmpl-"),
-            Endpoint.COMPLETIONS: Route(openai.CompletionRequest, completion, "cmpl-"),
-            Endpoint.EMBEDDINGS: Route(openai.EmbeddingRequest, embedding, None),
-        }
+        self._routes: dict[Endpoint, Route] = {}
         settings = manager.server_args
+        chat = self.route(Endpoint.CHAT).handler
         self._parses_tools = bool(getattr(chat, "tool_call_parser", None))
         self._own_templates = bool(getattr(settings, "trust_request_chat_template", False))
+
+    def route(self, url: Endpoint) -> Route:
+        """Return what SGLang has for an endpoint, made when it is asked for first."""
+        if url not in self._routes:
+            self._routes[url] = self._made(url)
+        return self._routes[url]
+
+    def _made(self, url: Endpoint) -> Route:
+        from sglang.srt.entrypoints.openai import protocol as openai
+
+        manager, templates = self._manager, self._templates
+        if url is Endpoint.CHAT:
+            chat = manager.serving_chat_class(manager, templates)
+            return Route(openai.ChatCompletionRequest, chat, "chatcmpl-")
+        if url is Endpoint.COMPLETIONS:
+            from sglang.srt.entrypoints.openai.serving_completions import OpenAIServingCompletion
+
+            completion = OpenAIServingCompletion(manager, templates)
+            return Route(openai.CompletionRequest, completion, "cmpl-")
+        if url is Endpoint.EMBEDDINGS:
+            from sglang.srt.entrypoints.openai.serving_embedding import OpenAIServingEmbedding
+
+            return Route(openai.EmbeddingRequest, OpenAIServingEmbedding(manager, templates), None)
+        if url is Endpoint.RESPONSES:
+            response = OneGoHandler(manager, answer_responses(templates))
+            return Route(openai.ResponsesRequest, response, "resp_")
+        if url is Endpoint.SCORE:
+            return Route(openai.ScoringRequest, OneGoHandler(manager, answer_scores), "score-")
+        ranking = OneGoHandler(manager, answer_rerankings(templates))
+        return Route(openai.V1RerankReqInput, ranking, "rerank-")
 
     def convert(
         self, line: BatchLine, rid: str, prompts: Sequence[Tokens] | None = None
@@ -116,7 +139,7 @@ class RequestConversion:
         converted = None if prompts is None else self._with_prompts(line, rid, prompts)
         if converted is None:
             try:
-                converted = self._converted(line, rid, self.routes[line.url].handler)
+                converted = self._converted(line, rid, self.route(line.url).handler)
             except _mendable() as error:
                 if isinstance(error, RequestRefused):
                     raise
@@ -131,18 +154,29 @@ class RequestConversion:
             RequestRefused: it does not fit the schema, or the handler refuses it.
             Exception: the handler fails.
         """
-        schema = self.routes[line.url].request_type
-        request = validated(schema, lambda: {**request_body(line), "rid": rid})
+        schema = self.route(line.url).request_type
+        request = validated(schema, lambda: self._body(line, rid))
         if refusal := handler._validate_request(request):
             raise RequestRefused(str(refusal))
         internal, request = handler._convert_to_internal_request(request, None)
         return Converted(internal, request, handler)
 
+    def _body(self, line: BatchLine, rid: str) -> dict[str, Any]:
+        body = request_body(line)
+        if line.url is not Endpoint.RESPONSES:
+            return {**body, "rid": rid}
+        # Its handler knows the model by the name under which it is served.
+        model = body.get("model", ANY_MODEL)
+        if model in (ANY_MODEL, str(self._manager.model_path)):
+            model = self._manager.served_model_name
+        return {**body, "request_id": rid, "model": model}
+
     def _with_prompts(
         self, line: BatchLine, rid: str, prompts: Sequence[Tokens]
     ) -> Converted | None:
         """Have a handler take the line without tokenizing it; None if that cannot be had."""
-        if line.url is Endpoint.EMBEDDINGS or self._model.is_multimodal:
+        known = (Endpoint.CHAT, Endpoint.COMPLETIONS)
+        if line.url not in known or self._model.is_multimodal:
             return None  # tokenized in ways of their own
         try:
             ids = id_lists(prompts)
@@ -151,7 +185,7 @@ class RequestConversion:
                     converted = self._converted(line, rid, self._known_chat.handler)
                     check(converted.internal)
             else:
-                converted = self._converted(line, rid, self.routes[line.url].handler)
+                converted = self._converted(line, rid, self.route(line.url).handler)
             replace_texts(converted.internal, ids)
         except Exception as error:  # if it is the line's own it shows again
             logger.debug("line %s: its token ids are made anew: %r", line.line, error)

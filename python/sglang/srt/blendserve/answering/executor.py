@@ -25,6 +25,7 @@ from sglang.srt.blendserve.answering.observer import (
     observe,
 )
 from sglang.srt.blendserve.answering.off_loop import BoundedThreads
+from sglang.srt.blendserve.answering.other_endpoints import failure_of
 from sglang.srt.blendserve.answering.request_refused import RequestRefused
 from sglang.srt.blendserve.batch_file.results import Response
 from sglang.srt.blendserve.batch_file.types import BatchLine
@@ -88,7 +89,7 @@ class Executor:
         """
         from fastapi import HTTPException
 
-        observation = observe()
+        observation = observe(rid)
         try:
             response = await self._answer(line, rid, prompts, observation)
         except RequestRefused as refused:
@@ -119,7 +120,7 @@ class Executor:
             RequestRefused: the user can mend it.
             HTTPException: SGLang refuses it with this status, or has given it up.
         """
-        route = self._conversion.routes[line.url]
+        route = self._conversion.route(line.url)
         internal, request, converter = await self._threads.run(
             lambda: self._conversion.convert(line, rid, prompts)
         )
@@ -128,16 +129,30 @@ class Executor:
         result = await handler._handle_non_streaming_request(internal, request, None)
         if observation.aborted is not None:
             return _failure(line, rid, 503, observation.aborted, kind="Aborted")
-        if not isinstance(result, BaseModel):
-            failure = orjson.loads(result.body)
-            return _failure(line, rid, result.status_code, failure["message"], failure["type"])
-        content = result.model_dump(mode="json", by_alias=True)
+        status = getattr(result, "status_code", 200)
+        if status >= 400:
+            message, kind, param = failure_of(result)
+            return _failure(line, rid, status, message, kind, param)
+        content = self._content(result, observation)
         # SGLang 0.5.23 puts lists there, which OpenAI's types refuse, and with them its clients.
         if isinstance(metadata := content.get("metadata"), dict):
             content["metadata"] = {k: v for k, v in metadata.items() if isinstance(v, str)}
         if route.id_prefix is not None:
             content["id"] = route.id_prefix + blake2b(rid.encode(), digest_size=12).hexdigest()
         return Response(status_code=200, request_id=rid, body=content)
+
+    def _content(self, result: Any, observation: Observation) -> dict[str, Any]:
+        """Return the body of an answer."""
+        if isinstance(result, list):  # SGLang's answer to a reranking is an array
+            found = [one.model_dump(mode="json", exclude={"meta_info"}) for one in result]
+            tokens = observation.prompt_tokens
+            usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+            model = self._manager.served_model_name
+            return {"object": "rerank", "model": model, "results": found, "usage": usage}
+        if isinstance(result, BaseModel):
+            return result.model_dump(mode="json", by_alias=True)
+        content: dict[str, Any] = orjson.loads(result.body)
+        return content
 
     def abort(self, job: str) -> None:
         """Give up all requests of a job, wherever in the scheduler they are.

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from sglang.srt.blendserve.answering.other_endpoints import scored
 from sglang.srt.blendserve.answering.request_guard import check_token_ids
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class Observation:
         namespace: prompts of different namespaces share no prefix (``cache_salt``, LoRA adapter).
         prompts: token ids of each prompt, int32, shape (tokens,); empty unless they are kept.
         output_lengths: generated tokens of each answer; answers to one prompt stand together.
+        rid: the request id of those that SGLang gives none.
     """
 
     prompt_tokens: int = 0
@@ -60,6 +62,7 @@ class Observation:
     namespace: str = ""
     prompts: list[NDArray[np.int32]] = field(default_factory=list)
     output_lengths: list[int] = field(default_factory=list)
+    rid: str | None = None
 
 
 _current: ContextVar[Observation] = ContextVar("observation")
@@ -73,9 +76,12 @@ def _number_texts(request: EmbeddingReqInput) -> None:
         request.rid = [f"{request.rid}_{index}" for index in range(len(inputs))]
 
 
-def observe() -> Observation:
-    """Start to observe the calling task's requests; return what will be filled in."""
-    observation = Observation()
+def observe(rid: str) -> Observation:
+    """Start to observe the calling task's requests; return what will be filled in.
+
+    ``rid``: the id of requests that have none of their own.
+    """
+    observation = Observation(rid=rid)
     _current.set(observation)
     return observation
 
@@ -108,6 +114,8 @@ class ObservedTokenizerManager:
 
         observation = _current.get()
         choices = 1
+        if request.rid is None:
+            request.rid = observation.rid
         if isinstance(request, GenerateReqInput):
             params = request.sampling_params
             choices = params.get("n") or 1
@@ -132,6 +140,12 @@ class ObservedTokenizerManager:
         if observation.aborted is not None:
             raise HTTPException(503, observation.aborted)
         yield answer
+
+    async def score_request(self, *arguments: Any, **options: Any) -> Any:
+        return await scored(self, self._inner, "score_request", *arguments, **options)
+
+    async def score_prompts(self, *arguments: Any, **options: Any) -> Any:
+        return await scored(self, self._inner, "score_prompts", *arguments, **options)
 
     async def _compact_prompts(self, request: GenerateReqInput, observation: Observation) -> None:
         """Check the prompts' token ids, keep them if asked to, and make them small.

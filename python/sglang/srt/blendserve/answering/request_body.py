@@ -12,7 +12,7 @@ from typing import Any
 from sglang.srt.blendserve.answering.request_refused import RequestRefused
 from sglang.srt.blendserve.batch_file.types import BatchLine, Endpoint
 
-_OVERRIDDEN = ("rid", "stream", "stream_options")
+_OVERRIDDEN = ("rid", "request_id", "stream", "stream_options")
 """Fields of a body that are the batch's and not the line's to set."""
 
 _OWN_DATA = frozenset(
@@ -39,6 +39,22 @@ _REFUSED = {
     "chat_template": "has no effect; a batch is rendered with the model's own chat template.",
 }
 """Fields that would have no effect, or one that no line may have -> what to do."""
+
+_UNPARSED = (
+    "tools cannot be honoured: the engine does not parse tool calls. Start it with "
+    '--tool-call-parser, leave tools out, or set tool_choice to "none".'
+)
+
+_NO_STATE = "refers to what a server has stored, and a batch stores nothing; write it out in input."
+_STATEFUL = {
+    "background": "has no effect: a batch is in the background. Leave it out.",
+    "previous_response_id": _NO_STATE,
+    "conversation": _NO_STATE,
+    "prompt": _NO_STATE,
+}
+"""Fields of a response that no line may have -> what to do."""
+
+_EMBEDS = ("embed_override_token_id", "query_embed_overrides", "item_embed_overrides")
 
 _TEMPLATE_ARGUMENTS = frozenset((
     "conversation", "messages", "tools", "documents", "chat_template", "add_generation_prompt",
@@ -100,6 +116,27 @@ def check_body(
         raise RequestRefused(message, "best_of")
     if url is Endpoint.CHAT:
         _check_chat(body, parses_tools=parses_tools, own_templates=own_templates)
+    elif url is Endpoint.RESPONSES:
+        _check_responses(body, parses_tools=parses_tools, own_templates=own_templates)
+    elif url is Endpoint.SCORE:
+        for name in _EMBEDS:
+            if body.get(name) is not None:
+                raise RequestRefused(f"{name} is not taken in a batch; leave it out.", name)
+
+
+def _check_responses(body: dict[str, Any], *, parses_tools: bool, own_templates: bool) -> None:
+    for name, advice in _STATEFUL.items():
+        if body.get(name):
+            raise RequestRefused(f"{name} {advice}", name)
+    tools = body.get("tools")
+    for number, tool in enumerate(tools if isinstance(tools, list) else ()):
+        kind = tool.get("type") if isinstance(tool, dict) else None
+        if isinstance(kind, str) and kind not in ("function", "custom"):
+            message = f"a batch has no tools of its own, and the type is {kind}; use functions."
+            raise RequestRefused(message, f"tools.{number}.type")
+    if tools and body.get("tool_choice") != "none" and not parses_tools:
+        raise RequestRefused(_UNPARSED, "tools")
+    _check_template_arguments(body.get("chat_template_kwargs"), own_templates)
 
 
 def _check_chat(body: dict[str, Any], *, parses_tools: bool, own_templates: bool) -> None:
@@ -107,11 +144,7 @@ def _check_chat(body: dict[str, Any], *, parses_tools: bool, own_templates: bool
         message = "top_logprobs has no effect without logprobs: set logprobs to true."
         raise RequestRefused(message, "top_logprobs")
     if _has_tools(body) and body.get("tool_choice") != "none" and not parses_tools:
-        message = (
-            "tools cannot be honoured: the engine does not parse tool calls. Start it with "
-            '--tool-call-parser, leave tools out, or set tool_choice to "none".'
-        )
-        raise RequestRefused(message, "tools")
+        raise RequestRefused(_UNPARSED, "tools")
     _check_template_arguments(body.get("chat_template_kwargs"), own_templates)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +46,7 @@ def tally_of(response: Response, seen: Observation | None) -> Tally:
         input_tokens=seen.prompt_tokens,
         cached_tokens=seen.cached_tokens,
         output_tokens=seen.completion_tokens,
-        reasoning_tokens=usage.get("reasoning_tokens") or 0,
+        reasoning_tokens=_reasoning_tokens(usage),
     )
 
 
@@ -101,3 +101,9 @@ class JobTotals:
             self.prompts.append(
                 KeptPrompt(ids, lengths, seen.max_tokens, seen.known_length, seen.namespace)
             )
+
+
+def _reasoning_tokens(usage: dict[str, Any]) -> int:
+    """The reasoning tokens of an answer, a response's among its details."""
+    details = usage.get("output_tokens_details") or {}
+    return usage.get("reasoning_tokens") or details.get("reasoning_tokens") or 0

@@ -181,6 +181,9 @@ _INPUTS: dict[Endpoint, tuple[str, type | tuple[type, ...], str]] = {
     Endpoint.CHAT: ("messages", list, "an array of messages"),
     Endpoint.COMPLETIONS: ("prompt", (str, list), "a string or an array"),
     Endpoint.EMBEDDINGS: ("input", (str, list), "a string or an array"),
+    Endpoint.RESPONSES: ("input", (str, list), "a string or an array of items"),
+    Endpoint.SCORE: ("items", (str, list), "a string or an array"),
+    Endpoint.RERANK: ("documents", list, "an array of documents"),
 }
 
 

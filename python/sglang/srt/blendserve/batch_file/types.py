@@ -22,6 +22,9 @@ class Endpoint(StrEnum):
     CHAT = "/v1/chat/completions"
     COMPLETIONS = "/v1/completions"
     EMBEDDINGS = "/v1/embeddings"
+    RESPONSES = "/v1/responses"
+    SCORE = "/v1/score"
+    RERANK = "/v1/rerank"
 
 
 class ErrorCode(StrEnum):

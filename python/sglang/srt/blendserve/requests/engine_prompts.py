@@ -166,6 +166,9 @@ class EnginePrompts:
         """Render a line; what it gives is to be tokenized yet."""
         internal = self._conversion.convert(line, "prepared").internal
         media = _count_media(internal)
+        if getattr(internal, "is_cross_encoder_request", False):  # pairs of texts
+            lengths = [sum(map(len, pair)) for pair in internal.text]
+            return [_unknown(length, _limits(internal.sampling_params)) for length in lengths]
         if media or getattr(internal, "input_embeds", None) is not None or self._always_processes():
             texts = [internal.text] if isinstance(internal.text, str) else internal.text or []
             characters = sum(map(len, filter(None, texts)))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from sglang.srt.blendserve.answering.engine import Answer, Engine
 from sglang.srt.blendserve.answering.liveness import Liveness
+from sglang.srt.blendserve.batch_file.line_check import ANY_MODEL
 from sglang.srt.blendserve.batch_file.types import BatchLine, Endpoint
 from sglang.srt.blendserve.dispatch.fed_engine import FedEngine, ManagedEngine
 from sglang.srt.blendserve.engines.engine_pool import EngineStanding
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 _PLAN_SECONDS = 2.0
 
-_ANY_MODEL = "default"
 """The name that SGLang's own API fills in where a request names no model."""
 
 
@@ -126,14 +126,14 @@ class LaunchedEngine:
     @property
     def models(self) -> frozenset[str]:
         """The served name, the path it was loaded from and SGLang's ``default``."""
-        return frozenset((self.model, str(self._manager.model_path), _ANY_MODEL))
+        return frozenset((self.model, str(self._manager.model_path), ANY_MODEL))
 
     @property
     def endpoints(self) -> frozenset[Endpoint]:
         """A generating model's endpoints, or an embedding model's."""
         if self._manager.is_generation:
-            return frozenset((Endpoint.CHAT, Endpoint.COMPLETIONS))
-        return frozenset((Endpoint.EMBEDDINGS,))
+            return frozenset(Endpoint) - {Endpoint.EMBEDDINGS}
+        return frozenset((Endpoint.EMBEDDINGS, Endpoint.SCORE, Endpoint.RERANK))
 
     @property
     def ready(self) -> bool:

@@ -29,7 +29,8 @@ ANSWER_COLUMNS = (
 )
 """Name and type of each.
 
-- ``text``, ``finish_reason``: of the first choice; an embedding has none
+- ``text``, ``finish_reason``: of the first choice, of a response all its text; embeddings, scores
+  and rerankings have none
 - ``line``: of the input, only where the line was refused
 - ``error_code``, ``error_message``, ``error_param``: why there is no answer, of a line that was
   refused and of one that its endpoint refused; ``status_code`` tells them apart
@@ -110,6 +111,8 @@ def _row(result: dict[str, Any]) -> dict[str, Any]:
 
 def _answer(body: dict[str, Any]) -> dict[str, Any]:
     usage = body.get("usage") or {}
+    if body.get("object") == "response":
+        return _response(body, usage)
     found = {
         "prompt_tokens": usage.get("prompt_tokens"),
         "completion_tokens": usage.get("completion_tokens"),
@@ -122,6 +125,22 @@ def _answer(body: dict[str, Any]) -> dict[str, Any]:
         found["text"] = message.get("content") if "text" not in first else first["text"]
         found["finish_reason"] = first.get("finish_reason")
     return found
+
+
+def _response(body: dict[str, Any], usage: dict[str, Any]) -> dict[str, Any]:
+    """What an answer of ``/v1/responses`` has; its text is what OpenAI's client joins, too."""
+    items = [item for item in body.get("output") or () if item.get("type") == "message"]
+    parts = [part for item in items for part in item.get("content") or ()]
+    texts = [part["text"] for part in parts if part.get("type") == "output_text"]
+    stopped = (body.get("incomplete_details") or {}).get("reason")
+    return {
+        # SGLang 0.5.17 has the names of chats.
+        "prompt_tokens": usage.get("input_tokens", usage.get("prompt_tokens")),
+        "completion_tokens": usage.get("output_tokens", usage.get("completion_tokens")),
+        "cached_tokens": (usage.get("input_tokens_details") or {}).get("cached_tokens"),
+        "text": "".join(texts) if texts else None,
+        "finish_reason": stopped or ("stop" if body.get("status") == "completed" else None),
+    }
 
 
 def _text(value: Any) -> str | None:
