@@ -7,6 +7,8 @@ from typing import Any
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 EMBEDDINGS = "/v1/embeddings"
+RESPONSES = "/v1/responses"
+SCORE = "/v1/score"
 
 TEMPLATE = """\
 {%- if reasoning_effort is defined %}[effort {{ reasoning_effort }}]{% endif -%}
@@ -83,6 +85,16 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "texts": (COMPLETIONS, {"prompt": ["Once upon a time", "there was"]}),
     "ids": (COMPLETIONS, {"prompt": IDS}),
     "lists of ids": (COMPLETIONS, {"prompt": [IDS, IDS[:2]]}),
+    "a response": (RESPONSES, {"input": USER["content"], "max_output_tokens": 16}),
+    "a response with turns": (
+        RESPONSES,
+        {"input": [USER, ASSISTANT, USER], "instructions": "Be brief.", "max_output_tokens": 16},
+    ),
+    "scores": (
+        SCORE,
+        {"query": "Is it far away? ", "items": ["yes", "not at all"], "label_token_ids": IDS},
+    ),
+    "scores of ids": (SCORE, {"query": IDS, "items": [IDS[:2], IDS], "label_token_ids": IDS[:2]}),
 }
 
 REFUSED: dict[str, tuple[str, dict[str, Any]]] = {

@@ -48,13 +48,18 @@ def by_engine(order: dict[str, Any]) -> list[dict[str, Any]]:
             choices = body.get("choices") or [{}]
             found.append({
                 "status": response.status_code,
-                "message": body.get("error", {}).get("message"),
-                "prompt_tokens": body.get("usage", {}).get("prompt_tokens"),
+                "message": (body.get("error") or {}).get("message"),
+                "prompt_tokens": prompt_tokens(body.get("usage", {})),
                 "ids": choices[0].get("prompt_token_ids"),
             })  # fmt: skip
     finally:
         engine.shutdown()
     return found
+
+
+def prompt_tokens(usage: dict[str, Any]) -> int | None:
+    """The tokens of a prompt, by whatever name an endpoint has for them."""
+    return usage.get("prompt_tokens", usage.get("input_tokens"))
 
 
 def by_store(order: dict[str, Any]) -> list[dict[str, Any]]:

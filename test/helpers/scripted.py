@@ -184,24 +184,30 @@ async def serve(
     engine: ScriptedEngine | None = None,
     *,
     prepare: Callable[[FastAPI], None] = lambda _: None,
+    api_key: str | None = None,
     **limits: Any,
 ) -> AsyncIterator[Service]:
     """Run the service on ``directory``; stop it as a server that shuts down does.
 
-    ``prepare`` gets the application before the service is added to it.
+    ``prepare`` gets the application before the service is added to it. ``api_key``: the server's,
+    which SGLang's own middleware asks for.
     """
     engine = engine or ScriptedEngine()
     store = Store(directory)
     app = FastAPI()
     prepare(app)
     settings = BatchSettings(directory, **limits)
-    runner = mount(app, store, engine, settings)
+    runner = mount(app, store, engine, settings, users=settings.users(), api_key=api_key)
+    if api_key is not None:
+        from sglang.srt.utils.auth import add_api_key_middleware
+
+        add_api_key_middleware(app, api_key=api_key, admin_api_key=None)
     http = httpx.AsyncClient(
         transport=httpx.ASGITransport(app=app, raise_app_exceptions=False),
         base_url="http://test",
     )
     client = AsyncOpenAI(
-        api_key="none",
+        api_key=api_key or "none",
         base_url="http://test/v1",
         http_client=http,
         max_retries=0,

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from engine_process import play
-from prompt_lines import CASES, COMPLETIONS, EMBEDDINGS, IDS, REFUSED
+from prompt_lines import CASES, COMPLETIONS, EMBEDDINGS, IDS, REFUSED, RESPONSES, SCORE
 from two_releases import OLD
 
 from sglang.srt.blendserve.answering.conversion import Converted
@@ -54,7 +54,8 @@ def test_prompts_are_those_that_the_engine_reports(
         if theirs["prompt_tokens"] != sum(map(len, ids)):
             wrong[name] = (theirs["prompt_tokens"], ids)
         if theirs["ids"] is None:
-            assert (url, OLD or len(ids) > 1) == (COMPLETIONS, True), name
+            expected = OLD or len(ids) > 1 if url == COMPLETIONS else url in (RESPONSES, SCORE)
+            assert expected, name
         elif theirs["ids"] != ids[0]:
             wrong[name] = (theirs["ids"], ids[0])
     assert wrong == {}

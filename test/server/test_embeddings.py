@@ -42,5 +42,5 @@ def test_a_batch_of_embeddings(command: list[str], tmp_path: Path) -> None:  # n
             )
             assert np.allclose(found[name][0]["embedding"], alone.data[0].embedding, atol=1e-4)
         # A chat batch has no place on a server that embeds.
-        with pytest.raises(openai.BadRequestError, match="it does .*/v1/embeddings"):
+        with pytest.raises(openai.BadRequestError, match=r"it does .*/v1/embeddings"):
             submit(client, jsonl([line("a", "b")]), "/v1/chat/completions")

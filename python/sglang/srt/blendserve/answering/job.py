@@ -31,6 +31,8 @@ class Job:
         seconds_left: returns the time until the job has to be done, in seconds.
         priority: returns its priority among the engine's jobs.
         pause: whether it sends lines now.
+        user: whose it is, None: nobody's in particular.
+        share: of the engine's slots that this user has, beside others.
     """
 
     name: str
@@ -40,3 +42,5 @@ class Job:
     seconds_left: Callable[[], float] = lambda: math.inf
     priority: Callable[[], int] = lambda: 0
     pause: Pause = field(default_factory=Pause)
+    user: str | None = None
+    share: float = 1.0

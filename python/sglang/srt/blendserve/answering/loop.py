@@ -218,7 +218,7 @@ class AnsweringLoop:
         try:
             await self._retry.persist(lambda: self._on_record(line.line))
         except BaseException:
-            self._slots.give_back(sized.size)
+            self._slots.give_back(sized.size, self._job.user)
             raise
         self._send(line, sized)
 
@@ -275,7 +275,7 @@ class AnsweringLoop:
         except EngineLost as lost:
             return lost
         finally:
-            self._slots.give_back(sized.size)
+            self._slots.give_back(sized.size, self._job.user)
         doubtful = response.status_code >= 500 or (seen is not None and seen.aborted is not None)
         if doubtful and await self._stop.requested_within(DOUBT_SECONDS):
             return None  # an error that may come from being given up is no answer
@@ -311,7 +311,7 @@ class AnsweringLoop:
         try:
             await self._retry.persist(lambda: self._on_record(number))
         except BaseException:
-            self._slots.give_back(sized.size)
+            self._slots.give_back(sized.size, self._job.user)
             raise
         return True
 
@@ -362,4 +362,11 @@ class AnsweringLoop:
 
     def _demand(self) -> Demand:
         job = self._job
-        return Demand(self._left, len(self._in_flight), job.seconds_left(), job.priority())
+        return Demand(
+            self._left,
+            len(self._in_flight),
+            job.seconds_left(),
+            job.priority(),
+            job.user,
+            job.share,
+        )

@@ -3,6 +3,9 @@
 The scheduler blends whatever is in the engine without looking at completion windows, so windows
 are kept before it, by what is put in and when:
 
+Where several users have jobs, the next slot goes to one of the user who has the fewest requests in
+the engine for its share, whatever others' priorities and windows are. Among one user's jobs:
+
 0. Jobs that are not at risk get slots by their *priority*: one of a higher priority that wants a
    slot goes before all of a lower one. What follows is among those of the highest.
 1. A job is *at risk* when, at the measured rate, the engine would need more than half of the
@@ -25,7 +28,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sglang.srt.blendserve.answering.rate_meter import RateMeter
@@ -55,12 +59,16 @@ class Demand:
         seconds_left: until its completion window ends; 0 or less: it has ended; infinite: there
             is none.
         priority: the higher, the sooner.
+        user: whose it is.
+        share: of the slots that this user has, beside others.
     """
 
     remaining: int
     in_flight: int
     seconds_left: float
     priority: int = 0
+    user: str | None = None
+    share: float = 1.0
 
     @property
     def needed_rate(self) -> float:
@@ -128,6 +136,17 @@ def fewest_in_flight(demands: Iterable[Demand]) -> int:
     return min(enumerate(demands), key=lambda indexed: indexed[1].in_flight)[0]
 
 
+def next_user(demands: Iterable[Demand], in_flight: Mapping[str | None, int]) -> str | None:
+    """Return the user whose jobs the next slot is for: the one with the fewest requests in the
+    engine (``in_flight``) for its share; on a tie the first.
+
+    Args:
+        demands: of the jobs that wait for a slot; at least one.
+        in_flight: requests of each user in the engine.
+    """
+    return min(demands, key=lambda demand: in_flight.get(demand.user, 0) / demand.share).user
+
+
 def slot_count(rate: float | None, most: int) -> int:
     """Return how many requests may be in the engine, so that none waits for a turnaround.
 
@@ -175,6 +194,7 @@ class SlotPool:
         self._turnaround = turnaround
         self._bytes = 0
         self._turn = 0
+        self._of_user: Counter[str | None] = Counter()
         self._waiting: list[_Waiter] = []
         self._wanting: dict[object, tuple[Callable[[], bool], Callable[[], Demand]]] = {}
 
@@ -223,12 +243,13 @@ class SlotPool:
             if waiter in self._waiting:
                 self._waiting.remove(waiter)
             if not waiter.granted.cancelled():  # given a slot and cancelled at once
-                self.give_back(size)
+                self.give_back(size, demand().user)
             raise
 
-    def give_back(self, size: int) -> None:
-        """Free the slot of a request line of ``size`` bytes."""
+    def give_back(self, size: int, user: str | None = None) -> None:
+        """Free the slot of a request line of ``size`` bytes, of a job of ``user``."""
         self.in_flight -= 1
+        self._of_user[user] -= 1
         self._bytes -= size
         self._grant()
 
@@ -238,8 +259,11 @@ class SlotPool:
             rate = self.meter.request_rate()
             demands = [waiter.demand() for waiter in self._waiting]
             held_for = [demand() for wants, demand in self._wanting.values() if wants()]
-            first = first_served([*demands, *held_for], self.in_flight, rate)
-            first = [index for index in first if index < len(demands)]
+            user = next_user(demands, self._of_user)
+            everyone = [*demands, *held_for]
+            own = [index for index, demand in enumerate(everyone) if demand.user == user]
+            first = first_served([everyone[index] for index in own], self.in_flight, rate)
+            first = [own[index] for index in first if own[index] < len(demands)]
             if not first:
                 return  # a job of a higher priority wants them all
             served = [demands[index] for index in first]
@@ -255,5 +279,6 @@ class SlotPool:
             if not self.in_flight:
                 self.meter.start()
             self.in_flight += 1
+            self._of_user[user] += 1
             self._bytes += waiter.size
             waiter.granted.set_result(None)

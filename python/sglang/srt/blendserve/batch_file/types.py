@@ -53,6 +53,7 @@ class ErrorCode(StrEnum):
     FILE_TOO_LARGE = "file_too_large"
     UNREADABLE_FILE = "unreadable_file"
     INPUT_CHANGED = "input_changed"
+    QUOTA_EXCEEDED = "quota_exceeded"
     # a valid line that got no HTTP answer
     BATCH_EXPIRED = "batch_expired"
     BATCH_CANCELLED = "batch_cancelled"

@@ -216,6 +216,9 @@ class EnginePrompts:
             tokens = _checked(ids, vocab_size)
             one = copy.copy(internal)
             one.text, one.input_ids = None, ids
+            labels = getattr(internal, "token_ids_logprob", None)
+            if labels and isinstance(labels[0], list):  # of scores: each prompt has its own
+                one.token_ids_logprob = labels[index]
             preferred = self._manager.preferred_sampling_params or {}
             one.sampling_params = {**preferred, **(internal.sampling_params or {})}
             self._manager._validate_one_request(one, ids)  # may shorten both

@@ -14,6 +14,7 @@ from sglang.srt.blendserve.server.file_service import FileService
 from sglang.srt.blendserve.server.openai_errors import ApiError, invalid
 from sglang.srt.blendserve.server.parameters import CreateBatch, ExpiresAfter, window_seconds
 from sglang.srt.blendserve.server.served_engine import ServedEngine
+from sglang.srt.blendserve.server.users import Users, owner
 from sglang.srt.blendserve.server.webhook_rules import NotAllowed, WebhookRules
 from sglang.srt.blendserve.store import batch_table, idempotency_table
 from sglang.srt.blendserve.store.batch_table import BatchRecord
@@ -34,10 +35,16 @@ class BatchCreation:
     """Creates batches in the store; who runs them is another's business."""
 
     def __init__(
-        self, store: Store, files: FileService, engine: ServedEngine, webhooks: WebhookRules
+        self,
+        store: Store,
+        files: FileService,
+        engine: ServedEngine,
+        webhooks: WebhookRules,
+        users: Users,
     ) -> None:
         """``webhooks``: whom batches may have called."""
         self._store, self._files, self._engine, self._webhooks = store, files, engine, webhooks
+        self._users = users
 
     async def create(self, wanted: CreateBatch, key: str | None = None) -> Created:
         """Create a batch; when this returns it survives any crash.
@@ -52,12 +59,14 @@ class BatchCreation:
                 another batch.
             OSError, sqlite3.Error: the disk is full; nothing is stored.
         """
-        request = _digest(wanted.model_dump_json())
+        request, key = _digest(wanted.model_dump_json()), _own(key)
         if key is not None and (known := await self._created_by(key, request)) is not None:
             return known
-        return await self._create(wanted, key, request)
+        return await self._create(wanted, key, request, owner())
 
-    async def _create(self, wanted: CreateBatch, key: str | None, request: str) -> Created:
+    async def _create(
+        self, wanted: CreateBatch, key: str | None, request: str, owner: str | None
+    ) -> Created:
         if wanted.endpoint not in self._engine.endpoints:
             has = ", ".join(sorted(self._engine.endpoints))
             raise invalid(
@@ -73,6 +82,7 @@ class BatchCreation:
             except NotAllowed as error:
                 message = f"webhook_url cannot be called: {error}."
                 raise invalid(message, "webhook_url", "invalid_value") from error
+        await self._check_quota(owner)
         workspace = store.workspace(batch_id)
         keep = wanted.output_expires_after
         record = BatchRecord(
@@ -87,6 +97,7 @@ class BatchCreation:
             expires_at=created_at + window_seconds(wanted.completion_window),
             priority=wanted.priority,
             webhook_url=wanted.webhook_url,
+            owner=owner,
         )
         about = record.model_dump_json()
         try:
@@ -116,7 +127,7 @@ class BatchCreation:
         Raises:
             ApiError: 409, it has not ended, no line of it has failed, or its input is gone.
         """
-        request = _digest(f"retry {record.id}")
+        request, key = _digest(f"retry {record.id}"), _own(key)
         if key is not None and (known := await self._created_by(key, request)) is not None:
             return known
         if not record.done:
@@ -141,7 +152,7 @@ class BatchCreation:
         )
         created: Created | None = None
         try:
-            created = await self._create(wanted, key, request)
+            created = await self._create(wanted, key, request, record.owner)
         finally:
             if created is None or not created.is_new:  # the same call, made at the same time
                 await self._files.delete(file.id)
@@ -163,9 +174,22 @@ class BatchCreation:
 
         try:
             size = (await self._store.io(paths[0].stat)).st_size
-            return await self._files.add(f"retry-{record.id}.jsonl", lines, size)
+            name = f"retry-{record.id}.jsonl"
+            return await self._files.add(name, lines, size, record.owner)
         except FileNotFoundError as error:  # deleted just now
             raise _not_retryable("one of its files is gone") from error
+
+    async def _check_quota(self, name: str | None) -> None:
+        """Refuse a batch of a user whose open batches have as many requests as they may.
+
+        Raises:
+            ApiError: 429.
+        """
+        if name is None:
+            return
+        there = await self._store.db.read(lambda db: batch_table.open_requests(db, name))
+        if (message := self._users.over_quota(name, there + 1)) is not None:
+            raise ApiError(429, message, code="quota_exceeded")
 
     async def _check_input(self, file_id: str) -> str:
         try:
@@ -216,6 +240,12 @@ def _no_input(file_id: str) -> ApiError:
 
 def _not_retryable(why: str) -> ApiError:
     return ApiError(409, f"Cannot retry: {why}.", param="batch_id", code="batch_not_retryable")
+
+
+def _own(key: str | None) -> str | None:
+    """Return an Idempotency-Key as it is stored: users cannot take each other's."""
+    name = owner()
+    return key if key is None or name is None else f"{name}\0{key}"
 
 
 def _digest(request: str) -> str:

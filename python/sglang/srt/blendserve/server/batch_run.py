@@ -34,6 +34,7 @@ from sglang.srt.blendserve.server.batch_input import BatchInput
 from sglang.srt.blendserve.server.batch_problem import problem_of
 from sglang.srt.blendserve.server.finalizing import Lines, finalize
 from sglang.srt.blendserve.server.served_engine import ServedEngine
+from sglang.srt.blendserve.server.users import Users
 from sglang.srt.blendserve.store import batch_table
 from sglang.srt.blendserve.store.batch_table import BatchRecord
 from sglang.srt.blendserve.store.directory import Store, now
@@ -55,7 +56,8 @@ class BatchContext:
     """What all batches share.
 
     Attributes:
-        lines_left: returns how many lines of all open batches have no result.
+        users: what users may have.
+        lines_left: returns how many lines of all open batches, or of a user's, have no result.
     """
 
     store: Store
@@ -63,7 +65,8 @@ class BatchContext:
     slots: SlotPool
     turns: EngineTurns
     max_requests: int
-    lines_left: Callable[[], int]
+    users: Users
+    lines_left: Callable[..., int]
 
 
 class BatchRun:
@@ -91,6 +94,11 @@ class BatchRun:
             max_lines=context.max_requests,
         )
         self._input = BatchInput(self._workspace, rules)
+
+    @property
+    def owner(self) -> str | None:
+        """The user whose it is, None: the operator's."""
+        return self._record.owner
 
     @property
     def expires_at(self) -> int:
@@ -198,10 +206,14 @@ class BatchRun:
         """Read the input through once; return whether there is anything to do.
 
         Raises:
-            BatchFileError, OSError: the input as a whole cannot be taken.
+            BatchFileError, OSError: the input as a whole cannot be taken, or its user may not have
+                so many open requests.
             Stopped: `stop` was called.
         """
         found = self._found = await self._scan()
+        requests = self._context.lines_left(self.owner) + found.total - found.bad
+        if (message := self._context.users.over_quota(self.owner, requests)) is not None:
+            raise BatchFileError(LineError(code=ErrorCode.QUOTA_EXCEEDED, message=message))
         await self._begin(found)
         return found.bad < found.total
 
@@ -246,6 +258,7 @@ class BatchRun:
         """
         record, context = self._record, self._context
         job, counted = job_of(record.id), record.tally
+        user = context.users.named(record.owner)
         size = 0 if self._found is None else self._found.last_line
 
         async def count() -> None:
@@ -277,6 +290,8 @@ class BatchRun:
                 seconds_left=lambda: record.expires_at - time.time(),
                 priority=lambda: self._priority,
                 pause=self._pause,
+                user=self.owner,
+                share=1.0 if user is None else user.share,
             ),
             self._source,
             journal,

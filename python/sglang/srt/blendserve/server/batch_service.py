@@ -16,6 +16,7 @@ from sglang.srt.blendserve.server.parameters import (
 from sglang.srt.blendserve.server.partial_results import ErrorKinds, Page, PartialResults
 from sglang.srt.blendserve.server.runner import Runner
 from sglang.srt.blendserve.server.served_engine import ServedEngine
+from sglang.srt.blendserve.server.users import Users, may_see, owner
 from sglang.srt.blendserve.server.webhook_rules import WebhookRules
 from sglang.srt.blendserve.store import batch_table
 from sglang.srt.blendserve.store.batch_table import BatchRecord
@@ -40,11 +41,12 @@ class BatchService:
         engine: ServedEngine,
         runner: Runner,
         webhooks: WebhookRules,
+        users: Users,
     ) -> None:
         """``webhooks``: whom batches may have called."""
         self._store, self._runner = store, runner
         self._partial = PartialResults(store, runner)
-        self._creation = BatchCreation(store, files, engine, webhooks)
+        self._creation = BatchCreation(store, files, engine, webhooks, users)
 
     async def create(self, wanted: CreateBatch, key: str | None = None) -> BatchObject:
         """Create a batch and run it; arguments and errors as in `BatchCreation.create`."""
@@ -69,7 +71,9 @@ class BatchService:
         """
         try:
             records, more = await self._store.db.read(
-                lambda db: batch_table.list_batches(db, limit=query.limit, after=query.after)
+                lambda db: batch_table.list_batches(
+                    db, limit=query.limit, after=query.after, owner=owner()
+                )
             )
         except LookupError as error:
             raise invalid("No such batch to list after.", "after") from error
@@ -198,8 +202,11 @@ async def _get(db: aiosqlite.Connection, batch_id: str) -> BatchRecord:
     """Return the batch.
 
     Raises:
-        LookupError: there is none, or this is no batch's id.
+        LookupError: there is none, it is another user's, or this is no batch's id.
     """
     if not is_batch_id(batch_id):
         raise LookupError(batch_id)
-    return await batch_table.get_batch(db, batch_id)
+    found = await batch_table.get_batch(db, batch_id)
+    if not may_see(found.owner):
+        raise LookupError(batch_id)
+    return found

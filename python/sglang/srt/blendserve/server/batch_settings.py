@@ -17,6 +17,7 @@ from pathlib import Path
 
 from sglang.srt.blendserve.batch_file.validation import MAX_BYTES, MAX_LINES
 from sglang.srt.blendserve.flag_fields import Flags, flag
+from sglang.srt.blendserve.server.users import Users, read_users
 from sglang.srt.blendserve.server.webhook_rules import WebhookRules, refusal_of
 
 _ORIGIN = re.compile(r"https?://[^/\s,]+")
@@ -89,6 +90,12 @@ class BatchSettings:
         shown="webhook.secret in --batch-dir",
     )
 
+    users_file: str = flag(
+        "",
+        "File with the users of the batch API and their keys (docs/batch-api.md). Each sees its "
+        "own files and batches only, and has a fair share of the slots; --api-key sees all.",
+    )
+
     def __post_init__(self) -> None:
         FLAGS.check(self)
         for origin in self.origins:
@@ -98,6 +105,19 @@ class BatchSettings:
                 )
         if (reason := refusal_of(self.webhook_rules.hosts)) is not None:
             raise FLAGS.refusal(self, "webhook_hosts", reason)
+
+    def users(self) -> Users:
+        """Read the users file; without one there are none.
+
+        Raises:
+            Refusal: it cannot be read, or a user in it is not valid.
+        """
+        if not self.users_file:
+            return Users()
+        try:
+            return read_users(Path(self.users_file))
+        except ValueError as error:
+            raise FLAGS.refusal(self, "users_file", str(error)) from None
 
     @property
     def webhook_rules(self) -> WebhookRules:

@@ -11,6 +11,7 @@ from sglang.srt.blendserve.server.batch_settings import BatchSettings
 from sglang.srt.blendserve.server.openai_errors import ApiError, invalid, not_valid, shortened
 from sglang.srt.blendserve.server.parameters import CreateFile, ListFiles
 from sglang.srt.blendserve.server.upload import drain, receive, without_pause
+from sglang.srt.blendserve.server.users import may_see, owner
 from sglang.srt.blendserve.store import file_table
 from sglang.srt.blendserve.store.directory import Store, now
 from sglang.srt.blendserve.store.disk import ContentWriter
@@ -71,6 +72,7 @@ class FileService:
                 expires_at=None if keep is None else created_at + keep.seconds,
                 filename=upload.filename,
                 purpose=wanted.purpose,
+                owner=owner(),
             )
             await self._keep(file, writer)
         finally:
@@ -78,13 +80,14 @@ class FileService:
         return file
 
     async def add(
-        self, filename: str, lines: Callable[[], Iterable[bytes]], size: int
+        self, filename: str, lines: Callable[[], Iterable[bytes]], size: int, owner: str | None
     ) -> FileObject:
         """Make a file for batches of lines that the server has.
 
         Args:
             lines: returns them.
             size: about how many bytes are read for that.
+            owner: whose it is.
 
         Raises:
             OSError, sqlite3.Error: the disk is full; nothing is stored.
@@ -104,6 +107,7 @@ class FileService:
                 created_at=now(),
                 filename=filename,
                 purpose="batch",
+                owner=owner,
             )
             await self._keep(file, writer)
         finally:
@@ -130,7 +134,7 @@ class FileService:
         """
         try:
             files, more = await self._store.db.read(
-                lambda db: file_table.list_files(db, now=now(), **query.model_dump())
+                lambda db: file_table.list_files(db, now=now(), owner=owner(), **query.model_dump())
             )
         except LookupError as error:
             raise invalid("No such file to list after.", "after") from error
@@ -145,7 +149,7 @@ class FileService:
         file = None
         if is_file_id(file_id):
             file = await self._store.db.read(lambda db: file_table.get_file(db, file_id, now()))
-        if file is None:
+        if file is None or not may_see(file.owner):
             raise _no_file(file_id)
         return file
 

@@ -192,8 +192,8 @@ async def _begin(db: aiosqlite.Connection, record: BatchRecord, outcome: Outcome
     """Choose the outcome and the ids of the result files, unless a try before a crash has."""
     current = await batch_table.get_batch(db, record.id)
     if current.outcome is None:
-        output_id = await _pending(db, f"{record.id}_output.jsonl")
-        error_id = await _pending(db, f"{record.id}_error.jsonl")
+        output_id = await _pending(db, f"{record.id}_output.jsonl", record.owner)
+        error_id = await _pending(db, f"{record.id}_error.jsonl", record.owner)
         await batch_table.set_results(db, record.id, outcome, output_id, error_id)
         if current.status == "in_progress":
             await batch_table.enter(db, record.id, "finalizing", now())
@@ -227,8 +227,9 @@ async def _end(
     return ended
 
 
-async def _pending(db: aiosqlite.Connection, filename: str) -> str:
+async def _pending(db: aiosqlite.Connection, filename: str, owner: str | None) -> str:
     values: dict[str, Any] = {"bytes": 0, "created_at": now(), "purpose": "batch_output"}
+    values["owner"] = owner
     file = FileObject(id=new_file_id(), filename=filename, **values)
     await file_table.insert_file(db, file, state="pending")
     return file.id

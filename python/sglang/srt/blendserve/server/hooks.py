@@ -16,6 +16,7 @@ from sglang.srt.blendserve.server import batch_settings
 from sglang.srt.blendserve.settings import POLICY
 
 if TYPE_CHECKING:
+    from sglang.srt.blendserve.server.users import Users
     from sglang.srt.blendserve.store.directory import Store
 
 logger = logging.getLogger(__name__)
@@ -61,7 +62,24 @@ def _before_launch(server_args: Any, *_: Any, **__: Any) -> None:
     loaded, not after."""
     if _wanted(server_args):
         _check_engines(server_args)
+        _users(server_args)
         _open_store()
+
+
+def _users(server_args: Any) -> Users:
+    """Read the users file.
+
+    Raises:
+        SystemExit: it is not valid, or there is no key that is the operator's.
+    """
+    with refusals.as_exit():
+        users = batch_settings.current().users()
+    if len(users) and not server_args.api_key:
+        raise SystemExit(
+            "error: --batch-users-file: users have keys, so the operator needs one, too: without "
+            "--api-key everybody without a key would see everything. Give --api-key."
+        )
+    return users
 
 
 def _check_engines(server_args: Any) -> None:
@@ -103,6 +121,8 @@ def _before_http(
         ),
         settings,
         metrics=server_args.enable_metrics,
+        users=_users(server_args),
+        api_key=server_args.api_key,
     )
     logger.info("Batch API: /v1/files, /v1/batches and the page /batches")
 

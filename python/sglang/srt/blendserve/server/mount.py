@@ -17,6 +17,7 @@ from sglang.srt.blendserve.server.routes import batch_router, file_router
 from sglang.srt.blendserve.server.runner import Runner
 from sglang.srt.blendserve.server.served_engine import ServedEngine
 from sglang.srt.blendserve.server.status_page import page_router
+from sglang.srt.blendserve.server.users import Users
 from sglang.srt.blendserve.server.webhooks import WebhookSender, secret_in
 from sglang.srt.blendserve.store.directory import Store
 
@@ -28,6 +29,8 @@ def mount(
     settings: BatchSettings,
     *,
     metrics: bool = False,
+    users: Users | None = None,
+    api_key: str | None = None,
 ) -> Runner:
     """Add the batch API to ``app``; call it before the application starts.
 
@@ -35,16 +38,19 @@ def mount(
 
     Args:
         metrics: also keep Prometheus gauges, in SGLang's registry.
+        users: who has a key of its own; None: nobody.
+        api_key: the server's, by which requests of users go on to SGLang.
     """
-    runner = Runner(store, engine, settings)
+    users = users or Users()
+    runner = Runner(store, engine, settings, users)
     files = FileService(store, settings)
     rules = settings.webhook_rules
     secret = secret_in(settings.webhook_secret) if rules.hosts else ""
-    batches = BatchService(store, files, engine, runner, rules)
+    batches = BatchService(store, files, engine, runner, rules, users)
     app.include_router(file_router(files))
     app.include_router(batch_router(batches))
     app.include_router(page_router(batches, runner, engine))
-    stand_in_front(app, settings.origins)
+    stand_in_front(app, settings.origins, users, api_key)
     if metrics:
         runner.on_activity(Gauges().show)
     lifespan = app.router.lifespan_context

@@ -126,6 +126,7 @@ async def bring_back(store: Store, workspace: Workspace) -> BatchRecord:
                 created_at=now(),
                 filename=f"{batch_id}_input.jsonl",
                 purpose="batch",
+                owner=batch.owner,
             )
             await file_table.insert_file(db, file, state="ready")
         await batch_table.insert_batch(db, batch)

@@ -19,6 +19,7 @@ from sglang.srt.blendserve.server.batch_run import BatchContext, BatchRun
 from sglang.srt.blendserve.server.batch_settings import BatchSettings
 from sglang.srt.blendserve.server.finalizing import abandon
 from sglang.srt.blendserve.server.served_engine import ServedEngine
+from sglang.srt.blendserve.server.users import Users
 from sglang.srt.blendserve.store import batch_table
 from sglang.srt.blendserve.store.batch_table import BatchRecord
 from sglang.srt.blendserve.store.directory import Store, now
@@ -34,7 +35,9 @@ _SWEEP_TICKS = 120
 class Runner:
     """Adopts the batches that a server before left open, and takes new ones."""
 
-    def __init__(self, store: Store, engine: ServedEngine, settings: BatchSettings) -> None:
+    def __init__(
+        self, store: Store, engine: ServedEngine, settings: BatchSettings, users: Users
+    ) -> None:
         self._store, self._engine = store, engine
         self._meter = RateMeter()
         self._pool = SlotPool(
@@ -48,7 +51,8 @@ class Runner:
             self._pool,
             EngineTurns(),
             settings.max_requests,
-            lambda: sum(run.lines_left for run in self._runs.values()),
+            users,
+            self._lines_left,
         )
         self._runs: dict[str, BatchRun] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -57,6 +61,11 @@ class Runner:
         self._clock: asyncio.Task[None] | None = None
         self._watch: asyncio.Task[None] | None = None
         self._listeners: list[Callable[[Activity], None]] = []
+
+    def _lines_left(self, owner: str | None = None) -> int:
+        """Lines without a result, of all batches or of those of a user."""
+        runs = self._runs.values()
+        return sum(run.lines_left for run in runs if owner is None or run.owner == owner)
 
     def on_activity(self, listener: Callable[[Activity], None]) -> None:
         """Call ``listener`` with the new numbers every few seconds."""
@@ -105,7 +114,7 @@ class Runner:
         rate = self._meter.request_rate()
         if seconds is not None or run is None or not rate or not run.lines_left or run.waits:
             return seconds
-        return sum(other.lines_left for other in self._runs.values()) / rate
+        return self._lines_left() / rate
 
     def journal_size(self, batch_id: str) -> int | None:
         """Return how many bytes of a batch's results are on the disk; None: it has not begun."""

@@ -40,6 +40,7 @@ class BatchRecord(BaseModel):
         errors: entries of ``errors.data`` in the API's object.
         output_expires_after: seconds that its output and error files are kept, None: for good.
         webhook_url: who is called when it has ended, None: nobody.
+        owner: the user whose it is, None: the operator's.
         created_at, expires_at and all others in ``_at``: Unix seconds.
     """
 
@@ -76,6 +77,7 @@ class BatchRecord(BaseModel):
     priority: int = 0
     paused_at: int | None = None
     webhook_url: str | None = None
+    owner: str | None = None
 
     @property
     def tally(self) -> Tally:
@@ -140,23 +142,29 @@ async def get_batch(db: aiosqlite.Connection, batch_id: str) -> BatchRecord:
 
 
 async def list_batches(
-    db: aiosqlite.Connection, *, limit: int, after: str | None
+    db: aiosqlite.Connection, *, limit: int, after: str | None, owner: str | None = None
 ) -> tuple[list[BatchRecord], bool]:
     """Return at most ``limit`` batches, newest first, behind ``after``; and whether there are more.
+
+    ``owner``: only this user's; None: everybody's.
 
     Raises:
         LookupError: ``after`` names no batch.
     """
-    before = "1 = 1"
-    values: list[object] = []
+    where, values = ["1 = 1"], list[object]()
+    if owner is not None:
+        where.append("owner = ?")
+        values.append(owner)
     if after is not None:
         async with db.execute("SELECT seq FROM batches WHERE id = ?", (after,)) as cursor:
             row = await cursor.fetchone()
         if row is None:
             raise LookupError(after)
-        before, values = "seq < ?", [row["seq"]]
+        where.append("seq < ?")
+        values.append(row["seq"])
     rows = await db.execute_fetchall(
-        f"SELECT * FROM batches WHERE {before} ORDER BY seq DESC LIMIT ?", (*values, limit + 1)
+        f"SELECT * FROM batches WHERE {' AND '.join(where)} ORDER BY seq DESC LIMIT ?",
+        (*values, limit + 1),
     )
     found = [BatchRecord(**row) for row in rows]
     return found[:limit], 0 < limit < len(found)
@@ -169,6 +177,15 @@ async def open_batches(db: aiosqlite.Connection) -> list[BatchRecord]:
         f"SELECT * FROM batches WHERE status IN ({marks}) ORDER BY seq", _OPEN
     )
     return [BatchRecord(**row) for row in rows]
+
+
+async def open_requests(db: aiosqlite.Connection, owner: str) -> int:
+    """Return how many requests of a user's open batches have no result, as far as is known."""
+    return sum(
+        max(batch.total - batch.completed - batch.failed, 0)
+        for batch in await open_batches(db)
+        if batch.owner == owner
+    )
 
 
 async def count_by_status(db: aiosqlite.Connection) -> dict[str, int]:

@@ -94,6 +94,10 @@ MIGRATIONS: tuple[str, ...] = (
         created_at INTEGER NOT NULL
     );
     """,
+    """
+    ALTER TABLE files ADD COLUMN owner TEXT;           -- name of a user; NULL: the operator's
+    ALTER TABLE batches ADD COLUMN owner TEXT;
+    """,
 )
 """The tables, as a list of scripts; ``PRAGMA user_version`` counts those applied. One that has been
 released is never edited: a change is a new one at the end."""

@@ -18,9 +18,9 @@ async def insert_file(
 ) -> None:
     """Add a file: ``ready`` when its content is in place, ``pending`` when it is about to be."""
     await db.execute(
-        "INSERT INTO files (id, purpose, filename, bytes, created_at, expires_at, state) "
-        "VALUES (:id, :purpose, :filename, :bytes, :created_at, :expires_at, :state)",
-        file.model_dump() | {"state": state},
+        "INSERT INTO files (id, purpose, filename, bytes, created_at, expires_at, owner, state) "
+        "VALUES (:id, :purpose, :filename, :bytes, :created_at, :expires_at, :owner, :state)",
+        file.model_dump() | {"owner": file.owner, "state": state},
     )
 
 
@@ -53,17 +53,21 @@ async def list_files(
     after: str | None,
     order: Literal["asc", "desc"],
     purpose: str | None,
+    owner: str | None = None,
 ) -> tuple[list[FileObject], bool]:
     """Return at most ``limit`` files behind the file ``after``, and whether there are more.
+
+    ``owner``: only this user's; None: everybody's.
 
     Raises:
         LookupError: ``after`` names no file that ever was.
     """
     where = ["state = 'ready'", "(expires_at IS NULL OR expires_at > ?)"]
     values: list[object] = [now]
-    if purpose is not None:
-        where.append("purpose = ?")
-        values.append(purpose)
+    for column, value in (("purpose", purpose), ("owner", owner)):
+        if value is not None:
+            where.append(f"{column} = ?")
+            values.append(value)
     if after is not None:
         where.append("seq > ?" if order == "asc" else "seq < ?")
         values.append(await _sequence(db, after))

@@ -10,7 +10,7 @@ import re
 import secrets
 from typing import Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 _FILE_ID = re.compile(r"file-[0-9a-f]{32}", re.ASCII)
 _BATCH_ID = re.compile(r"batch_[0-9a-f]{32}", re.ASCII)
@@ -43,6 +43,8 @@ class FileObject(BaseModel):
     purpose: Literal["batch", "batch_output"]
     status: Literal["uploaded", "processed", "error"] = "processed"
     status_details: str | None = None
+    owner: str | None = Field(default=None, exclude=True)
+    """The user whose it is, None: the operator's. The API does not show it."""
 
 
 class DeletedFile(BaseModel):
@@ -98,8 +100,8 @@ class Forecast(BaseModel):
 
 
 class BatchObject(BaseModel):
-    """A batch. Times are Unix seconds. ``priority``, ``paused_at`` and ``forecast`` are not
-    OpenAI's."""
+    """A batch. Times are Unix seconds. ``priority``, ``paused_at``, ``forecast`` and ``owner`` are
+    not OpenAI's."""
 
     id: str
     object: Literal["batch"] = "batch"
@@ -126,6 +128,7 @@ class BatchObject(BaseModel):
     priority: int = 0
     paused_at: int | None = None
     forecast: Forecast | None = None
+    owner: str | None = None
 
 
 Item = TypeVar("Item", FileObject, BatchObject)
