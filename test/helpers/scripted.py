@@ -33,6 +33,7 @@ from sglang.srt.blendserve.server.runner import Runner
 from sglang.srt.blendserve.server.served_engine import ServedEngine
 from sglang.srt.blendserve.store.directory import Store
 from sglang.srt.blendserve.store.objects import job_of
+from sglang.srt.blendserve.store.tally import Tally
 
 MODEL = "scripted"
 
@@ -109,6 +110,11 @@ class ScriptedEngine:
         content = {"object": "text_completion", "choices": [{"text": prompt}], "usage": {}}
         seen = Observation(prompt_tokens=len(prompt), completion_tokens=2, cached_tokens=1)
         return Answer(Response(status_code=200, request_id=rid, body=content), seen)
+
+    gpus = 1
+
+    def weigh(self, tally: Tally) -> float:
+        return float(tally.output_tokens)
 
     def standings(self) -> Sequence[Any]:
         return ()

@@ -93,9 +93,11 @@ class _ToldRequests:
         raise _Told(request)
 
     async def score_request(self, *arguments: Any, **options: Any) -> Any:
+        """As SGLang's; its requests come this way, too."""
         return await scored(self, self._inner, "score_request", *arguments, **options)
 
     async def score_prompts(self, *arguments: Any, **options: Any) -> Any:
+        """As SGLang's; its requests come this way, too."""
         return await scored(self, self._inner, "score_prompts", *arguments, **options)
 
 

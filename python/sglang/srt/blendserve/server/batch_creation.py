@@ -75,7 +75,8 @@ class BatchCreation:
                 "invalid_value",
             )
         store, batch_id, created_at = self._store, new_batch_id(), now()
-        input_id = await self._check_input(wanted.input_file_id)
+        file = await self._check_input(wanted.input_file_id)
+        input_id = file.id
         if wanted.webhook_url is not None:
             try:
                 self._webhooks.check(wanted.webhook_url)
@@ -98,6 +99,7 @@ class BatchCreation:
             priority=wanted.priority,
             webhook_url=wanted.webhook_url,
             owner=owner,
+            input_bytes=file.bytes,
         )
         about = record.model_dump_json()
         try:
@@ -191,7 +193,7 @@ class BatchCreation:
         if (message := self._users.over_quota(name, there + 1)) is not None:
             raise ApiError(429, message, code="quota_exceeded")
 
-    async def _check_input(self, file_id: str) -> str:
+    async def _check_input(self, file_id: str) -> FileObject:
         try:
             file = await self._files.get(file_id)
         except ApiError as error:
@@ -203,7 +205,7 @@ class BatchCreation:
                 "input_file_id",
                 "invalid_value",
             )
-        return file.id
+        return file
 
     def _still_called(self, url: str | None) -> str | None:
         """Return who was to be called, None if this server does not call it any more."""

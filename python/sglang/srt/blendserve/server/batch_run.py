@@ -15,7 +15,6 @@ from sglang.srt.blendserve.answering.disk_retry import DiskRetry, is_short_of_fi
 from sglang.srt.blendserve.answering.job import Job
 from sglang.srt.blendserve.answering.line_source import InputScan, LineSource, scan
 from sglang.srt.blendserve.answering.loop import AnsweringLoop
-from sglang.srt.blendserve.answering.pause import Pause
 from sglang.srt.blendserve.answering.slots import SlotPool
 from sglang.srt.blendserve.answering.stop import Stop, Stopped, StopReason
 from sglang.srt.blendserve.answering.turns import EngineTurns
@@ -28,11 +27,11 @@ from sglang.srt.blendserve.batch_file.types import (
 from sglang.srt.blendserve.batch_file.validation import Rules
 from sglang.srt.blendserve.dispatch.job_planning import PlannedJob
 from sglang.srt.blendserve.dispatch.planned_lines import PlannedLines
-from sglang.srt.blendserve.dispatch.remaining_time import RemainingTime
 from sglang.srt.blendserve.job_ids import make_rid
 from sglang.srt.blendserve.server.batch_input import BatchInput
 from sglang.srt.blendserve.server.batch_problem import problem_of
 from sglang.srt.blendserve.server.finalizing import Lines, finalize
+from sglang.srt.blendserve.server.open_batch import OpenBatch
 from sglang.srt.blendserve.server.served_engine import ServedEngine
 from sglang.srt.blendserve.server.users import Users
 from sglang.srt.blendserve.store import batch_table
@@ -40,6 +39,7 @@ from sglang.srt.blendserve.store.batch_table import BatchRecord
 from sglang.srt.blendserve.store.directory import Store, now
 from sglang.srt.blendserve.store.journal import ResultJournal
 from sglang.srt.blendserve.store.objects import Outcome, job_of
+from sglang.srt.blendserve.store.tally import Tally
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +57,7 @@ class BatchContext:
 
     Attributes:
         users: what users may have.
+        gpu_seconds: returns what a batch has used since the last call.
         lines_left: returns how many lines of all open batches, or of a user's, have no result.
     """
 
@@ -67,76 +68,26 @@ class BatchContext:
     max_requests: int
     users: Users
     lines_left: Callable[..., int]
+    gpu_seconds: Callable[[str], float]
 
 
-class BatchRun:
-    """Carries one batch through its states. `run` is called once, in a task of its own.
-
-    Attributes:
-        broken: whether `run` ended by an error nobody had thought of.
-    """
+class BatchRun(OpenBatch):
+    """Carries one batch through its states. `run` is called once, in a task of its own."""
 
     def __init__(self, record: BatchRecord, context: BatchContext) -> None:
         """Prepare to go on with a batch from the state that ``record`` has it in."""
-        self._record, self._context, self._store = record, context, context.store
+        super().__init__(record)
+        self._context, self._store = context, context.store
         self._workspace = context.store.workspace(record.id)
         self._stop = Stop()
         self._retry = DiskRetry(record.id, self._stop)
-        self._source: LineSource | None = None
         self._found: InputScan | None = None
-        self._journal: ResultJournal | None = None
-        self._priority, self._pause = record.priority, Pause(paused=record.paused_at is not None)
-        self._time_left = RemainingTime()
-        self.broken = False
         self._rules = rules = Rules(
             endpoint=Endpoint(record.endpoint),
             models=context.engine.models,
             max_lines=context.max_requests,
         )
         self._input = BatchInput(self._workspace, rules)
-
-    @property
-    def owner(self) -> str | None:
-        """The user whose it is, None: the operator's."""
-        return self._record.owner
-
-    @property
-    def expires_at(self) -> int:
-        """Unix second at which the completion window ends."""
-        return self._record.expires_at
-
-    @property
-    def lines_left(self) -> int:
-        """Lines that have no result."""
-        tally = self._record.tally
-        done = tally.completed + tally.failed if self._journal is None else len(self._journal)
-        return max(self._record.total - done, 0)
-
-    @property
-    def journal_size(self) -> int | None:
-        """Bytes of results that are on the disk; None: it has not begun to write any."""
-        return None if self._journal is None else self._journal.size
-
-    @property
-    def seconds_left(self) -> float | None:
-        """How long it will take by the rate of late, seconds; None: not known, or it waits."""
-        return None if self.waits else self._time_left.seconds
-
-    @property
-    def waits(self) -> bool:
-        """Whether it does not go on by itself: it is paused, or broken."""
-        return self._pause.paused or self.broken
-
-    def _note_time(self) -> None:
-        if self._pause.paused:
-            self._time_left.forget()
-            return
-        share = self._source.standing.share if isinstance(self._source, PlannedLines) else None
-        if share is not None:
-            self._time_left.note(time.monotonic(), share)
-        else:
-            lines = 1 - self.lines_left / max(self._record.total, 1)
-            self._time_left.note(time.monotonic(), lines, by="lines")
 
     @property
     def problem(self) -> list[dict[str, Any]]:
@@ -269,11 +220,7 @@ class BatchRun:
             tally = journal.tally
             if tally == counted:
                 return
-            await self._retry.persist(
-                lambda: self._store.db.write(
-                    lambda db: batch_table.set_counts(db, record.id, record.total, tally)
-                )
-            )
+            await self._write_counts(tally)
             counted = tally
 
         engine_record = await self._retry.persist(
@@ -281,7 +228,7 @@ class BatchRun:
         )
         self._source = await self._planned(journal) or self._input.source(journal.__contains__)
         self._tell_source()
-        loop = AnsweringLoop(
+        self._loop = AnsweringLoop(
             Job(
                 job,
                 record.id,
@@ -306,10 +253,23 @@ class BatchRun:
             after_sync=count,
         )
         try:
-            await loop.run()
+            await self._loop.run()
         finally:
+            await self._write_counts(journal.tally)
+            self._loop = None
             if context.engine.planning is not None:
                 await context.engine.planning.end(job)
+
+    async def _write_counts(self, tally: Tally) -> None:
+        record = self._record
+        seconds = self._context.gpu_seconds(record.id)
+        self._written += seconds
+
+        async def change(db: aiosqlite.Connection) -> None:
+            await batch_table.set_counts(db, record.id, record.total, tally)
+            await batch_table.add_gpu_seconds(db, record.id, seconds)
+
+        await self._retry.persist(lambda: self._store.db.write(change))
 
     async def _planned(self, journal: ResultJournal) -> LineSource | None:
         """Return the lines in the order of a plan over all open batches, where these are more than

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 import aiosqlite
 
 from sglang.srt.blendserve.server.batch_creation import BatchCreation, Created
@@ -25,7 +27,6 @@ from sglang.srt.blendserve.store.directory import Store, now
 from sglang.srt.blendserve.store.objects import (
     BatchObject,
     BatchStatus,
-    Forecast,
     ListPage,
     is_batch_id,
 )
@@ -50,7 +51,7 @@ class BatchService:
 
     async def create(self, wanted: CreateBatch, key: str | None = None) -> BatchObject:
         """Create a batch and run it; arguments and errors as in `BatchCreation.create`."""
-        return self._started(await self._creation.create(wanted, key))
+        return await self._started(await self._creation.create(wanted, key))
 
     async def retry(self, batch_id: str, key: str | None = None) -> BatchObject:
         """Create a batch of the lines that have failed in another, which has ended, and run it.
@@ -61,7 +62,7 @@ class BatchService:
         Raises:
             ApiError: 404; 409, it has not ended, no line of it has failed, or its input is gone.
         """
-        return self._started(await self._creation.retry(await self._find(batch_id), key))
+        return await self._started(await self._creation.retry(await self._find(batch_id), key))
 
     async def list(self, query: ListBatches) -> ListPage[BatchObject]:
         """Return a page of batches, newest first.
@@ -77,7 +78,8 @@ class BatchService:
             )
         except LookupError as error:
             raise invalid("No such batch to list after.", "after") from error
-        return ListPage.of([self._show(record) for record in records], more)
+        prices = await self._prices(records)
+        return ListPage.of([self._shown(record, prices) for record in records], more)
 
     async def get(self, batch_id: str) -> BatchObject:
         """Return a batch's object.
@@ -85,7 +87,7 @@ class BatchService:
         Raises:
             ApiError: 404.
         """
-        return self._show(await self._find(batch_id))
+        return await self._show(await self._find(batch_id))
 
     async def change(self, batch_id: str, wanted: ChangeBatch) -> BatchObject:
         """Change a batch's priority, pause it, or let it go on.
@@ -117,7 +119,7 @@ class BatchService:
                 code="batch_not_changeable",
             )
         self._runner.change(record)
-        return self._show(record)
+        return await self._show(record)
 
     async def results(self, batch_id: str, query: ReadResults) -> tuple[Page, BatchStatus]:
         """Return results of a batch that has not ended, and its status.
@@ -158,7 +160,7 @@ class BatchService:
                 code="batch_not_cancellable",
             )
         self._runner.cancel(record)
-        return self._show(record)
+        return await self._show(record)
 
     async def _write(self, batch_id: str, change: Statements[BatchRecord]) -> BatchRecord:
         """Return the batch as ``change`` leaves it.
@@ -171,10 +173,10 @@ class BatchService:
         except LookupError as error:
             raise _no_batch(batch_id) from error
 
-    def _started(self, created: Created) -> BatchObject:
+    async def _started(self, created: Created) -> BatchObject:
         if created.is_new:
             self._runner.add(created.record)
-        return self._show(created.record)
+        return await self._show(created.record)
 
     async def _find(self, batch_id: str) -> BatchRecord:
         try:
@@ -182,15 +184,21 @@ class BatchService:
         except LookupError as error:
             raise _no_batch(batch_id) from error
 
-    def _show(self, record: BatchRecord) -> BatchObject:
+    async def _show(self, record: BatchRecord) -> BatchObject:
+        return self._shown(record, await self._prices([record]))
+
+    async def _prices(self, records: Iterable[BatchRecord]) -> dict[str, float | None]:
+        """What a byte of input has cost, of all endpoints if one of the batches is open."""
+        if all(record.done for record in records):
+            return {}
+        return await self._store.db.read(batch_table.prices)
+
+    def _shown(self, record: BatchRecord, prices: Mapping[str, float | None]) -> BatchObject:
         problem = self._runner.problem(record.id)
         shown = record.model_copy(update={"errors": [*problem, *record.errors]}).to_api()
-        seconds = None if record.done else self._runner.forecast(record.id)
-        if seconds is None:
-            return shown
-        ends_at = now() + round(seconds)
-        forecast = Forecast(ends_at=ends_at, in_time=ends_at <= record.expires_at)
-        return shown.model_copy(update={"forecast": forecast})
+        used = round(self._runner.gpu_seconds(record), 3)
+        forecast = None if record.done else self._runner.forecast(record, prices)
+        return shown.model_copy(update={"forecast": forecast, "gpu_seconds": used})
 
 
 def _no_batch(batch_id: str) -> ApiError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import aiosqlite
@@ -18,12 +18,13 @@ from sglang.srt.blendserve.server.activity import STATUSES, Activity, planned_wo
 from sglang.srt.blendserve.server.batch_run import BatchContext, BatchRun
 from sglang.srt.blendserve.server.batch_settings import BatchSettings
 from sglang.srt.blendserve.server.finalizing import abandon
+from sglang.srt.blendserve.server.gpu_time import GpuTime, Running, predicted
 from sglang.srt.blendserve.server.served_engine import ServedEngine
 from sglang.srt.blendserve.server.users import Users
 from sglang.srt.blendserve.store import batch_table
 from sglang.srt.blendserve.store.batch_table import BatchRecord
 from sglang.srt.blendserve.store.directory import Store, now
-from sglang.srt.blendserve.store.objects import job_of
+from sglang.srt.blendserve.store.objects import Forecast, job_of
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +54,10 @@ class Runner:
             settings.max_requests,
             users,
             self._lines_left,
+            lambda batch_id: self._gpu_time.take(batch_id),
         )
         self._runs: dict[str, BatchRun] = {}
+        self._gpu_time = GpuTime(engine.gpus, engine.weigh)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._ready = asyncio.Event()
         self._stopping = False
@@ -104,17 +107,57 @@ class Runner:
         run = self._runs.get(batch_id)
         return None if run is None else run.seconds_left
 
-    def forecast(self, batch_id: str) -> float | None:
-        """Return in how many seconds a batch is expected to end; None: nobody knows.
+    def gpu_seconds(self, record: BatchRecord) -> float:
+        """Return what a batch has used of the GPUs so far."""
+        return record.gpu_seconds + self._gpu_time.due(record.id)
 
-        By the predicted work that it has left, or, before it has had a share of the engine, by the
-        requests of all open batches and the rate of late.
+    def forecast(self, record: BatchRecord, prices: Mapping[str, float | None]) -> Forecast | None:
+        """Return what is expected of an open batch; None: nobody knows, or it waits.
+
+        It ends by the predicted work that it has left; before it has had a share of the engine, by
+        the requests of all open batches and the rate of late; where nothing was answered of late,
+        by what earlier batches have cost.
+
+        Args:
+            prices: GPU-seconds of a byte of input, by endpoint.
         """
-        run, seconds = self._runs.get(batch_id), self.seconds_left(batch_id)
-        rate = self._meter.request_rate()
-        if seconds is not None or run is None or not rate or not run.lines_left or run.waits:
-            return seconds
-        return self._lines_left() / rate
+        run = self._runs.get(record.id)
+        if run is None or run.waits:
+            return None
+        used = self.gpu_seconds(record)
+        in_all = predicted(used, run.share_done, record.input_bytes, prices.get(record.endpoint))
+        seconds, rate = self.seconds_left(record.id), self._meter.request_rate()
+        if seconds is None and rate and run.lines_left:
+            seconds = self._lines_left() / rate
+        if seconds is None:
+            seconds = self._seconds_by_price(prices)
+        if seconds is None:
+            return None
+        starts_at = record.in_progress_at or now() + round(self._seconds_before(run, seconds))
+        ends_at = now() + round(seconds)
+        return Forecast(
+            starts_at=starts_at,
+            ends_at=max(ends_at, starts_at),
+            in_time=ends_at <= record.expires_at,
+            gpu_seconds=None if in_all is None else round(max(in_all, used), 3),
+        )
+
+    def _seconds_by_price(self, prices: Mapping[str, float | None]) -> float | None:
+        """Return how long all open batches take by what earlier ones have cost."""
+        left = 0.0
+        for batch_id, run in self._runs.items():
+            price = prices.get(run.endpoint)
+            if price is None:
+                return None
+            used = self._gpu_time.due(batch_id) + run.gpu_seconds
+            left += max(run.input_bytes * price - used, 0.0)
+        return left / self._engine.gpus
+
+    def _seconds_before(self, run: BatchRun, seconds: float) -> float:
+        """Return how long a batch that has not begun waits for those of a higher priority."""
+        mine, everyone = run.priority, self._runs.values()
+        lines = sum(other.lines_left for other in everyone if other.priority > mine)
+        return seconds * lines / max(self._lines_left() + run.lines_left, 1)
 
     def journal_size(self, batch_id: str) -> int | None:
         """Return how many bytes of a batch's results are on the disk; None: it has not begun."""
@@ -220,6 +263,9 @@ class Runner:
             self._ready.set()
         if self._engine.stopping:
             self._suspend()
+        self._gpu_time.tick(
+            {batch_id: Running(run.tally, run.in_flight) for batch_id, run in self._runs.items()}
+        )
         for run in list(self._runs.values()):
             if run.expires_at <= now():
                 run.stop("expired")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -10,6 +11,8 @@ from sglang.srt.blendserve.answering.engine import Answer, Engine
 from sglang.srt.blendserve.answering.liveness import Liveness
 from sglang.srt.blendserve.batch_file.line_check import ANY_MODEL
 from sglang.srt.blendserve.batch_file.types import BatchLine, Endpoint
+from sglang.srt.blendserve.cost.cost_model import CostModel
+from sglang.srt.blendserve.dispatch.engine_cost import engine_cost_model
 from sglang.srt.blendserve.dispatch.fed_engine import FedEngine, ManagedEngine
 from sglang.srt.blendserve.engines.engine_pool import EngineStanding
 from sglang.srt.blendserve.pool.pool_request import Tokens
@@ -17,10 +20,13 @@ from sglang.srt.blendserve.runtime.compat.server_args import release
 from sglang.srt.blendserve.server.batch_planning import BatchPlanning
 from sglang.srt.blendserve.server.more_engines import MoreEngines
 from sglang.srt.blendserve.server.plan_view import OnlineView, PlanView
+from sglang.srt.blendserve.store.tally import Tally
 
 if TYPE_CHECKING:
     from sglang.srt.managers.tokenizer_manager import TokenizerManager
     from sglang.srt.parser.template_manager import TemplateManager
+
+logger = logging.getLogger(__name__)
 
 _PLAN_SECONDS = 2.0
 
@@ -58,6 +64,15 @@ class ServedEngine(Engine, Protocol):
     @property
     def planning(self) -> BatchPlanning | None:
         """What plans large batches as a whole, None where nothing does."""
+        ...
+
+    @property
+    def gpus(self) -> int:
+        """How many GPUs its engines have together; of CPU engines, how many there are."""
+        ...
+
+    def weigh(self, tally: Tally) -> float:
+        """Return the predicted work of what was answered, in any unit."""
         ...
 
     def standings(self) -> Sequence[EngineStanding]:
@@ -116,6 +131,10 @@ class LaunchedEngine:
             self._more = MoreEngines(tokenizer_manager, self._executor, engines, window)
             self._executor = fed = self._more.pool
         self.planning: BatchPlanning | None = BatchPlanning(tokenizer_manager, fed)
+        fields = release.view(tokenizer_manager.server_args)
+        self.gpus = engines * fields.tp_size * fields.pp_size
+        self._cost: CostModel | None = None
+        self._costing: asyncio.Task[None] | None = None
         self._question: asyncio.Future[list[dict[str, Any]]] | None = None
 
     @property
@@ -146,6 +165,23 @@ class LaunchedEngine:
     def stopping(self) -> bool:
         """Whether SIGTERM has come: SGLang then waits for all requests to end, and ends."""
         return bool(self._manager.gracefully_exit)
+
+    def weigh(self, tally: Tally) -> float:
+        """Return the predicted work of what was answered; by tokens until the costs are known."""
+        lines = max(tally.completed, 1)
+        prompt, output = tally.input_tokens / lines, tally.output_tokens / lines
+        computed = prompt - tally.cached_tokens / lines
+        if self._cost is None:
+            self._costing = self._costing or asyncio.ensure_future(self._learn_costs())
+            return lines * (computed + output)
+        cost = self._cost.compute_seconds(prompt, output, computed)
+        return float(lines * (cost + self._cost.memory_seconds(prompt, output)))
+
+    async def _learn_costs(self) -> None:
+        try:
+            self._cost = await asyncio.to_thread(engine_cost_model, self._manager)
+        except Exception as error:  # of any kind, in a model's config: tokens do, too
+            logger.info("GPU time is divided among batches by their tokens: %s", error)
 
     async def execute(
         self,

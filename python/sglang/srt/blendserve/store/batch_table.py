@@ -41,6 +41,8 @@ class BatchRecord(BaseModel):
         output_expires_after: seconds that its output and error files are kept, None: for good.
         webhook_url: who is called when it has ended, None: nobody.
         owner: the user whose it is, None: the operator's.
+        gpu_seconds: what it has used of the engines, as far as it is written down.
+        input_bytes: size of its input.
         created_at, expires_at and all others in ``_at``: Unix seconds.
     """
 
@@ -78,6 +80,8 @@ class BatchRecord(BaseModel):
     paused_at: int | None = None
     webhook_url: str | None = None
     owner: str | None = None
+    gpu_seconds: float = 0.0
+    input_bytes: int = 0
 
     @property
     def tally(self) -> Tally:
@@ -232,6 +236,24 @@ async def set_errors(db: aiosqlite.Connection, batch_id: str, errors: list[dict[
 async def set_counts(db: aiosqlite.Connection, batch_id: str, total: int, tally: Tally) -> None:
     """Set the number of requests and what has been answered."""
     await _update(db, batch_id, total=total, **tally._asdict())
+
+
+async def add_gpu_seconds(db: aiosqlite.Connection, batch_id: str, seconds: float) -> None:
+    """Note what a batch has used of the engines since the last time."""
+    await db.execute(
+        "UPDATE batches SET gpu_seconds = gpu_seconds + ? WHERE id = ?", (seconds, batch_id)
+    )
+
+
+async def prices(db: aiosqlite.Connection) -> dict[str, float | None]:
+    """Return the GPU-seconds that a byte of input has cost in the last 50 batches that were
+    completed, by endpoint."""
+    rows = await db.execute_fetchall(
+        "SELECT endpoint, sum(gpu_seconds) / sum(input_bytes) AS price FROM (SELECT * FROM batches "
+        "WHERE status = 'completed' AND gpu_seconds > 0 AND input_bytes > 0 "
+        "ORDER BY seq DESC LIMIT 50) GROUP BY endpoint"
+    )
+    return {row["endpoint"]: row["price"] for row in rows}
 
 
 async def set_results(

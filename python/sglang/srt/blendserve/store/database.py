@@ -97,6 +97,8 @@ MIGRATIONS: tuple[str, ...] = (
     """
     ALTER TABLE files ADD COLUMN owner TEXT;           -- name of a user; NULL: the operator's
     ALTER TABLE batches ADD COLUMN owner TEXT;
+    ALTER TABLE batches ADD COLUMN gpu_seconds REAL NOT NULL DEFAULT 0;
+    ALTER TABLE batches ADD COLUMN input_bytes INTEGER NOT NULL DEFAULT 0;
     """,
 )
 """The tables, as a list of scripts; ``PRAGMA user_version`` counts those applied. One that has been

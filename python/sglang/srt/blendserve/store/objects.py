@@ -93,15 +93,22 @@ class BatchErrors(BaseModel):
 
 
 class Forecast(BaseModel):
-    """When an open batch is expected to end, Unix seconds, and whether that is in its window."""
+    """What is expected of an open batch.
 
+    ``starts_at``: when its first requests go in, or went in, and ``ends_at``: when the last is
+    answered, Unix seconds; ``in_time``: whether that is in its window; ``gpu_seconds``: of all its
+    requests, None: not known.
+    """
+
+    starts_at: int
     ends_at: int
     in_time: bool
+    gpu_seconds: float | None = None
 
 
 class BatchObject(BaseModel):
-    """A batch. Times are Unix seconds. ``priority``, ``paused_at``, ``forecast`` and ``owner`` are
-    not OpenAI's."""
+    """A batch. Times are Unix seconds. ``priority``, ``paused_at``, ``forecast``, ``gpu_seconds``
+    (used so far) and ``owner`` are not OpenAI's."""
 
     id: str
     object: Literal["batch"] = "batch"
@@ -128,6 +135,7 @@ class BatchObject(BaseModel):
     priority: int = 0
     paused_at: int | None = None
     forecast: Forecast | None = None
+    gpu_seconds: float = 0.0
     owner: str | None = None
 
 
