@@ -50,6 +50,7 @@ class TokenizerSide:
         executor: answers lines with it.
         sent: what the scheduler would have read.
         meta: changes the ``meta_info`` of an answer, or raises what the manager would raise.
+        text: what the model says.
     """
 
     executor: Executor
@@ -57,6 +58,7 @@ class TokenizerSide:
     sent: list[Any] = field(default_factory=list)
     meta: Callable[[dict[str, Any]], dict[str, Any]] = lambda meta: meta
     lines: count[int] = field(default_factory=count)
+    text: str = "a"
 
     async def execute(
         self, body: dict[str, Any], number: int = 7, url: Endpoint | None = None
@@ -113,7 +115,7 @@ def tokenizer_side(model: Path | str, **settings: Any) -> TokenizerSide:
             del manager.rid_to_state[request.rid]
         meta = side.meta({"id": request.rid, **ANSWER})
         embedding = not isinstance(request, io_struct.GenerateReqInput)
-        content = {"embedding": [0.5, 0.5]} if embedding else {"text": "a", "output_ids": [5]}
+        content = {"embedding": [0.5, 0.5]} if embedding else {"text": side.text, "output_ids": [5]}
         yield {**content, "meta_info": meta}
 
     manager._dispatch_to_scheduler = dispatch

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from small_workloads import requests
 from two_releases import OLD
 
 from sglang.srt.blendserve.cli import main
 from sglang.srt.blendserve.cost.device_spec import DeviceSpec
+from sglang.srt.blendserve.simulator import full_run
 from sglang.srt.blendserve.simulator.fast_run import FastRun
 from sglang.srt.blendserve.simulator.full_run import FullRun
 from sglang.srt.blendserve.simulator.machine import Machine
@@ -70,6 +73,22 @@ def test_a_window_is_filled_by_plan_in_both_alike(mixed: Workload, machine: Mach
     real, model = full.run("blendserve"), FastRun(mixed, machine, options).run("blendserve")
     assert real.seconds == pytest.approx(model.seconds, rel=0.03)
     assert real.prefix_sharing == pytest.approx(model.prefix_sharing, abs=0.01)
+
+
+@pytest.mark.engine
+def test_prompts_that_are_cut_to_tiles_get_on(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step's prefill of less than a tile would be none: 25,000 steps in place of 1,500."""
+    rng = np.random.default_rng(0)
+    lengths = zip(rng.integers(700, 1000, 60), rng.integers(100, 300, 60), strict=True)
+    long = requests([(int(p), int(d)) for p, d in lengths], cap=400, seed=3)
+    full = FullRun(long, machine, "Llama-3.1-8B", DeviceSpec.named("A100-80G"))
+    plain = full.run("blendserve", options=BlendOptions(chunk=512))
+    monkeypatch.setattr(full_run, "_WORKER", "aligned_worker")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1] / "helpers"))
+    tiled = full.run("blendserve", options=BlendOptions(chunk=512))
+    assert tiled.steps < 1.5 * plain.steps
 
 
 @pytest.mark.engine

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
 import openai
@@ -87,4 +88,9 @@ def shown(batch: Batch) -> str:
     )
     reasons = [] if batch.errors is None else [one.message for one in batch.errors.data or ()]
     parts = [batch.id, batch.status, done, *(reason for reason in reasons[:1] if reason)]
+    forecast = (batch.model_extra or {}).get("forecast")  # which other servers do not have
+    if isinstance(forecast, dict) and isinstance(ends_at := forecast.get("ends_at"), int):
+        ends = datetime.fromtimestamp(ends_at, UTC).strftime("%Y-%m-%d %H:%M UTC")
+        late = ", after its window" if forecast.get("in_time") is False else ""
+        parts.append(f"expected to end {ends}{late}")
     return "  ".join(part for part in parts if part)

@@ -18,6 +18,7 @@ wrong flags, 130 Ctrl-C.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from sglang.srt.blendserve.client import batch_files, results, server
@@ -76,6 +77,8 @@ def _submit(args: argparse.Namespace) -> int:
         metadata=dict(args.metadata),
     )
     print(batch.id, flush=True)
+    if ((batch.model_extra or {}).get("forecast") or {}).get("in_time") is False:
+        print(f"It may miss its window: {server.shown(batch)}", file=sys.stderr)
     if not args.wait:
         return 0
     return results.follow(client, batch, output, args.server, overwrite=args.overwrite)

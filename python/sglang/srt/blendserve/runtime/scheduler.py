@@ -9,6 +9,7 @@ with that many tokens, and what it did not take goes back to the pool.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from dataclasses import replace
 from types import SimpleNamespace
@@ -315,8 +316,10 @@ class BlendScheduler(upstream.Scheduler):
         tokens = selection.prefill_tokens if most is None else min(most, selection.prefill_tokens)
         if self.chunked_prefill_size is not None and tokens:
             mixed = len(running_batch.reqs) if self.is_mixed_chunk else 0
-            pages = -(-tokens // self.page_size)
-            self.chunked_prefill_size = pages * self.page_size + mixed
+            # SGLang cuts chunks to whole pages, and to whole tiles where the attention kernel or the
+            # model asks for it, as under deterministic inference: fewer tokens would be none.
+            unit = math.lcm(self.page_size, self.truncation_align_size or 1)
+            self.chunked_prefill_size = -(-tokens // unit) * unit + mixed
 
     def _engine_state(self, running: list[Req], most: int | None) -> EngineState:
         state = engine_state(

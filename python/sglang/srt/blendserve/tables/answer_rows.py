@@ -17,6 +17,7 @@ ANSWER_COLUMNS = (
     ("line", "int64"),
     ("status_code", "int32"),
     ("text", "string"),
+    ("reasoning", "string"),
     ("finish_reason", "string"),
     ("prompt_tokens", "int64"),
     ("completion_tokens", "int64"),
@@ -31,6 +32,7 @@ ANSWER_COLUMNS = (
 
 - ``text``, ``finish_reason``: of the first choice, of a response all its text; embeddings, scores
   and rerankings have none
+- ``reasoning``: what the model has thought before, where the engine has a ``--reasoning-parser``
 - ``line``: of the input, only where the line was refused
 - ``error_code``, ``error_message``, ``error_param``: why there is no answer, of a line that was
   refused and of one that its endpoint refused; ``status_code`` tells them apart
@@ -123,15 +125,23 @@ def _answer(body: dict[str, Any]) -> dict[str, Any]:
         first = choices[0]
         message = first.get("message") or {}
         found["text"] = message.get("content") if "text" not in first else first["text"]
+        found["reasoning"] = message.get("reasoning_content")
         found["finish_reason"] = first.get("finish_reason")
     return found
 
 
 def _response(body: dict[str, Any], usage: dict[str, Any]) -> dict[str, Any]:
     """What an answer of ``/v1/responses`` has; its text is what OpenAI's client joins, too."""
-    items = [item for item in body.get("output") or () if item.get("type") == "message"]
-    parts = [part for item in items for part in item.get("content") or ()]
-    texts = [part["text"] for part in parts if part.get("type") == "output_text"]
+    texts, thoughts = (
+        [
+            part["text"]
+            for item in body.get("output") or ()
+            if item.get("type") == kind
+            for part in item.get("content") or ()
+            if part.get("type") == of
+        ]
+        for kind, of in (("message", "output_text"), ("reasoning", "reasoning_text"))
+    )
     stopped = (body.get("incomplete_details") or {}).get("reason")
     return {
         # SGLang 0.5.17 has the names of chats.
@@ -139,6 +149,7 @@ def _response(body: dict[str, Any], usage: dict[str, Any]) -> dict[str, Any]:
         "completion_tokens": usage.get("output_tokens", usage.get("completion_tokens")),
         "cached_tokens": (usage.get("input_tokens_details") or {}).get("cached_tokens"),
         "text": "".join(texts) if texts else None,
+        "reasoning": "".join(thoughts) if thoughts else None,
         "finish_reason": stopped or ("stop" if body.get("status") == "completed" else None),
     }
 
