@@ -28,6 +28,13 @@ ENGINES: dict[str, dict[str, Any]] = {
         "max_total_tokens": 3200,
     },
     "prefill and decode apart": {"blendserve_mixed_chunk": "off"},
+    # Emulated on the CPU; see test/gpu/test_overlap_engine.py.
+    "two lanes": {
+        "blendserve_overlap": "chunks",
+        "chunked_prefill_size": None,
+        "blendserve_overlap_chunk": 64,
+        "mem_fraction_static": 0.5,
+    },
 }
 
 

@@ -316,8 +316,8 @@ class BlendScheduler(upstream.Scheduler):
         tokens = selection.prefill_tokens if most is None else min(most, selection.prefill_tokens)
         if self.chunked_prefill_size is not None and tokens:
             mixed = len(running_batch.reqs) if self.is_mixed_chunk else 0
-            # SGLang cuts chunks to whole pages, and to whole tiles where the attention kernel or the
-            # model asks for it, as under deterministic inference: fewer tokens would be none.
+            # SGLang cuts chunks to whole pages, and to whole tiles where the attention kernel or
+            # the model asks for it, as under deterministic inference: fewer tokens would be none.
             unit = math.lcm(self.page_size, self.truncation_align_size or 1)
             self.chunked_prefill_size = -(-tokens // unit) * unit + mixed
 
