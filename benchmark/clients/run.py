@@ -57,6 +57,7 @@ class Client:
 
 CLIENTS = (
     Client("openai (Python)", "openai_python.py"),
+    Client("openai (Python), responses", "openai_responses.py"),
     Client("openai (Node)", "openai_node.mjs"),
     Client("litellm", "litellm_batches.py"),
     Client("bespokelabs-curator", "curator_llm.py"),
