@@ -71,7 +71,7 @@ class Storm:
             self.asked[rid] = Asked(prompt, int(rng.integers(5, 200)))
         gaps = rng.exponential(rng.choice([1e-9, 0.02, 0.3], chats, p=[0.3, 0.5, 0.2]))
         for at, came in enumerate(np.cumsum(gaps)):
-            rid = f"chat-{at}"
+            rid = f"chat-{at:06}"
             self.asked[rid] = Asked(
                 self._words(rng, rng.integers(10, 500)), int(rng.integers(2, 60))
             )
@@ -196,7 +196,7 @@ class Storm:
         parking = self.scheduler.beside.parking
         return {
             "steps": self.steps,
-            "answered": len(self.tokens),
+            "answered": len(self.tokens.keys() - self.aborted),
             "aborted": len(self.aborted),
             "parked_in_all": parking.count,
             "retractions": self.scheduler.retractions,

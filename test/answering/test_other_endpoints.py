@@ -2,11 +2,13 @@
 
     pytest test/answering/test_other_endpoints.py
 
-test/server/test_more_endpoints.py compares them with the online endpoints of a real server.
+test/server/test_server.py compares responses and scores with the online endpoints.
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -55,6 +57,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "search": ({"input": "hi", "tools": [{"type": "web_search"}]}, "tools.0.type"),
     "type": ({"input": "hi", "max_output_tokens": "many"}, "max_output_tokens"),
     "forced": ({"input": "hi", "tool_choice": "required"}, ""),
+    "a chat's cap": ({"input": "hi", "max_tokens": 5}, "max_tokens"),
+    "a chat's format": ({"input": "hi", "response_format": {"type": "text"}}, "response_format"),
+    "several": ({"input": "hi", "n": 2}, "n"),
+    "a seed": ({"input": "hi", "seed": 0}, "seed"),
 }
 
 
@@ -113,6 +119,32 @@ async def test_a_response_is_rendered_once(
     assert len(calls) == 1
 
 
+async def test_a_response_that_is_given_up_is_no_answer(
+    side: TokenizerSide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SGLang's handler answers a cancellation, as if a client were gone."""
+
+    async def never(*_: Any) -> AsyncIterator[dict[str, Any]]:
+        await asyncio.Event().wait()
+        yield {}
+
+    monkeypatch.setattr(side.manager, "_wait_one_response", never)
+    task = asyncio.ensure_future(side.execute({"input": "hi"}, url=RESPONSES))
+    await asyncio.sleep(0.3)
+    assert len(side.sent) == 1
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_nothing_is_kept_of_a_response(side: TokenizerSide) -> None:
+    await side.execute({"input": "hi", "store": True}, url=RESPONSES)
+    route = side.executor._conversion.route(RESPONSES)
+    for answer in (route.handler._answer, route.handler._begin):  # type: ignore[union-attr]
+        handler: Any = answer.__self__  # type: ignore[attr-defined]
+        assert (handler.msg_store, handler.response_store) == ({}, {})
+
+
 async def test_scores_are_asked_for_under_the_line_s_id(side: TokenizerSide) -> None:
     def scored(meta: dict[str, Any]) -> dict[str, Any]:
         logprobs = [[(-0.5, 5, "a"), (-1.0, 6, "b")]]
@@ -158,6 +190,16 @@ async def test_rerankings_are_asked_for_under_the_line_s_id(
     side: TokenizerSide, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As models of this kind are trained: by the chance that they say yes."""
+    from sglang.srt.entrypoints.openai import serving_rerank
+
+    rendered = []
+    render = serving_rerank._render_jinja_chat_template
+
+    def counted(*arguments: Any, **options: Any) -> str:
+        rendered.append(options)
+        return str(render(*arguments, **options))
+
+    monkeypatch.setattr(serving_rerank, "_render_jinja_chat_template", counted)
     chances = iter([[(-2.0, 5, "y"), (-0.1, 6, "n")], [(-0.1, 5, "y"), (-2.0, 6, "n")]])
 
     def scored(meta: dict[str, Any]) -> dict[str, Any]:
@@ -177,3 +219,4 @@ async def test_rerankings_are_asked_for_under_the_line_s_id(
     assert body["usage"]["prompt_tokens"] == answer.observation.prompt_tokens == 4
     assert body["id"].startswith("rerank-")
     assert [parse_rid(one.rid) is not None for one in side.sent] == [True, True]
+    assert len(rendered) == 2  # each document once, and off the event loop

@@ -113,6 +113,9 @@ class ScriptedEngine:
 
     gpus = 1
 
+    def busy_gpus(self) -> int:
+        return self.gpus
+
     def weigh(self, tally: Tally) -> float:
         return float(tally.output_tokens)
 

@@ -30,7 +30,7 @@ class Clock:
 
 
 def gpu_time(clock: Clock, gpus: int = 1) -> GpuTime:
-    return GpuTime(gpus, lambda tally: float(tally.output_tokens), clock)
+    return GpuTime(lambda: gpus, lambda tally: float(tally.output_tokens), clock)
 
 
 def test_one_batch_has_all_the_time_in_which_it_runs() -> None:
@@ -90,12 +90,42 @@ def test_a_prediction_goes_over_from_others_to_the_batch_itself() -> None:
     assert predicted(0.0, None, 1000, None) is None
     assert predicted(0.0, None, 1000, 0.5) == 500
     assert predicted(10.0, 0.1, 1000, None) == 100
-    assert predicted(10.0, 0.1, 1000, 0.5) == pytest.approx(0.9 * 500 + 0.1 * 100)
+    assert predicted(10.0, 0.1, 1000, 0.5) == pytest.approx(10 + 0.9 * (0.9 * 500 + 0.1 * 100))
+    assert predicted(500.0, 0.5, 100, 1.0) == pytest.approx(500 + 0.5 * (50 + 500))
     assert predicted(90.0, 1.0, 1000, 0.5) == 90
+    assert predicted(10.0, None, 0, 0.5) is None  # of old batches the size is not known
 
 
 async def shown(service: Any, batch_id: str) -> dict[str, Any]:
     return dict((await service.http.get(f"/v1/batches/{batch_id}")).json())
+
+
+def test_engines_that_do_nothing_are_not_charged() -> None:
+    clock, working = Clock(), [4.0]
+    time = GpuTime(lambda: working[0], lambda tally: 1.0, clock)
+    for gpus in (4.0, 4.0, 1.0):
+        working[0] = gpus
+        clock.now += 10
+        time.tick({"a": Running(answered(0), 1)})
+    assert time.take("a") == 90
+
+
+@pytest.mark.anyio
+async def test_a_batch_that_is_paused_holds_no_other_up(directory: Path) -> None:
+    script = Held(20)
+    async with serve(directory, ScriptedEngine(script), max_in_flight=4) as service:
+        first = await service.submit([line(f"a{number}") for number in range(20)])
+        await service.finish(first.id)
+        large = await service.submit([line(f"b{number}") for number in range(900)])
+        await service.http.post(f"/v1/batches/{large.id}", json={"paused": True})
+        small = await service.submit([line(f"c{number}") for number in range(4)])
+        await asyncio.sleep(0.3)
+        forecast = (await shown(service, small.id))["forecast"]
+        rate = service.runner._meter.request_rate()
+        assert rate is not None
+        assert forecast["ends_at"] - small.created_at <= 8 / rate + 2
+        assert (await shown(service, large.id))["forecast"] is None
+        script.let_end(1000)
 
 
 @pytest.mark.anyio

@@ -191,6 +191,36 @@ async def test_slots_are_shared_by_users_and_not_by_batches(keys: Keys) -> None:
     assert (running["alice"], running["bob"]) == (6, 2)
 
 
+async def test_slots_that_come_free_together_are_shared_by_users(keys: Keys) -> None:
+    """Between two of its lines a batch waits for no slot, and others must not get them all."""
+    for number in range(4):
+        await keys.submit(keys.operator, f"o{number}-", 50)
+    await keys.submit(keys.alice, "a", 100)
+    await asyncio.sleep(0.2)
+    for _ in range(4):
+        keys.script.let_end(8)
+        await asyncio.sleep(0.2)
+    running = keys.service.runner._pool._of_user
+    assert (running["alice"], running[None]) == (6, 2)
+
+
+async def test_two_files_that_are_read_together_count_together(keys: Keys) -> None:
+    both = await asyncio.gather(keys.submit(keys.bob, "b", 10), keys.submit(keys.bob, "c", 10))
+    keys.script.let_end(100)
+    ended = [(await keys.service.finish(batch.id)).status for batch in both]
+    assert sorted(ended) in (["completed", "failed"], ["completed", "completed"])
+    if ended.count("completed") == 2:  # the first had ended when the second was read
+        assert keys.service.runner._engine.most_at_once <= 10  # type: ignore[attr-defined]
+
+
+async def test_pages_of_a_list_begin_behind_one_s_own(keys: Keys) -> None:
+    mine, theirs = await keys.submit(keys.alice, "a", 1), await keys.submit(keys.bob, "b", 1)
+    for path in (f"/v1/batches?after={theirs.id}", f"/v1/files?after={theirs.input_file_id}"):
+        assert (await page(keys, path, ALICE)).status_code == 400
+        assert (await page(keys, path, OPERATOR)).status_code == 200
+    assert (await page(keys, f"/v1/batches?after={mine.id}", ALICE)).status_code == 200
+
+
 @given(
     st.lists(st.tuples(st.sampled_from("abc"), st.floats(0.1, 10)), min_size=1),
     st.dictionaries(st.sampled_from("abc"), st.integers(0, 50)),
@@ -239,4 +269,6 @@ def test_users_without_a_key_of_the_operator_are_refused(
     monkeypatch.setattr(batch_settings, "current", lambda: settings)
     with pytest.raises(SystemExit, match="Give --api-key"):
         hooks._users(SimpleNamespace(api_key=None))
+    with pytest.raises(SystemExit, match=r"\[bob\] has the key of the operator"):
+        hooks._users(SimpleNamespace(api_key=BOB))
     assert len(hooks._users(SimpleNamespace(api_key=OPERATOR))) == 2

@@ -169,7 +169,8 @@ class RequestConversion:
         model = body.get("model", ANY_MODEL)
         if model in (ANY_MODEL, str(self._manager.model_path)):
             model = self._manager.served_model_name
-        return {**body, "request_id": rid, "model": model}
+        # SGLang 0.5.17 keeps all responses in memory, unless it is told not to.
+        return {**body, "request_id": rid, "model": model, "store": False}
 
     def _with_prompts(
         self, line: BatchLine, rid: str, prompts: Sequence[Tokens]

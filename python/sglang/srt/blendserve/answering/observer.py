@@ -49,7 +49,7 @@ class Observation:
         namespace: prompts of different namespaces share no prefix (``cache_salt``, LoRA adapter).
         prompts: token ids of each prompt, int32, shape (tokens,); empty unless they are kept.
         output_lengths: generated tokens of each answer; answers to one prompt stand together.
-        rid: the request id of those that SGLang gives none.
+        rid: the request id of those that SGLang gives none; ``asked``: how many there were.
     """
 
     prompt_tokens: int = 0
@@ -63,6 +63,7 @@ class Observation:
     prompts: list[NDArray[np.int32]] = field(default_factory=list)
     output_lengths: list[int] = field(default_factory=list)
     rid: str | None = None
+    asked: int = 0
 
 
 _current: ContextVar[Observation] = ContextVar("observation")
@@ -114,8 +115,9 @@ class ObservedTokenizerManager:
 
         observation = _current.get()
         choices = 1
-        if request.rid is None:
-            request.rid = observation.rid
+        if request.rid is None:  # a handler may ask for one thing after the other
+            asked, observation.asked = observation.asked, observation.asked + 1
+            request.rid = f"{observation.rid}_{asked}" if asked else observation.rid
         if isinstance(request, GenerateReqInput):
             params = request.sampling_params
             choices = params.get("n") or 1

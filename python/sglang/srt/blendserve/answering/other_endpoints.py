@@ -7,6 +7,7 @@ others: it lets them run up to the request that they would send, and once more t
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
 from typing import Any, NoReturn
@@ -64,9 +65,14 @@ class OneGoHandler:
         """Return the handler's answer to ``request``."""
         token = _rendered.set(internal.rendered)
         try:
-            return await self._answer(request)
+            answer = await self._answer(request)
         finally:
             _rendered.reset(token)
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            # SGLang's handler of responses answers a cancellation, with "Client disconnected".
+            raise asyncio.CancelledError
+        return answer
 
 
 _rendered: ContextVar[list[Any]] = ContextVar("rendered")
@@ -97,7 +103,8 @@ class _ToldRequests:
         return await scored(self, self._inner, "score_request", *arguments, **options)
 
     async def score_prompts(self, *arguments: Any, **options: Any) -> Any:
-        """As SGLang's; its requests come this way, too."""
+        """As SGLang's; its requests come this way, too. What is asked for is kept."""
+        _rendered.get().append((arguments, options))
         return await scored(self, self._inner, "score_prompts", *arguments, **options)
 
 
@@ -137,8 +144,8 @@ def answer_responses(templates: Any) -> Callable[[Any], Answering]:
             return await _once(super()._make_request(*arguments, **options))
 
     def build(manager: Any) -> Answering:
-        details = manager.server_args.enable_cache_report
-        handler = Responses(manager, templates, enable_prompt_tokens_details=details)
+        # As SGLang's own server builds it.
+        handler = Responses(manager, templates, enable_prompt_tokens_details=True)
         handler.enable_response_store = False
         answer: Answering = handler.create_responses
         return answer
@@ -165,9 +172,20 @@ def answer_scores(manager: Any) -> Answering:
 
 def answer_rerankings(templates: Any) -> Callable[[Any], Answering]:
     """Return what builds SGLang's handler of ``/v1/rerank``."""
-    from sglang.srt.entrypoints.openai.serving_rerank import OpenAIServingRerank
+    from sglang.srt.entrypoints.openai import serving_rerank
 
-    return lambda manager: _in_two_steps(OpenAIServingRerank(manager, templates))
+    class Rerank(serving_rerank.OpenAIServingRerank):  # type: ignore[misc, unused-ignore]
+        async def _handle_text_reranker_request(self, **given: Any) -> Any:
+            kept = _rendered.get()
+            if not kept:
+                return await super()._handle_text_reranker_request(**given)
+            # As SGLang does, without a template compiled and rendered for each document again.
+            arguments, options = kept[0]
+            result = await self.tokenizer_manager.score_prompts(*arguments, **options)
+            scores = [serving_rerank._qwen3_rerank_score(*chances) for chances in result.scores]
+            return self._build_rerank_response(scores, given["request"])
+
+    return lambda manager: _in_two_steps(Rerank(manager, templates))
 
 
 def _in_two_steps(handler: Any) -> Answering:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from copy import deepcopy
 from typing import Any
 
+from sglang.srt.blendserve import releases
 from sglang.srt.blendserve.answering.request_refused import RequestRefused
 from sglang.srt.blendserve.batch_file.types import BatchLine, Endpoint
 
@@ -53,6 +54,23 @@ _STATEFUL = {
     "prompt": _NO_STATE,
 }
 """Fields of a response that no line may have -> what to do."""
+
+_TOOLS = ("function",) if releases.supported() == "0.5.17" else ("function", "custom")
+"""Kinds of tools of a response that SGLang tells the model of."""
+
+_LENGTH = "has no effect in a response; use max_output_tokens."
+_FORMAT = "has no effect in a response; use text.format."
+_NOT_THERE = "has no effect in a response: SGLang has it for chats only. Leave it out."
+_OF_CHATS = {
+    **dict.fromkeys(("max_tokens", "max_completion_tokens", "min_tokens"), _LENGTH),
+    **dict.fromkeys(("response_format", "json_schema", "regex", "ebnf", "structural_tag"), _FORMAT),
+    **dict.fromkeys(("seed", "logit_bias", "ignore_eos", "stop_token_ids"), _NOT_THERE),
+    **dict.fromkeys(("stop_regex", "separate_reasoning", "lora_path"), _NOT_THERE),
+    "messages": "has no effect in a response; use input.",
+    "logprobs": 'has no effect in a response; use "include": ["message.output_text.logprobs"].',
+    "reasoning_effort": "has no effect in a response; use reasoning.effort.",
+}
+"""Fields of chats that SGLang's schema of responses does not know -> what to do."""
 
 _EMBEDS = ("embed_override_token_id", "query_embed_overrides", "item_embed_overrides")
 
@@ -128,10 +146,15 @@ def _check_responses(body: dict[str, Any], *, parses_tools: bool, own_templates:
     for name, advice in _STATEFUL.items():
         if body.get(name):
             raise RequestRefused(f"{name} {advice}", name)
+    for name, advice in _OF_CHATS.items():
+        if body.get(name) is not None:
+            raise RequestRefused(f"{name} {advice}", name)
+    if body.get("n", 1) != 1:
+        raise RequestRefused("n has no effect in a response, which is one; leave it out.", "n")
     tools = body.get("tools")
     for number, tool in enumerate(tools if isinstance(tools, list) else ()):
         kind = tool.get("type") if isinstance(tool, dict) else None
-        if isinstance(kind, str) and kind not in ("function", "custom"):
+        if isinstance(kind, str) and kind not in _TOOLS:
             message = f"a batch has no tools of its own, and the type is {kind}; use functions."
             raise RequestRefused(message, f"tools.{number}.type")
     if tools and body.get("tool_choice") != "none" and not parses_tools:

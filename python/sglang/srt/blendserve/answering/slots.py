@@ -141,7 +141,7 @@ def next_user(demands: Iterable[Demand], in_flight: Mapping[str | None, int]) ->
     engine (``in_flight``) for its share; on a tie the first.
 
     Args:
-        demands: of the jobs that wait for a slot; at least one.
+        demands: of the jobs that wait for a slot, or will in a moment; at least one.
         in_flight: requests of each user in the engine.
     """
     return min(demands, key=lambda demand: in_flight.get(demand.user, 0) / demand.share).user
@@ -193,7 +193,7 @@ class SlotPool:
         self._max_bytes = sys.maxsize if max_bytes is None else max_bytes
         self._turnaround = turnaround
         self._bytes = 0
-        self._turn = 0
+        self._turns: Counter[str | None] = Counter()
         self._of_user: Counter[str | None] = Counter()
         self._waiting: list[_Waiter] = []
         self._wanting: dict[object, tuple[Callable[[], bool], Callable[[], Demand]]] = {}
@@ -259,15 +259,15 @@ class SlotPool:
             rate = self.meter.request_rate()
             demands = [waiter.demand() for waiter in self._waiting]
             held_for = [demand() for wants, demand in self._wanting.values() if wants()]
-            user = next_user(demands, self._of_user)
             everyone = [*demands, *held_for]
+            user = next_user(everyone, self._of_user)
             own = [index for index, demand in enumerate(everyone) if demand.user == user]
             first = first_served([everyone[index] for index in own], self.in_flight, rate)
             first = [own[index] for index in first if own[index] < len(demands)]
             if not first:
-                return  # a job of a higher priority wants them all
+                return  # a user who has too few, or a job of a higher priority, wants them all
             served = [demands[index] for index in first]
-            if self._turn % 2:
+            if self._turns[user] % 2:
                 chosen = fewest_in_flight(served)
             else:
                 chosen = next_in_line(served, self.in_flight, rate)
@@ -275,7 +275,7 @@ class SlotPool:
             if self.in_flight and self._bytes + waiter.size > self._max_bytes:
                 return  # it goes next, when there is room; the others do not overtake it
             del self._waiting[first[chosen]]
-            self._turn += 1
+            self._turns[user] += 1
             if not self.in_flight:
                 self.meter.start()
             self.in_flight += 1

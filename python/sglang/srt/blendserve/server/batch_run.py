@@ -165,6 +165,7 @@ class BatchRun(OpenBatch):
         requests = self._context.lines_left(self.owner) + found.total - found.bad
         if (message := self._context.users.over_quota(self.owner, requests)) is not None:
             raise BatchFileError(LineError(code=ErrorCode.QUOTA_EXCEEDED, message=message))
+        self._found_lines = found.total  # at once, for others that are checked meanwhile
         await self._begin(found)
         return found.bad < found.total
 

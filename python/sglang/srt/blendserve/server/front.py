@@ -39,7 +39,7 @@ _ASKING = (
     "/v1/tokenize",
     "/v1/detokenize",
 )
-"""SGLang's routes that users may use, and what is below them."""
+"""SGLang's routes that users may use, and nothing below them: stored responses are everybody's."""
 
 
 def stand_in_front(
@@ -76,7 +76,7 @@ class WithUsers:
         """Answer one connection."""
         path = str(scope.get("path", ""))
         user = None
-        if scope["type"] == "http" and (_is_ours(path) or _is_below(path, _ASKING)):
+        if scope["type"] == "http" and (_is_ours(path) or path in _ASKING):
             user = self._users.of_header(Headers(scope=scope).get("authorization"))
         if user is None:
             await self._app(scope, receive, send)

@@ -31,14 +31,14 @@ class GpuTime:
 
     def __init__(
         self,
-        gpus: int,
+        gpus: Callable[[], float],
         weigh: Callable[[Tally], float],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Nothing runs yet.
 
         Args:
-            gpus: how many the engines have together.
+            gpus: returns how many the engines have that work now.
             weigh: returns the work of what was answered, in any unit.
             clock: seconds from any beginning.
         """
@@ -60,10 +60,10 @@ class GpuTime:
                 marks.popleft()
         busy = [batch_id for batch_id, one in running.items() if one.in_flight]
         shares = self._shares(busy, running) if len(busy) > 1 else [1.0] * len(busy)
-        whole = sum(shares)
+        whole, gpus = sum(shares), self._gpus() if busy else 0
         for batch_id, share in zip(busy, shares, strict=True):
             due = self._due.get(batch_id, 0.0)
-            self._due[batch_id] = due + passed * self._gpus * share / whole
+            self._due[batch_id] = due + passed * gpus * share / whole
 
     def due(self, batch_id: str) -> float:
         """Return the GPU-seconds of a batch that were not taken yet."""
@@ -90,10 +90,11 @@ def predicted(used: float, done: float | None, size: int, price: float | None) -
         size: bytes of its input.
         price: GPU-seconds of a byte of the batches before; None: there was none.
     """
-    by_size = None if price is None else size * price
+    by_size = size * price if price and size else None  # of old batches the size is not known
     if done is None or done <= 0 or used <= 0:
         return by_size
     if by_size is None:
         return used / done
     # What is seen of the batch itself counts the more, the more there is of it.
-    return (1 - done) * by_size + done * (used / done) if done < 1 else used
+    whole = (1 - done) * by_size + done * (used / done)
+    return used + (1 - done) * whole

@@ -79,6 +79,11 @@ def _users(server_args: Any) -> Users:
             "error: --batch-users-file: users have keys, so the operator needs one, too: without "
             "--api-key everybody without a key would see everything. Give --api-key."
         )
+    if (user := users.of_header(f"Bearer {server_args.api_key}")) is not None:
+        raise SystemExit(
+            f"error: --batch-users-file: [{user.name}] has the key of the operator (--api-key). "
+            "Give it another."
+        )
     return users
 
 

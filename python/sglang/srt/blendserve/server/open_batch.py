@@ -30,6 +30,7 @@ class OpenBatch:
         self._priority, self._pause = record.priority, Pause(paused=record.paused_at is not None)
         self._time_left = RemainingTime()
         self._written = 0.0
+        self._found_lines = 0  # until they are written down
         self.broken = False
 
     @property
@@ -47,7 +48,7 @@ class OpenBatch:
         """Lines that have no result."""
         tally = self._record.tally
         done = tally.completed + tally.failed if self._journal is None else len(self._journal)
-        return max(self._record.total - done, 0)
+        return max(self.lines - done, 0)
 
     @property
     def tally(self) -> Tally:
@@ -58,6 +59,16 @@ class OpenBatch:
     def in_flight(self) -> int:
         """Lines that are in the engines."""
         return 0 if self._loop is None else self._loop.in_flight
+
+    @property
+    def lines(self) -> int:
+        """Lines that it has; 0 until they are counted."""
+        return self._record.total or self._found_lines
+
+    @property
+    def begun(self) -> bool:
+        """Whether something of it is answered, or in the engines."""
+        return self.in_flight > 0 or self.tally.completed + self.tally.failed > 0
 
     @property
     def endpoint(self) -> str:

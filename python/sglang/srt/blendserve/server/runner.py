@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import aiosqlite
@@ -57,7 +57,7 @@ class Runner:
             lambda batch_id: self._gpu_time.take(batch_id),
         )
         self._runs: dict[str, BatchRun] = {}
-        self._gpu_time = GpuTime(engine.gpus, engine.weigh)
+        self._gpu_time = GpuTime(engine.busy_gpus, engine.weigh)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._ready = asyncio.Event()
         self._stopping = False
@@ -124,40 +124,44 @@ class Runner:
         run = self._runs.get(record.id)
         if run is None or run.waits:
             return None
-        used = self.gpu_seconds(record)
-        in_all = predicted(used, run.share_done, record.input_bytes, prices.get(record.endpoint))
-        seconds, rate = self.seconds_left(record.id), self._meter.request_rate()
-        if seconds is None and rate and run.lines_left:
-            seconds = self._lines_left() / rate
+        going = [other for other in self._runs.values() if not other.waits]
+        seconds = self.seconds_left(record.id)
         if seconds is None:
-            seconds = self._seconds_by_price(prices)
+            seconds = self._seconds_for(going, prices)
         if seconds is None:
             return None
-        starts_at = record.in_progress_at or now() + round(self._seconds_before(run, seconds))
+        before = [other for other in going if other.priority > run.priority]
+        starts_at = now() + round(self._seconds_for(before, prices) or 0)
+        if run.begun and record.in_progress_at is not None:
+            starts_at = record.in_progress_at
         ends_at = now() + round(seconds)
+        used = self.gpu_seconds(record)
+        in_all = predicted(used, run.share_done, record.input_bytes, prices.get(record.endpoint))
         return Forecast(
-            starts_at=starts_at,
-            ends_at=max(ends_at, starts_at),
+            starts_at=min(starts_at, ends_at),
+            ends_at=ends_at,
             in_time=ends_at <= record.expires_at,
             gpu_seconds=None if in_all is None else round(max(in_all, used), 3),
         )
 
-    def _seconds_by_price(self, prices: Mapping[str, float | None]) -> float | None:
-        """Return how long all open batches take by what earlier ones have cost."""
-        left = 0.0
-        for batch_id, run in self._runs.items():
+    def _seconds_for(
+        self, runs: Iterable[BatchRun], prices: Mapping[str, float | None]
+    ) -> float | None:
+        """Return how long batches take: by the rate of late, and where that or their lines are not
+        known by what a byte of input has cost; None: nobody knows."""
+        seconds, rate = 0.0, self._meter.request_rate()
+        for run in runs:
             price = prices.get(run.endpoint)
-            if price is None:
+            if run.lines and not run.lines_left:
+                continue
+            if rate and run.lines_left:
+                seconds += run.lines_left / rate
+            elif price and run.input_bytes:
+                left = run.input_bytes * price - run.gpu_seconds
+                seconds += max(left, 0.0) / self._engine.gpus
+            else:
                 return None
-            used = self._gpu_time.due(batch_id) + run.gpu_seconds
-            left += max(run.input_bytes * price - used, 0.0)
-        return left / self._engine.gpus
-
-    def _seconds_before(self, run: BatchRun, seconds: float) -> float:
-        """Return how long a batch that has not begun waits for those of a higher priority."""
-        mine, everyone = run.priority, self._runs.values()
-        lines = sum(other.lines_left for other in everyone if other.priority > mine)
-        return seconds * lines / max(self._lines_left() + run.lines_left, 1)
+        return seconds
 
     def journal_size(self, batch_id: str) -> int | None:
         """Return how many bytes of a batch's results are on the disk; None: it has not begun."""

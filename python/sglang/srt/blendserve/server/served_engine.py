@@ -71,6 +71,10 @@ class ServedEngine(Engine, Protocol):
         """How many GPUs its engines have together; of CPU engines, how many there are."""
         ...
 
+    def busy_gpus(self) -> int:
+        """Return how many GPUs the engines have that hold lines, where some do."""
+        ...
+
     def weigh(self, tally: Tally) -> float:
         """Return the predicted work of what was answered, in any unit."""
         ...
@@ -132,7 +136,9 @@ class LaunchedEngine:
             self._executor = fed = self._more.pool
         self.planning: BatchPlanning | None = BatchPlanning(tokenizer_manager, fed)
         fields = release.view(tokenizer_manager.server_args)
-        self.gpus = engines * fields.tp_size * fields.pp_size
+        replicas = 1 if fields.enable_dp_attention else fields.dp_size
+        self._of_one = fields.tp_size * fields.pp_size * replicas
+        self.gpus = engines * self._of_one
         self._cost: CostModel | None = None
         self._costing: asyncio.Task[None] | None = None
         self._question: asyncio.Future[list[dict[str, Any]]] | None = None
@@ -165,6 +171,11 @@ class LaunchedEngine:
     def stopping(self) -> bool:
         """Whether SIGTERM has come: SGLang then waits for all requests to end, and ends."""
         return bool(self._manager.gracefully_exit)
+
+    def busy_gpus(self) -> int:
+        """Return how many GPUs the engines have that hold lines, where some do."""
+        busy = sum(one.in_flight > 0 for one in self.standings())
+        return max(busy, 1) * self._of_one
 
     def weigh(self, tally: Tally) -> float:
         """Return the predicted work of what was answered; by tokens until the costs are known."""

@@ -160,7 +160,8 @@ async def list_batches(
         where.append("owner = ?")
         values.append(owner)
     if after is not None:
-        async with db.execute("SELECT seq FROM batches WHERE id = ?", (after,)) as cursor:
+        own = "SELECT seq FROM batches WHERE id = ? AND (? IS NULL OR owner = ?)"
+        async with db.execute(own, (after, owner, owner)) as cursor:
             row = await cursor.fetchone()
         if row is None:
             raise LookupError(after)

@@ -70,7 +70,7 @@ async def list_files(
             values.append(value)
     if after is not None:
         where.append("seq > ?" if order == "asc" else "seq < ?")
-        values.append(await _sequence(db, after))
+        values.append(await _sequence(db, after, owner))
     rows = await db.execute_fetchall(
         f"SELECT * FROM files WHERE {' AND '.join(where)} "
         f"ORDER BY seq {'ASC' if order == 'asc' else 'DESC'} LIMIT ?",
@@ -116,8 +116,9 @@ async def states(db: aiosqlite.Connection) -> dict[str, str]:
     return {row["id"]: row["state"] for row in rows}
 
 
-async def _sequence(db: aiosqlite.Connection, file_id: str) -> int:
-    async with db.execute("SELECT seq FROM files WHERE id = ?", (file_id,)) as cursor:
+async def _sequence(db: aiosqlite.Connection, file_id: str, owner: str | None) -> int:
+    own = "SELECT seq FROM files WHERE id = ? AND (? IS NULL OR owner = ?)"
+    async with db.execute(own, (file_id, owner, owner)) as cursor:
         row = await cursor.fetchone()
     if row is None:
         raise LookupError(file_id)
