@@ -16,6 +16,7 @@ from sglang.srt.blendserve.cost.remaining_work import RemainingWork
 from sglang.srt.blendserve.runtime.overlap.division import Division
 from sglang.srt.blendserve.runtime.overlap.lane_trace import LaneRow, lane_row
 from sglang.srt.blendserve.runtime.overlap.lanes import Lanes
+from sglang.srt.blendserve.runtime.overlap.turns import Turns
 from sglang.srt.blendserve.runtime.overlap.work import (
     LaunchedBatch,
     Load,
@@ -29,9 +30,9 @@ STEP = Load(tokens=100, kv_tokens=400_000, compute=0.002, memory=0.015)
 REST = RemainingWork(0.0, 0.0)
 
 
-def division() -> Division:
+def division(fixed: bool | None = False) -> Division:
     nothing: Any = None
-    return Division(Lanes(nothing, nothing, COUNTS, first=1, choices=3))
+    return Division(Lanes(nothing, nothing, COUNTS, first=1, choices=3), Turns(fixed))
 
 
 def launched(group: int, load: Load = STEP, **given: Any) -> LaunchedBatch:
@@ -55,6 +56,54 @@ def test_what_ran_on_the_whole_device_teaches_nothing_of_a_division() -> None:
         learning.prefilled(launched(group, seconds=0.5))
     learning.prefilled(launched(2, seconds=0.5, one_group=False))
     assert learning.state() == before
+
+
+@pytest.mark.parametrize(("interference", "in_turns"), [(1.0, False), (1.2, False), (3.0, True)])
+def test_lanes_that_cost_each_other_too_much_run_in_turns(
+    interference: float, in_turns: bool
+) -> None:
+    """On a device where each lane alone does what the cost model says."""
+    learning, taken = division(None), []
+    beside = Load(2048, 0, 0.02, 0.0)
+    for _ in range(300):
+        group = learning.choose(REST, STEP, beside, COST)
+        taken.append(learning.turns.taken)
+        if taken[-1]:
+            learning.decoded_alone(launched(4, seconds=STEP.compute + STEP.memory))
+            learning.prefilled(launched(0, beside, seconds=beside.compute))
+            continue
+        prefill, decode = COUNTS[group]
+        slow = interference * (STEP.compute + STEP.memory) / min(1.0, decode / 64)
+        learning.decoded(launched(group, seconds=slow))
+        fast = interference * beside.compute * 128 / prefill
+        learning.prefilled(launched(group, beside, seconds=fast))
+    assert taken[-1] is in_turns
+    assert taken[-50:] == [in_turns] * 50  # it has come to rest
+    state = learning.state()
+    assert state["in_turns"] is in_turns
+    assert state["turn_changes"] <= 3
+
+
+def test_turns_are_left_when_they_are_slower_than_thought() -> None:
+    """A lane alone may be slower than the cost model says; that shows when it has been tried."""
+    turns = Turns()
+    assert not turns.decide(10.0, 4.0, 4.0, measured=False)
+    assert turns.decide(10.0, 4.0, 4.0, measured=True)
+    for _ in range(3):
+        assert turns.decide(10.0, 4.0, 4.0, measured=True)
+        turns.observe_prefill(1.0, 2.0)
+        turns.observe_decode(1.0, 2.0)
+    assert turns.seconds(4.0, 4.0) == pytest.approx(16)
+    assert not turns.decide(10.0, 4.0, 4.0, measured=True)
+    assert turns.changes == 2
+
+
+@pytest.mark.parametrize("fixed", [True, False])
+def test_a_fixed_choice_stays(fixed: bool) -> None:
+    turns = Turns(fixed)
+    for at_once in (0.1, 100.0):
+        assert turns.decide(at_once, 1.0, 1.0, measured=True) is fixed
+    assert turns.changes == 0
 
 
 def test_a_division_learns_the_speed_of_both_lanes() -> None:

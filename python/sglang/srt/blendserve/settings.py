@@ -72,8 +72,8 @@ class Settings:
     overlap_sm: str = flag(
         "auto",
         "Division of the GPU's SMs between the two: 'auto' follows the work that is "
-        "left and measured times, 'shared' lets both use all of them, decode first, and a "
-        "number is prefill's SMs.",
+        "left and measured times, and runs them in turns where that is faster; 'shared' lets both "
+        "use all of them, decode first; 'turns' never runs both at once; a number is prefill's SMs.",
     )
     online_ttft: str = flag(
         "2x",
@@ -108,8 +108,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         FLAGS.check(self)
-        if self.overlap_sm not in ("auto", "shared") and not self.overlap_sm.isdecimal():
-            raise FLAGS.refusal(self, "overlap_sm", "it must be auto, shared or a number of SMs")
+        if self.overlap_sm not in ("auto", "shared", "turns") and not self.overlap_sm.isdecimal():
+            reason = "it must be auto, shared, turns or a number of SMs"
+            raise FLAGS.refusal(self, "overlap_sm", reason)
         _ = self.online_targets
         if self.trace and not (folder := Path(self.trace).absolute().parent).is_dir():
             raise FLAGS.refusal(self, "trace", f"there is no folder {folder}; create it first")

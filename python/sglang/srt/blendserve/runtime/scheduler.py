@@ -40,6 +40,7 @@ from sglang.srt.blendserve.runtime.offline_request import offline_request
 from sglang.srt.blendserve.runtime.overlap.lane_trace import LaneRow, lane_path
 from sglang.srt.blendserve.runtime.overlap.lanes import make_lanes
 from sglang.srt.blendserve.runtime.overlap.overlap_loop import OverlapLoop
+from sglang.srt.blendserve.runtime.overlap.turns import Turns
 from sglang.srt.blendserve.runtime.pool_state import pool_state, told
 from sglang.srt.blendserve.runtime.prefill_adder import BlendPrefillAdder
 from sglang.srt.blendserve.runtime.ranks import RankGroup
@@ -319,7 +320,10 @@ class BlendScheduler(upstream.Scheduler):
             # SGLang cuts chunks to whole pages, and to whole tiles where the attention kernel or
             # the model asks for it, as under deterministic inference: fewer tokens would be none.
             unit = math.lcm(self.page_size, self.truncation_align_size or 1)
-            self.chunked_prefill_size = -(-tokens // unit) * unit + mixed
+            size = -(-tokens // unit) * unit
+            if self.truncation_align_size:
+                size = min(size, max(self.chunked_prefill_size // unit, 1) * unit)
+            self.chunked_prefill_size = size + mixed
 
     def _engine_state(self, running: list[Req], most: int | None) -> EngineState:
         state = engine_state(
@@ -373,11 +377,13 @@ class BlendScheduler(upstream.Scheduler):
     def event_loop_pdmux(self) -> None:
         """Serve on two lanes, in place of SGLang's PD multiplexing loop."""
         trace = trace_file(self.server_args.blendserve.trace, seams.ranks(self))
+        split: str = self.server_args.blendserve.overlap_sm
         self.overlap = OverlapLoop(
             self,
             self.lanes,
             ranks=RankGroup(seams.ranks(self).tp_size, self.tp_cpu_group),
             run_ahead=self.blend_cache is not None,
+            turns=Turns({"auto": None, "turns": True}.get(split, False)),
             trace=None if trace is None else RowFile(lane_path(trace), LaneRow),
         )
         self.overlap.run()

@@ -148,6 +148,7 @@ class LaneScheduler(Protocol):
 
     pool: RequestPool
     beside: Any
+    waiting_queue: list[Req]
     chunked_req: Req | None
     running_batch: ScheduleBatch
     last_batch: ScheduleBatch | None

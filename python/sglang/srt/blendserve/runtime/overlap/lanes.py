@@ -163,7 +163,8 @@ class _EmulatedWork:
 def make_lanes(device: str, gpu_id: int, split: str) -> Lanes:
     """Make the streams, and tell SGLang of them: its model runner captures graphs on each.
 
-    ``split``: ``auto``, ``shared`` or a number of SMs for prefill (see `settings.Settings`).
+    ``split``: ``auto``, ``shared``, ``turns`` or a number of SMs for prefill (see
+    `settings.Settings`).
     Raises ValueError naming the flag if the device cannot be divided so.
     """
     from sglang.srt.multiplex import pdmux_context
@@ -207,14 +208,14 @@ def group_number(split: str) -> int:
     """Return how many stream groups `make_lanes` makes at most (SGLang's ``--sm-group-num``)."""
     from sglang.srt.blendserve.runtime.overlap.sm_split import DIVISIONS
 
-    return {"auto": DIVISIONS + 2, "shared": 2}.get(split, 3)
+    return {"auto": DIVISIONS + 2, "shared": 2, "turns": 2}.get(split, 3)
 
 
 def _groups(
     total: int, split: str, least: int, multiple: int
 ) -> tuple[tuple[tuple[int, int], ...], int, int]:
     """SMs of each group, the first division's group, and the number of divisions."""
-    if split == "shared":
+    if split in ("shared", "turns"):
         return ((total, total), (total, total)), 1, 1
     if split == "auto":
         between = divisions(total, least, multiple)

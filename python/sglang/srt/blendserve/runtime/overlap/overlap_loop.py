@@ -41,6 +41,7 @@ from sglang.srt.blendserve.runtime.compat import seams
 from sglang.srt.blendserve.runtime.overlap.division import Division
 from sglang.srt.blendserve.runtime.overlap.lane_trace import lane_row
 from sglang.srt.blendserve.runtime.overlap.lanes import Lanes, Work
+from sglang.srt.blendserve.runtime.overlap.turns import Turns
 from sglang.srt.blendserve.runtime.overlap.work import (
     LaunchedBatch,
     Load,
@@ -76,17 +77,19 @@ class OverlapLoop:
         *,
         ranks: RankGroup,
         run_ahead: bool,
+        turns: Turns,
         trace: RowFile | None,
     ) -> None:
         """``ranks``: those that run the same loop. ``run_ahead``: whether the next decode step may
         be launched before the results of the last one are processed; the prefix cache must then
-        bear requests that have ended and are in one step more. ``trace``: takes a row for all that
+        bear requests that have ended and are in one step more. ``turns``: decides whether the lanes
+        run in turns. ``trace``: takes a row for all that
         ran on a lane."""
         self.scheduler = scheduler
         self.lanes = lanes
         self.ranks = ranks
         self.trace = trace
-        self.division = Division(lanes)
+        self.division = Division(lanes, turns)
         self.prefill: LaunchedBatch | None = None
         self.decode: LaunchedBatch | None = None
         self.joining: list[ScheduleBatch] = []
@@ -95,6 +98,8 @@ class OverlapLoop:
         """Whether there was nothing to prefill when last looked."""
         self._held = False
         """Whether decode waits for the memory that the prefill in flight may turn out to need."""
+        self._prefill_is_next = False
+        """Whether it is prefill's turn, where the lanes run in turns."""
         self._fence: Work | None = None
         """The decode step behind which the next prefill begins; None once one has."""
         self._began = time.perf_counter()
@@ -160,6 +165,8 @@ class OverlapLoop:
                 self._join()
             scheduler.process_input_requests(messages)
             if not scheduler._engine_paused:
+                if self._in_turns and self._prefill_is_next:
+                    self._start_prefill()
                 self._start_decode()
                 self._start_prefill()
             if self.prefill is not None or self.decode is not None:
@@ -188,7 +195,7 @@ class OverlapLoop:
             if decode_done:
                 assert decode is not None
                 self.decode = None
-                if go_on:
+                if go_on and not (self._in_turns and self._prefill_waits):
                     self._run_ahead()
                 self._end_decode(decode)
             if decode_done or (prefill is not None and self.prefill is None):
@@ -216,6 +223,10 @@ class OverlapLoop:
         if not ahead:
             scheduler.beside.look(batch.reqs)
             scheduler.running_batch = batch = scheduler.beside.arrange(batch)
+        if self.prefill is not None and not batch.is_empty() and not ahead:
+            self._choose(decode_load(batch, scheduler.pool.cost))
+            if self._in_turns:
+                return
         # With too little memory SGLang gives requests back, and ends the last one with an error.
         # Before that, see what the prefill in flight becomes: it can be given back as well.
         self._held = (
@@ -242,9 +253,28 @@ class OverlapLoop:
         """The stream group of a decode step of this ``load``."""
         if self.prefill is None and self._no_prefill:
             return self.lanes.alone
-        pool = self.scheduler.pool
+        group = self._choose(load)
+        return self.lanes.alone if self._in_turns and self.prefill is None else group
+
+    def _choose(self, load: Load) -> int:
+        """Return the division for a decode step of this ``load``, all ranks running in turns or
+        none."""
+        pool, turns = self.scheduler.pool, self.division.turns
         beside = None if self.prefill is None else self.prefill.load
-        return self.division.choose(pool.current.rest, load, beside, pool.cost)
+        group = self.division.choose(pool.current.rest, load, beside, pool.cost)
+        turns.set(self.ranks.of_first(float(turns.taken))[0] > 0)
+        return group
+
+    @property
+    def _in_turns(self) -> bool:
+        return self.division.turns.taken
+
+    @property
+    def _prefill_waits(self) -> bool:
+        """Whether there may be something to prefill."""
+        scheduler = self.scheduler
+        chunked = scheduler.chunked_req is not None
+        return chunked or len(scheduler.pool) > 0 or bool(scheduler.waiting_queue)
 
     def _run_ahead(self) -> None:
         """The next step, before the results of the last one are processed."""
@@ -267,8 +297,11 @@ class OverlapLoop:
         beside = ended.beside and self.prefill is not None
         self.decode_steps += 1
         self.steps_beside += beside
+        self._prefill_is_next = True
         if beside:
             self.division.decoded(ended)
+        elif not ended.beside and self.prefill is None:
+            self.division.decoded_alone(ended)
         self._trace("decode", ended)
         if (
             envs.SGLANG_ENABLE_STRICT_MEM_CHECK_DURING_BUSY.get()
@@ -281,7 +314,7 @@ class OverlapLoop:
 
     def _start_prefill(self) -> None:
         scheduler = self.scheduler
-        if self.prefill is not None or self._held:
+        if self.prefill is not None or self._held or (self._in_turns and self.decode is not None):
             return
         scheduler.process_pending_chunked_abort()
         seams.abort_late(scheduler)
@@ -308,7 +341,8 @@ class OverlapLoop:
         while prefill is not None and prefill.layers_left and len(prefill.works) < _AHEAD:
             batch = prefill.batch
             layers = min(-(-self._layers // _PIECES), prefill.layers_left)
-            group = 0 if scheduler.running_batch.is_empty() else self.division.group
+            alone = scheduler.running_batch.is_empty() or self._in_turns and self.decode is None
+            group = 0 if alone else self.division.group
             first = prefill.group < 0
             prefill.one_group = first or (prefill.one_group and prefill.group == group)
             prefill.group = group
@@ -324,7 +358,7 @@ class OverlapLoop:
             batch.split_prefill_finished = not prefill.layers_left
 
     def _end_prefill(self, ended: LaunchedBatch) -> None:
-        self.prefill = None
+        self.prefill, self._prefill_is_next = None, False
         scheduler, batch = self.scheduler, ended.batch
         unfinished = [r for r in (scheduler.chunked_req, batch.chunked_req) if r is not None]
         scheduler.process_batch_result(batch, ended.result)

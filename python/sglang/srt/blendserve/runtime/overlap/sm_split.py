@@ -147,6 +147,11 @@ class SplitController:
             self.switches += 1
         return self.index
 
+    @property
+    def measured(self) -> bool:
+        """Whether the division in use has been measured for as long as it must be kept."""
+        return self._seen is not None and self._seen >= self.dwell
+
     def speeds(self) -> tuple[Floats, Floats]:
         """Return the (n,) speeds of prefill and of decode at each division as known now, in
         cost-model seconds of work per second."""
