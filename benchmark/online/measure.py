@@ -239,7 +239,9 @@ class Measurement:
             found |= meter.rate()
             now = online_state(server)
             left = now["left_seconds"] - was["left_seconds"]
-            found["allowed_used"] = (now["used_seconds"] - was["used_seconds"]) / max(left, 1e-9)
+            used = now["used_seconds"] - was["used_seconds"]
+            found["allowed_seconds"], found["used_seconds"] = left, used
+            found["allowed_used"] = used / left if left > 1 else None  # nothing was allowed
             found["parked"] = now["parked_in_all"] - was["parked_in_all"]
             found["engine"] = {k: v for k, v in now.items() if k.startswith(("ttft", "tpot"))}
             self.note(f"beside_{load:g}", found)
