@@ -107,6 +107,12 @@ def test_a_quiet_time_has_long_steps_but_not_the_longest() -> None:
     tokens = quiet_prefill(targets("1.1x"), TIMES, usual, 0.0)
     assert tokens is not None
     assert tokens * COST.prompt_token_seconds() == pytest.approx(40 * fixed, rel=0.01)
+    # Nor does the first one after it wait for much longer than it should.
+    short = StepLoad(float(COST.prefill_seconds(20)))
+    tokens_of_short = quiet_prefill(targets("1.5x"), TIMES, short, 0.0)
+    assert tokens_of_short is not None
+    seconds = tokens_of_short * COST.prompt_token_seconds()
+    assert seconds == pytest.approx(2 * 1.5 * TIMES.seconds(short), rel=0.01)
     loose = quiet_prefill(targets("100000"), TIMES, usual, 0.0)
     assert loose is not None
     assert loose > 10 * tokens

@@ -20,10 +20,11 @@ from sglang.srt.blendserve.latencies import LatencyTargets
 _USED = 0.9
 """Part of what the targets allow that is used: steps are predicted, and they vary. Unproven."""
 
-_QUIET_STEPS = 40.0
-"""While no online request is expected, a step computes prompts for so many times its fixed cost, or
-for as long as the targets allow: a longer one would make the batch faster by less than 2.5 %, and
-the first online request after a quiet time may have to wait for all of it."""
+_QUIET_STEPS, _QUIET_TARGETS = 40.0, 2.0
+"""While no online request is expected, a step computes prompts for so many times its fixed cost: a
+longer one would make the batch faster by less than 2.5 %. The first online request after a quiet
+time may have to wait for all of it, so it takes no more than so many times the target for the first
+token. On two CPU cores, where a step's fixed cost is 40 ms, one chat in twenty waited 2 s."""
 
 _LEAST_PREFILL = 32
 """Fewest prompt tokens that are worth computing in a step. Unproven."""
@@ -65,7 +66,8 @@ def quiet_prefill(
     wait = targets.ttft.over(first) - first
     if wait == math.inf:
         return None
-    seconds = max(_USED * wait, _QUIET_STEPS * times.seconds(StepLoad()))
+    quiet = min(_QUIET_STEPS * times.seconds(StepLoad()), _QUIET_TARGETS * (first + wait))
+    seconds = max(_USED * wait, quiet)
     return max(times.prefill_tokens(seconds, context), _LEAST_PREFILL)
 
 
