@@ -58,7 +58,7 @@ def test_what_ran_on_the_whole_device_teaches_nothing_of_a_division() -> None:
     assert learning.state() == before
 
 
-@pytest.mark.parametrize(("interference", "in_turns"), [(1.0, False), (1.2, False), (3.0, True)])
+@pytest.mark.parametrize(("interference", "in_turns"), [(1.0, False), (1.3, True), (3.0, True)])
 def test_lanes_that_cost_each_other_too_much_run_in_turns(
     interference: float, in_turns: bool
 ) -> None:

@@ -73,7 +73,7 @@ class Settings:
         "auto",
         "Division of the GPU's SMs between the two: 'auto' follows the work that is "
         "left and measured times, and runs them in turns where that is faster; 'shared' lets both "
-        "use all of them, decode first; 'turns' never runs both at once; a number is prefill's SMs.",
+        "use all of them, decode first; 'turns' never runs both at once; a number: prefill's SMs.",
     )
     online_ttft: str = flag(
         "2x",

@@ -137,7 +137,7 @@ class LaunchedEngine:
         self.planning: BatchPlanning | None = BatchPlanning(tokenizer_manager, fed)
         fields = release.view(tokenizer_manager.server_args)
         replicas = 1 if fields.enable_dp_attention else fields.dp_size
-        self._of_one = fields.tp_size * fields.pp_size * replicas
+        self._of_one: int = fields.tp_size * fields.pp_size * replicas
         self.gpus = engines * self._of_one
         self._cost: CostModel | None = None
         self._costing: asyncio.Task[None] | None = None

@@ -341,7 +341,7 @@ class OverlapLoop:
         while prefill is not None and prefill.layers_left and len(prefill.works) < _AHEAD:
             batch = prefill.batch
             layers = min(-(-self._layers // _PIECES), prefill.layers_left)
-            alone = scheduler.running_batch.is_empty() or self._in_turns and self.decode is None
+            alone = scheduler.running_batch.is_empty() or (self._in_turns and self.decode is None)
             group = 0 if alone else self.division.group
             first = prefill.group < 0
             prefill.one_group = first or (prefill.one_group and prefill.group == group)
