@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import html
 import re
 import shutil
 import threading
@@ -270,6 +271,25 @@ async def test_in_a_browser(directory: Path, tmp_path: Path) -> None:
         await service.finish(batch.id)
         page = await browse(tmp_path / "profile", "--dump-dom", f"{url}/batches")
         assert "4 done, 0 failed of 4" in page
+
+
+async def test_ten_thousand_lines_in_a_browser(directory: Path, tmp_path: Path) -> None:
+    """Errors stand together by kind, and nothing that lines hold is run."""
+    refused = frozenset(str(number) for number in range(0, 10_000, 20))
+    engine = ScriptedEngine(refused=refused)
+    lines = [line(str(number)) for number in range(10_000)]
+    for number in range(7, 10_000, 100):
+        lines[number] = line(f"{number} {NASTY}", url=NASTY)
+    async with serve(directory, engine) as service, on_a_port(service) as url:
+        batch = await service.submit(lines)
+        await service.finish(batch.id)
+        page = await browse(tmp_path / "profile", "--dump-dom", f"{url}/batches/{batch.id}")
+        assert f"<title>{batch.id}</title>" in page  # no script has changed it
+        assert "9400 done, 600 failed of 10000" in page
+        rows = re.findall(r"<tr><td class=.number.>(\d+)</td><td>(.*?)</td>", page)
+        assert rows == [("500", "400"), ("100", "not sent")]
+        assert html.escape(NASTY, quote=False) in page
+        assert "<script" not in page
 
 
 def colours_of(picture: Path) -> set[tuple[int, ...]]:
