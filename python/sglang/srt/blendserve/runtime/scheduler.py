@@ -26,9 +26,7 @@ from sglang.srt.blendserve.pool.request_pool import RequestPool
 from sglang.srt.blendserve.runtime import compatibility
 from sglang.srt.blendserve.runtime.arrival_order import hand_over, log_failure
 from sglang.srt.blendserve.runtime.beside_online import BesideOnline
-from sglang.srt.blendserve.runtime.cache.cached_prefixes import CacheUse
 from sglang.srt.blendserve.runtime.cache.integrity import check_when_idle
-from sglang.srt.blendserve.runtime.cache.radix_cache import BlendRadixCache
 from sglang.srt.blendserve.runtime.compat import seams
 from sglang.srt.blendserve.runtime.cpu.paging import use_torch_paging
 from sglang.srt.blendserve.runtime.device import this_device
@@ -51,7 +49,7 @@ from sglang.srt.blendserve.runtime.record.step_record import StepRecorder
 from sglang.srt.blendserve.runtime.record.step_sinks import step_sinks
 from sglang.srt.blendserve.runtime.record.step_timer import LearnsFromSteps, StepTimer
 from sglang.srt.blendserve.runtime.request_progress import note_progress
-from sglang.srt.blendserve.runtime.view import Evictions, KvCacheSlots
+from sglang.srt.blendserve.runtime.watched import Watched
 from sglang.srt.blendserve.settings import POLICY, Settings
 
 logger = logging.getLogger(__name__)
@@ -60,7 +58,7 @@ _IDLE_SECONDS = 0.01
 """How long a pass without work waits for the plan that is being made."""
 
 
-class BlendScheduler(upstream.Scheduler):
+class BlendScheduler(upstream.Scheduler, Watched):
     """SGLang's scheduler under ``--schedule-policy blendserve``.
 
     With any other policy the constructor returns SGLang's own scheduler and this class is unused.
@@ -68,14 +66,11 @@ class BlendScheduler(upstream.Scheduler):
 
     chunked_prefill_size: int | None
     waiting_queue: list[Req]
-    overlap: OverlapLoop | None = None
-    """Set while two lanes run (``--blendserve-overlap``)."""
     step_recorder: StepRecorder | None = None
     """Set where metrics or a step trace are asked for."""
     step_feedback: StepFeedback | None = None
     """Set where one step runs at a time, whose time can be told."""
     step_timer: StepTimer
-    beside: BesideOnline
     planner_failures = 0
     first_started_at: float | None = None
     _injected: InjectedFault | None = None
@@ -149,44 +144,6 @@ class BlendScheduler(upstream.Scheduler):
             learners = [self.step_feedback, self.beside]
         one_behind = bool(self.enable_overlap) and self.device != "cpu"
         self.step_timer = StepTimer(pool.cost, learners, one_behind=one_behind)
-
-    # --- what others may see (`view`) ----------------------------------------------------------
-
-    @property
-    def kv_cache(self) -> KvCacheSlots:
-        """The slots of the KV cache."""
-        return KvCacheSlots(
-            self.max_total_num_tokens, self.token_to_kv_pool_allocator, self.tree_cache
-        )
-
-    @property
-    def blend_cache(self) -> BlendRadixCache | None:
-        """The prefix cache, if it is the one that knows the plan."""
-        return self.tree_cache if isinstance(self.tree_cache, BlendRadixCache) else None
-
-    @property
-    def evictions(self) -> Evictions:
-        """What has been evicted; nothing is counted in a prefix cache of SGLang's own."""
-        cache = self.blend_cache
-        if cache is None:
-            return Evictions()
-        return Evictions(cache.evicted_tokens, cache.evicted_needed_tokens)
-
-    @property
-    def parked(self) -> int:
-        """Offline requests that sit steps out beside online ones."""
-        return len(self.beside.parking.parked)
-
-    def online_figures(self) -> dict[str, Any]:
-        """Return what online requests feel, see `BesideOnline.figures`."""
-        return self.beside.figures()
-
-    def lane_state(self) -> dict[str, Any] | None:
-        """Return the counts of the two lanes, None where there is one."""
-        return None if self.overlap is None else self.overlap.state()
-
-    def cache_use(self) -> CacheUse | None:
-        return None if self.blend_cache is None else self.blend_cache.use()
 
     # --- arrival -----------------------------------------------------------------------------
 
