@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scripted import Held, ScriptedEngine, jsonl, line, serve
 
-from sglang.srt.blendserve.server.gpu_time import GpuTime, Running, predicted
+from sglang.srt.blendserve.server.gpu_time import Done, GpuTime, Running, predicted
 from sglang.srt.blendserve.store.tally import Tally
 
 
@@ -87,13 +86,18 @@ def test_no_time_is_lost_and_none_is_invented(
 
 
 def test_a_prediction_goes_over_from_others_to_the_batch_itself() -> None:
-    assert predicted(0.0, None, 1000, None) is None
-    assert predicted(0.0, None, 1000, 0.5) == 500
-    assert predicted(10.0, 0.1, 1000, None) == 100
-    assert predicted(10.0, 0.1, 1000, 0.5) == pytest.approx(10 + 0.9 * (0.9 * 500 + 0.1 * 100))
-    assert predicted(500.0, 0.5, 100, 1.0) == pytest.approx(500 + 0.5 * (50 + 500))
-    assert predicted(90.0, 1.0, 1000, 0.5) == 90
-    assert predicted(10.0, None, 0, 0.5) is None  # of old batches the size is not known
+    none, half = Done.by_lines(0.0), Done.by_lines(0.5)
+    assert predicted(0.0, none, 1000, None) is None
+    assert predicted(0.0, none, 1000, 0.5) == 500
+    assert predicted(600.0, none, 1000, 0.5) == 600
+    assert predicted(10.0, Done.by_lines(0.1), 1000, None) == 100
+    assert predicted(300.0, half, 1000, 0.5) == 500  # lines say little before half of them
+    late = Done.by_lines(0.75)
+    assert predicted(600.0, late, 1000, 0.5) == pytest.approx(0.5 * 600 + 0.5 * 800)
+    work = Done.by_work(0.5)
+    assert predicted(500.0, work, 100, 1.0) == pytest.approx(0.5 * 500 + 0.5 * 1000)
+    assert predicted(90.0, Done.by_lines(1.0), 1000, 0.5) == 90
+    assert predicted(10.0, none, 0, 0.5) is None  # of old batches the size is not known
 
 
 async def shown(service: Any, batch_id: str) -> dict[str, Any]:

@@ -81,20 +81,40 @@ class GpuTime:
         return [float(running[one].in_flight) for one in busy]
 
 
-def predicted(used: float, done: float | None, size: int, price: float | None) -> float | None:
+class Done(NamedTuple):
+    """How much of a batch is done, and how much that says of how long the rest will take.
+
+    Attributes:
+        share: 0 to 1.
+        trusted: the part that the batch's own speed has in a prediction, 0 to 1.
+    """
+
+    share: float
+    trusted: float
+
+    @classmethod
+    def by_work(cls, share: float) -> Done:
+        """By predicted work, of which requests that run count half."""
+        return cls(share, share)
+
+    @classmethod
+    def by_lines(cls, share: float) -> Done:
+        """By lines: where all are in the engine at once, a tenth has ended after half of the time,
+        and the second half of them says what the first does not."""
+        return cls(share, max(2 * share - 1, 0.0))
+
+
+def predicted(used: float, done: Done, size: int, price: float | None) -> float | None:
     """Return the GPU-seconds that a batch will have taken in all; None: nobody knows.
 
     Args:
         used: those so far.
-        done: the part of its work that is done, 0 to 1; None: not known.
+        done: how much of it is done.
         size: bytes of its input.
         price: GPU-seconds of a byte of the batches before; None: there was none.
     """
     by_size = size * price if price and size else None  # of old batches the size is not known
-    if done is None or done <= 0 or used <= 0:
-        return by_size
-    if by_size is None:
-        return used / done
-    # What is seen of the batch itself counts the more, the more there is of it.
-    whole = (1 - done) * by_size + done * (used / done)
-    return used + (1 - done) * whole
+    by_itself = used / done.share if done.share > 0 and used > 0 else None
+    if by_size is None or by_itself is None:
+        return by_itself if by_size is None else max(by_size, used)
+    return (1 - done.trusted) * max(by_size, used) + done.trusted * by_itself

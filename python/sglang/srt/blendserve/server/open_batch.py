@@ -9,6 +9,7 @@ from sglang.srt.blendserve.answering.loop import AnsweringLoop
 from sglang.srt.blendserve.answering.pause import Pause
 from sglang.srt.blendserve.dispatch.planned_lines import PlannedLines
 from sglang.srt.blendserve.dispatch.remaining_time import RemainingTime
+from sglang.srt.blendserve.server.gpu_time import Done
 from sglang.srt.blendserve.store.batch_table import BatchRecord
 from sglang.srt.blendserve.store.journal import ResultJournal
 from sglang.srt.blendserve.store.tally import Tally
@@ -32,6 +33,11 @@ class OpenBatch:
         self._written = 0.0
         self._found_lines = 0  # until they are written down
         self.broken = False
+
+    @property
+    def id(self) -> str:
+        """The batch's."""
+        return self._record.id
 
     @property
     def owner(self) -> str | None:
@@ -91,11 +97,12 @@ class OpenBatch:
         return self._record.gpu_seconds + self._written
 
     @property
-    def share_done(self) -> float | None:
-        """The part of its work that is done, 0 to 1; None: not known."""
-        if isinstance(self._source, PlannedLines):
-            return self._source.standing.share
-        return 1 - self.lines_left / self._record.total if self._record.total else None
+    def done(self) -> Done:
+        """How much of it is done."""
+        work = self._source.standing.share if isinstance(self._source, PlannedLines) else None
+        if work is not None:
+            return Done.by_work(work)
+        return Done.by_lines(1 - self.lines_left / self.lines if self.lines else 0.0)
 
     @property
     def journal_size(self) -> int | None:
@@ -116,7 +123,8 @@ class OpenBatch:
         if self._pause.paused:
             self._time_left.forget()
             return
-        share, by = self.share_done, "work"
-        if share is None or not isinstance(self._source, PlannedLines):
-            share, by = 1 - self.lines_left / max(self._record.total, 1), "lines"
-        self._time_left.note(time.monotonic(), share, by=by)
+        work = self._source.standing.share if isinstance(self._source, PlannedLines) else None
+        if work is not None:
+            self._time_left.note(time.monotonic(), work)
+        else:
+            self._time_left.note(time.monotonic(), self.done.share, by="lines")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import aiosqlite
@@ -114,9 +114,7 @@ class Runner:
     def forecast(self, record: BatchRecord, prices: Mapping[str, float | None]) -> Forecast | None:
         """Return what is expected of an open batch; None: nobody knows, or it waits.
 
-        It ends by the predicted work that it has left; before it has had a share of the engine, by
-        the requests of all open batches and the rate of late; where nothing was answered of late,
-        by what earlier batches have cost.
+        See `_seconds_to_end`.
 
         Args:
             prices: GPU-seconds of a byte of input, by endpoint.
@@ -125,9 +123,7 @@ class Runner:
         if run is None or run.waits:
             return None
         going = [other for other in self._runs.values() if not other.waits]
-        seconds = self.seconds_left(record.id)
-        if seconds is None:
-            seconds = self._seconds_for(going, prices)
+        seconds = self._seconds_to_end(run, going, prices)
         if seconds is None:
             return None
         before = [other for other in going if other.priority > run.priority]
@@ -136,13 +132,43 @@ class Runner:
             starts_at = record.in_progress_at
         ends_at = now() + round(seconds)
         used = self.gpu_seconds(record)
-        in_all = predicted(used, run.share_done, record.input_bytes, prices.get(record.endpoint))
+        in_all = predicted(used, run.done, record.input_bytes, prices.get(record.endpoint))
         return Forecast(
             starts_at=min(starts_at, ends_at),
             ends_at=ends_at,
             in_time=ends_at <= record.expires_at,
             gpu_seconds=None if in_all is None else round(max(in_all, used), 3),
         )
+
+    def _seconds_to_end(
+        self, run: BatchRun, going: Sequence[BatchRun], prices: Mapping[str, float | None]
+    ) -> float | None:
+        """Return how long a batch will still take beside others; None: nobody knows.
+
+        First by what its bytes have cost in other batches, and the more of it is done the more by
+        what it has cost itself and how fast its predicted work gets done.
+        """
+        of_late = self.seconds_left(run.id)
+        left = {one.id: self._gpu_seconds_left(one, prices) for one in going}
+        mine = left.get(run.id)
+        if mine is None or None in left.values():
+            return self._seconds_for(going, prices) if of_late is None else of_late
+        # Batches of one priority get on together, so those with more left matter for a part.
+        higher = {one.id for one in going if one.priority > run.priority}
+        lower = {one.id for one in going if one.priority < run.priority}
+        others = (
+            seconds if name in higher else min(seconds, mine)
+            for name, seconds in left.items()
+            if seconds is not None and name not in lower
+        )
+        by_cost = sum(others) / self._engine.gpus
+        trusted = run.done.trusted
+        return by_cost if of_late is None else (1 - trusted) * by_cost + trusted * of_late
+
+    def _gpu_seconds_left(self, run: BatchRun, prices: Mapping[str, float | None]) -> float | None:
+        used = run.gpu_seconds + self._gpu_time.due(run.id)
+        in_all = predicted(used, run.done, run.input_bytes, prices.get(run.endpoint))
+        return None if in_all is None else max(in_all - used, 0.0)
 
     def _seconds_for(
         self, runs: Iterable[BatchRun], prices: Mapping[str, float | None]
