@@ -39,7 +39,8 @@ def by_engine(order: dict[str, Any]) -> list[dict[str, Any]]:
     found = []
     try:
         for line in batch_lines(order):
-            line.body["max_tokens"] = 1
+            if line.url is not Endpoint.RESPONSES:  # which have another name for it
+                line.body["max_tokens"] = 1
             # 0.5.17 knows only the first, and no ids of completions.
             line.body.update(return_prompt_token_ids=True, return_token_ids=True)
             rid = job_ids.make_rid("a" * 32, 0, line.line - 1)
