@@ -29,7 +29,7 @@ demo: model ## answer a mixed batch, and questions about documents, under fcfs a
 	@$(BIN)/python benchmark/documents/run.py --small --fresh --peers fcfs blendserve --out out/demo/documents
 
 test: model ## Run all tests, those with a real engine included
-	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: install ## ruff (rules and format) and mypy
 	@$(BIN)/ruff check .

@@ -31,6 +31,17 @@ hypothesis.settings.register_profile("explore", deadline=None, max_examples=500)
 hypothesis.settings.load_profile("same examples")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several processes, files with an engine come first: the short ones fill what is left.
+
+    Needs ``--no-loadscope-reorder``, without which files with few tests, the longest here, are
+    last, and the last of them runs alone.
+    """
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        with_engine = {item.path for item in items if item.get_closest_marker("engine")}
+        items.sort(key=lambda item: item.path not in with_engine)
+
+
 @pytest.fixture(autouse=True)
 def logs_end_with_the_test() -> Iterator[None]:
     """An `Engine` makes the root logger write to the ``sys.stderr`` of its test, which pytest

@@ -16,8 +16,8 @@ from sglang.srt.blendserve.runtime.injected_fault import VARIABLE
 
 pytestmark = pytest.mark.engine
 
-LINES = 6
-MARKED = 3
+LINES = 3
+MARKED = 1
 
 
 def batch_of(folder: Path, model: str, tokens: int) -> Batch:
@@ -48,7 +48,7 @@ def test_the_line_becomes_an_error_and_the_others_are_answered(
     assert error["error"]["code"] == "engine_died"
     assert error["error"]["line"] == MARKED + 1
     deaths = batch.printed.count("The engine died;")
-    assert 2 <= deaths <= 4  # all six, three, one or two, one
+    assert 2 <= deaths <= 3  # all three, one or two, one
     assert not (tmp_path / "out.jsonl.engine").exists()
     assert batch.summary["finished"]
 

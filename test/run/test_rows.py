@@ -31,6 +31,7 @@ def rows() -> Iterator[dict[str, Any]]:
     for number in range(12):
         yield {"prompt": f"Number {number} is", "max_tokens": 3, "temperature": 0, "mine": number}
     yield {"max_tokens": 3, "mine": "nothing to answer"}
+    yield {"prompt": "x" * 34_000_000, "mine": "too long"}
     for _ in range(2):
         same = {"prompt": "Same name", "max_tokens": 2, "temperature": 0}
         yield same | {"custom_id": "a", "mine": object}
@@ -49,6 +50,7 @@ def test_rows_come_back_with_what_was_in_them(tiny_model: Path) -> None:
     refused = by_prompt["nothing to answer"]
     assert refused["text"] is None
     assert refused["error_code"] == "missing_required_parameter"
+    assert by_prompt["too long"]["error_code"] == "line_too_long"
     both = [row for row in got if row["mine"] is object]  # names are the caller's own
     assert [row["custom_id"] for row in both] == ["a", "a"]
     assert both[0]["text"] == both[1]["text"]
@@ -62,12 +64,6 @@ def test_a_column_that_the_answer_has_too_is_refused() -> None:
     rows = [{"prompt": "x", "text": "mine"}]
     with pytest.raises(ValueError, match="row 0 has a column text, as its answer will have"):
         next(sglang_blendserve.batch(rows, "no such model"))
-
-
-def test_a_row_that_is_too_long_is_its_own_error(tiny_model: Path) -> None:
-    rows = [{"prompt": "x" * 34_000_000, "mine": 1}]
-    [row] = sglang_blendserve.batch(rows, str(tiny_model), flags=ENGINE_FLAGS)
-    assert (row["mine"], row["error_code"]) == (1, "line_too_long")
 
 
 def test_the_run_ends_with_who_started_it(tmp_path: Path, tiny_model: Path) -> None:
