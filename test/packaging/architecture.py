@@ -33,7 +33,7 @@ ROOMS = (
     ("plan",),
     ("cost",),
     ("settings",),
-    ("flag_fields", "job_ids", "latencies", "compiled", "hook_check"),
+    ("flag_fields", "allowed_hosts", "job_ids", "latencies", "compiled", "hook_check"),
     ("releases",),
     ("refusals",),
 )

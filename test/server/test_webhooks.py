@@ -24,9 +24,9 @@ from openai import OpenAI
 from scripted import ScriptedEngine, line, serve
 from standardwebhooks import Webhook
 
+from sglang.srt.blendserve.allowed_hosts import AllowedHosts, NotAllowed
 from sglang.srt.blendserve.server import webhooks
 from sglang.srt.blendserve.server.batch_settings import BatchSettings
-from sglang.srt.blendserve.server.webhook_rules import NotAllowed, WebhookRules
 from sglang.srt.blendserve.server.webhooks import secret_in
 
 pytestmark = pytest.mark.anyio
@@ -200,7 +200,7 @@ async def test_whom_nobody_may_have_called(tmp_path: Path) -> None:
                 await service.submit([line("a")], extra_body={"webhook_url": url})
             assert caught.value.param == "webhook_url"
     async with serve(tmp_path / "other") as service:
-        with pytest.raises(openai.BadRequestError, match="this server calls nobody"):
+        with pytest.raises(openai.BadRequestError, match="no host is allowed"):
             await service.submit([line("a")], extra_body={"webhook_url": "https://a.example/"})
         assert not (tmp_path / "other" / "webhook.secret").exists()
 
@@ -228,13 +228,13 @@ async def test_a_name_that_leads_to_this_machine_is_not_called(tmp_path: Path) -
     ["127.0.0.1", "10.0.0.1", "169.254.169.254", "192.168.1.1", "::1", "fe80::1%eth0", "0.0.0.0"],
 )
 def test_addresses_of_this_machine_and_its_network(address: str) -> None:
-    rules = WebhookRules(("*",))
+    rules = AllowedHosts(("*",))
     with pytest.raises(NotAllowed, match="no public address"):
         rules.check_address(address)
     with pytest.raises(NotAllowed, match="no public address"):
         rules.check_address(f"::ffff:{address}" if "." in address else address)
-    WebhookRules(("*",), private=True).check_address(address)
-    WebhookRules(("*",)).check_address("93.184.215.14")
+    AllowedHosts(("*",), private=True).check_address(address)
+    AllowedHosts(("*",)).check_address("93.184.215.14")
 
 
 @pytest.mark.parametrize(
@@ -243,12 +243,12 @@ def test_addresses_of_this_machine_and_its_network(address: str) -> None:
 )
 def test_no_other_spelling_of_a_host_is_taken(host: str) -> None:
     with pytest.raises(NotAllowed):
-        WebhookRules(("*",)).check(f"https://{host}/hook")
+        AllowedHosts(("*",)).check(f"https://{host}/hook")
 
 
 def test_numbers_that_are_no_address_are_no_host() -> None:
     with pytest.raises(NotAllowed, match="neither a name nor an address"):
-        WebhookRules(("*",)).check("https://12345/hook")
+        AllowedHosts(("*",)).check("https://12345/hook")
 
 
 def test_addresses_outside_may_be_called() -> None:
@@ -258,7 +258,7 @@ def test_addresses_outside_may_be_called() -> None:
         "hooks.example.com",
         "xn--bcher-kva.example",
     ):
-        WebhookRules(("*",)).check(f"https://{host}/hook")
+        AllowedHosts(("*",)).check(f"https://{host}/hook")
 
 
 async def test_a_call_that_cannot_be_noted_is_not_made_again(
@@ -307,13 +307,13 @@ async def test_one_that_is_slow_keeps_no_other_waiting(tmp_path: Path) -> None:
 
 
 def test_which_hosts_a_list_allows() -> None:
-    rules = WebhookRules.of("a.example, *.b.example, c.example:8443", private=False)
+    rules = AllowedHosts.of("a.example, *.b.example, c.example:8443", private=False)
     for good in ("a.example", "A.example", "x.b.example", "c.example:8443"):
         rules.check(f"https://{good}/hook")
     for bad in ("b.example", "xb.example", "c.example", "a.example.evil", "a.example:81"):
         with pytest.raises(NotAllowed):
             rules.check(f"https://{bad}/hook")
-    WebhookRules.of("*", private=False).check("https://anywhere.example:9000/")
+    AllowedHosts.of("*", private=False).check("https://anywhere.example:9000/")
     for wrong in ("https://a", "a:b", "a:0", "*a", "a*", "a/b"):
         with pytest.raises(ValueError, match="--batch-webhook-hosts"):
             BatchSettings(Path(), webhook_hosts=wrong)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from sglang.srt.blendserve.allowed_hosts import AllowedHosts, refusal_of
 from sglang.srt.blendserve.flag_fields import Flags, flag
 from sglang.srt.blendserve.latencies import LatencyTargets, Target
 
@@ -94,6 +95,28 @@ class Settings:
         "requests that the plan has next.",
         least=1,
     )
+    media_root: str = flag(
+        "",
+        "Folder whose files the lines of a batch may name as images, videos and recordings: "
+        "file:///FOLDER/cat.png, or cat.png. Without it no line may name a file.",
+    )
+    media_hosts: str = flag(
+        "",
+        "Hosts from which images, videos and recordings of the lines of a batch are fetched, "
+        "separated by commas: images.example.com, images.example.com:8443, *.example.com, or * "
+        "for any. Without it a line holds its images itself, as data:image/png;base64,...",
+    )
+    media_private: str = flag(
+        "no",
+        "Whether such a host may have an address of this machine or of a private network, and be "
+        "asked by http.",
+        choices=("no", "yes"),
+    )
+    media_bytes: int = flag(
+        16 * 2**20,
+        "Largest image, video or recording of a line, in bytes as it is encoded.",
+        least=1,
+    )
     device: str = flag(
         "auto",
         "Device whose compute and bandwidth the cost model uses: a name such as "
@@ -112,8 +135,17 @@ class Settings:
             reason = "it must be auto, shared, turns or a number of SMs"
             raise FLAGS.refusal(self, "overlap_sm", reason)
         _ = self.online_targets
+        if (wrong := refusal_of(self.allowed_media_hosts.hosts)) is not None:
+            raise FLAGS.refusal(self, "media_hosts", wrong)
+        if self.media_root and not Path(self.media_root).is_dir():
+            raise FLAGS.refusal(self, "media_root", "there is no such folder")
         if self.trace and not (folder := Path(self.trace).absolute().parent).is_dir():
             raise FLAGS.refusal(self, "trace", f"there is no folder {folder}; create it first")
+
+    @property
+    def allowed_media_hosts(self) -> AllowedHosts:
+        """The hosts from which media of batch lines may be fetched."""
+        return AllowedHosts.of(self.media_hosts, private=self.media_private == "yes")
 
     @property
     def online_targets(self) -> LatencyTargets:

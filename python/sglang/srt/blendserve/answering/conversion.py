@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pydantic import BaseModel
 
 from sglang.srt.blendserve.answering.known_prompts import KnownChat, id_lists, replace_texts
+from sglang.srt.blendserve.answering.media import MediaRules, check_media
 from sglang.srt.blendserve.answering.other_endpoints import (
     OneGoHandler,
     answer_rerankings,
@@ -65,7 +66,11 @@ class Converted(NamedTuple):
 
 
 class RequestConversion:
-    """SGLang's handlers over a tokenizer manager, built as its HTTP server builds them."""
+    """SGLang's handlers over a tokenizer manager, built as its HTTP server builds them.
+
+    Attributes:
+        media_rules: which images, videos and recordings lines may have.
+    """
 
     def __init__(self, tokenizer_manager: Any, template_manager: TemplateManager) -> None:
         """Build the handlers.
@@ -80,6 +85,7 @@ class RequestConversion:
         self._routes: dict[Endpoint, Route] = {}
         settings = manager.server_args
         chat = self.route(Endpoint.CHAT).handler
+        self.media_rules = MediaRules.of(settings)
         self._parses_tools = bool(getattr(chat, "tool_call_parser", None))
         self._own_templates = bool(getattr(settings, "trust_request_chat_template", False))
 
@@ -143,7 +149,9 @@ class RequestConversion:
             except _mendable() as error:
                 if isinstance(error, RequestRefused):
                     raise
+                check_media(body, self.media_rules, taken=self._model.is_multimodal)
                 raise _not_rendered(body, error) from error
+        check_media(body, self.media_rules, taken=self._model.is_multimodal)
         self._check(converted.internal)
         return converted
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from sglang.srt.blendserve.answering.media import MediaRules, inline
 from sglang.srt.blendserve.answering.other_endpoints import scored
 from sglang.srt.blendserve.answering.request_guard import check_token_ids
 
@@ -96,6 +97,7 @@ class ObservedTokenizerManager:
     def __init__(self, inner: TokenizerManager, *, keep_prompts: bool) -> None:
         self._inner = inner
         self._keep_prompts = keep_prompts
+        self._media_rules = MediaRules.of(getattr(inner, "server_args", None))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
@@ -114,6 +116,8 @@ class ObservedTokenizerManager:
         from sglang.srt.managers.io_struct import GenerateReqInput
 
         observation = _current.get()
+        if request.contains_mm_input():
+            await inline(request, self._media_rules)
         choices = 1
         if request.rid is None:  # a handler may ask for one thing after the other
             asked, observation.asked = observation.asked, observation.asked + 1

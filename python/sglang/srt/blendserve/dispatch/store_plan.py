@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sglang.srt.blendserve.dispatch.dispatcher import Dispatcher, JobWork
 from sglang.srt.blendserve.dispatch.messages import Place
 from sglang.srt.blendserve.pool.pool_request import PoolRequest
-from sglang.srt.blendserve.requests.columns import Flag
+from sglang.srt.blendserve.requests.columns import HAS_TOKENS, Flag
 
 _RUNS = -1
 """Stands for the output tokens of a line that has been handed over and has not ended."""
@@ -217,7 +217,7 @@ class StorePlan:
         most = np.where(cap >= 0, cap, self._most_tokens - length)
         most = np.maximum(np.where(known >= 0, known, most), 1)
         prompts, starts = self._store.prompts(rows), columns["offset"].tolist()
-        for at in np.flatnonzero(columns["flags"] & Flag.EXACT == 0).tolist():
+        for at in np.flatnonzero(columns["flags"] & HAS_TOKENS == 0).tolist():
             shared_with_nobody = -1 - int(rows[at])
             prompts[at] = np.full(max(int(length[at]), 1), shared_with_nobody, dtype=np.int32)
             starts[at] = -1

@@ -38,7 +38,7 @@ COLUMNS: Mapping[str, np.dtype[Any]] = {
 """What each row has:
 
 - ``offset``: where its token ids start, tokens from the start of their file
-- ``length``: tokens of the prompt; estimated without `Flag.EXACT`
+- ``length``: tokens of the prompt; estimated where the row has no token ids
 - ``cap``: most tokens of an answer, -1 if only the context limits it
 - ``known``: tokens of an answer where they are known beforehand (``ignore_eos``), else -1
 - ``namespace``: number of its namespace; prompts of different ones share no prefix
@@ -69,7 +69,13 @@ class Flag(IntFlag):
     """The line is not a valid request."""
     HELD = 8
     """The line names another model than most; whether it may is known when all lines are."""
+    MEDIA = 16
+    """The row has token ids as the prefix cache has them, others for other images, videos and
+    recordings. The engine makes its own."""
 
+
+HAS_TOKENS = int(Flag.EXACT | Flag.MEDIA)
+"""A row with one of these has token ids."""
 
 UNUSABLE = int(Flag.REFUSED | Flag.BAD | Flag.HELD)
 """A row with one of these is not for the engine, or not yet."""
@@ -116,14 +122,14 @@ class ColumnWriter:
 
         Args:
             columns: (n,) arrays for all `COLUMNS` but ``offset``, in their types.
-            tokens: the token ids of the rows, one after another; rows without `Flag.EXACT` have
+            tokens: the token ids of the rows, one after another; rows without `HAS_TOKENS` have
                 none.
 
         Raises:
             OSError: the disk takes no data.
         """
         count = len(columns["line"])
-        held = np.where(columns["flags"] & Flag.EXACT, columns["length"], 0)
+        held = np.where(columns["flags"] & HAS_TOKENS, columns["length"], 0)
         offsets = self.tokens + np.cumsum(held, dtype=np.int64) - held
         assert int(held.sum()) == len(tokens)
         self._write(TOKENS_FILE, tokens.astype(TOKEN, copy=False), self.tokens * TOKEN.itemsize)

@@ -6,6 +6,7 @@ other processes is left out, so its token ids, its cap and its refusals are thos
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import logging
 import os
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sglang.srt.blendserve.answering.conversion import RequestConversion
+from sglang.srt.blendserve.answering.media import inline_local
 from sglang.srt.blendserve.answering.request_guard import check_token_ids
 from sglang.srt.blendserve.answering.request_refused import RequestRefused
 from sglang.srt.blendserve.batch_file.types import BatchLine
@@ -28,10 +30,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _CHARACTERS_A_TOKEN = 4
-"""Guessed, for the text of prompts that the multimodal processor makes; unproven."""
+"""Guessed, for the text of prompts whose tokens are not known."""
 
 _MEDIA_TOKENS = 576
-"""Guessed tokens of an image, a video or a recording, as of one image in LLaVA; unproven."""
+"""Guessed tokens of an image that is to be fetched, as of one image in LLaVA; unproven."""
+
+_FIRST_STAND_IN = 1 << 30
+"""Token ids from here on, below 2^31, stand for images, videos and recordings."""
 
 Tokens = NDArray[np.int32]
 _NONE: Tokens = np.zeros(0, dtype=np.int32)
@@ -42,13 +47,14 @@ class Prompt(NamedTuple):
 
     Attributes:
         tokens: (length,) token ids; none where they are not known before the engine has the line.
+            Images, videos and recordings have those by which the prefix cache tells them apart.
         length: tokens; estimated where ``tokens`` are not known.
         max_tokens: most tokens of an answer, None if only the context limits it; 0 for embeddings.
         known_length: whether an answer has ``max_tokens`` tokens exactly (``ignore_eos``).
         namespace: prompts of different namespaces share no prefix: LoRA adapter, ``extra_key`` and
             ``cache_salt``.
         choices: answers to it (``n``).
-        exact: whether ``tokens`` are known.
+        exact: whether ``tokens`` are what the engine computes, and may be given to it.
     """
 
     tokens: Tokens
@@ -95,6 +101,7 @@ class EnginePrompts:
         self.tokenizer: Any = self._manager.tokenizer
         self.context_length = int(self._manager.context_len)
         self._encoder: BatchEncoder | None = None
+        self._runner: asyncio.Runner | None = None
         # A multimodal handler decodes what it has tokenized, so there is nothing to put off.
         fast = getattr(self.tokenizer, "is_fast", False)
         if fast and not self._manager.model_config.is_multimodal:
@@ -135,7 +142,7 @@ class EnginePrompts:
         """Return the prompts of each line, or why the engine would refuse it.
 
         What fails for any other reason, and would be an error in the engine, has an estimated
-        length, and so has what only a multimodal processor can tokenize.
+        length, and so has what is to be fetched.
         """
         done: list[list[Prompt] | RequestRefused | _Rendered] = []
         for line in lines:
@@ -166,6 +173,8 @@ class EnginePrompts:
         """Render a line; what it gives is to be tokenized yet."""
         internal = self._conversion.convert(line, "prepared").internal
         media = _count_media(internal)
+        if media and (found := self._with_media(internal)) is not None:
+            return found
         if getattr(internal, "is_cross_encoder_request", False):  # pairs of texts
             lengths = [sum(map(len, pair)) for pair in internal.text]
             return [_unknown(length, _limits(internal.sampling_params)) for length in lengths]
@@ -177,6 +186,50 @@ class EnginePrompts:
         given = internal.input_ids if internal.text is None else internal.text
         several = isinstance(given, list) and bool(given) and isinstance(given[0], str | list)
         return _Rendered(internal, list(given) if several else [given])
+
+    def _with_media(self, internal: Any) -> list[Prompt] | None:
+        """Return the prompt of a request with media, by the model's own processor.
+
+        None: of a request with several prompts, or with media that are to be fetched.
+
+        Raises:
+            RequestRefused, ValueError: the engine would refuse the line.
+        """
+        several = isinstance(internal.text, list)
+        if self._manager.mm_processor is None or several or internal.input_embeds is not None:
+            return None
+        if not inline_local(internal, self._conversion.media_rules):
+            return None
+        self._runner = self._runner or asyncio.Runner()
+        processed = self._runner.run(self._processed(internal))
+        ids = list(processed.input_ids)
+        one = copy.copy(internal)
+        one.text, one.input_ids = None, ids
+        preferred = self._manager.preferred_sampling_params or {}
+        one.sampling_params = {**preferred, **(internal.sampling_params or {})}
+        self._manager._validate_one_request(one, ids)
+        limits = _limits(one.sampling_params)
+        tokens = _with_stand_ins(ids, processed.mm_items)
+        return [Prompt(tokens, tokens.size, *limits[:2], _namespace(internal, 0), limits[2], False)]
+
+    async def _processed(self, internal: Any) -> Any:
+        """Return what the multimodal processor makes of a request, as the tokenizer manager has it
+        do in the engine."""
+        processor = self._manager.mm_processor
+        for name in ("image_data", "video_data", "audio_data"):
+            value = getattr(internal, name, None)
+            if value is not None and not isinstance(value, list):
+                setattr(internal, name, [value])
+        given = internal.text if internal.text else internal.input_ids
+        if getattr(processor, "prefer_tokenized_input", False) and isinstance(given, str):
+            given = self._ids([given])[0]
+        return await processor.process_mm_data_async(
+            image_data=internal.image_data,
+            audio_data=internal.audio_data,
+            input_text=given,
+            request_obj=internal,
+            max_req_input_len=self.context_length,
+        )
 
     def _always_processes(self) -> bool:
         """Whether the multimodal processor has its say in texts as well."""
@@ -246,6 +299,19 @@ def _checked(ids: list[int], vocab_size: int) -> Tokens:
     except (OverflowError, ValueError, TypeError):
         pass
     return check_token_ids(ids, vocab_size)
+
+
+def _with_stand_ins(ids: list[int], items: Sequence[Any]) -> Tokens:
+    """Return token ids, in which each medium's places have an id that stands for its content.
+
+    SGLang takes a hash of it, of 64 bits for some; here it is one above all vocabularies.
+    """
+    tokens = np.asarray(ids, dtype=np.int32)
+    for item in items:
+        item.set_pad_value()
+        for first, last in item.offsets or ():
+            tokens[first : last + 1] = _FIRST_STAND_IN + item.pad_value % _FIRST_STAND_IN
+    return tokens
 
 
 class _Limits(NamedTuple):

@@ -34,6 +34,10 @@ def engine_settings(model_path: str, flags: Sequence[str] = ()) -> ServerArgs:
 
     from sglang.srt.server_args import prepare_server_args
 
+    if any(flag.startswith("--blendserve-") for flag in flags):
+        from sglang.srt.plugins import load_plugins
+
+        load_plugins()
     from sglang.srt.blendserve.runtime.compat.server_args import release
 
     settings = prepare_server_args(argv)

@@ -10,6 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sglang.srt.blendserve.answering.media import MediaRules
+
 if TYPE_CHECKING:
     from sglang.srt.server_args import ServerArgs
 
@@ -29,7 +31,7 @@ _SETTINGS = (
     *("trust_request_chat_template", "reasoning_parser", "tool_call_parser", "grammar_backend"),
     *("context_length", "allow_auto_truncate", "json_model_override_args", "is_embedding"),
     *("served_model_name", "preferred_sampling_params", "sampling_defaults", "load_format"),
-    *("skip_tokenizer_init", "enable_multimodal", "language_model_only"),
+    *("skip_tokenizer_init", "enable_multimodal", "language_model_only", "mm_process_config"),
 )
 """Server arguments that SGLang renders, tokenizes, caps or refuses by."""
 
@@ -50,6 +52,7 @@ def model_fingerprint(server_args: ServerArgs) -> dict[str, str]:
     fields = release.view(server_args)
     settings = {name: _plain(getattr(fields, name, None)) for name in _SETTINGS}
     found = {f"version of {name}": _version(name) for name in _PACKAGES}
+    settings["media"] = str(MediaRules.of(server_args))
     found["settings"] = _digest(json.dumps(settings, sort_keys=True, default=str).encode())
     for name in ("model_path", "tokenizer_path", "chat_template", "completion_template"):
         path = settings[name]

@@ -112,8 +112,14 @@ def prepare(block: Block, data: bytes, rules: Rules, prompts: EnginePrompts | No
             rows.append(_Row(None, 0, *where, 0))
         else:
             for index, prompt in enumerate(found):
-                rows.append(_Row(prompt, index, *where, Flag.EXACT if prompt.exact else 0))
+                rows.append(_Row(prompt, index, *where, _flag_of(prompt)))
     return _packed(block, raw, checked, errors, rows)
+
+
+def _flag_of(prompt: Prompt) -> int:
+    if prompt.exact:
+        return Flag.EXACT
+    return Flag.MEDIA if prompt.tokens.size else 0
 
 
 def _packed(
@@ -151,7 +157,7 @@ def _packed(
         "byte_length": [row.size for row in rows],
         "flags": [int(row.flags) for row in rows],
     }
-    ids = [p.tokens for p in prompts if p is not None and p.exact]
+    ids = [p.tokens for p in prompts if p is not None and p.tokens.size]
     return Prepared(
         block.number,
         [

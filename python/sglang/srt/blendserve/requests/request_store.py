@@ -22,6 +22,7 @@ from sglang.srt.blendserve.batch_file.types import LineError
 from sglang.srt.blendserve.requests.columns import (
     COLUMNS,
     ERRORS_FILE,
+    HAS_TOKENS,
     NAMES_FILE,
     READY_FILE,
     TOKEN,
@@ -74,8 +75,8 @@ class RequestStore:
         return self._map(column_file(name), COLUMNS[name], count)
 
     def tokens(self, row: int) -> NDArray[np.int32]:
-        """Return the token ids of a row, (length,) and read-only; none where they are not exact."""
-        if not self.column("flags", row + 1)[row] & 1:
+        """Return the token ids of a row, (length,) and read-only; none where they are not known."""
+        if not self.column("flags", row + 1)[row] & HAS_TOKENS:
             return np.zeros(0, dtype=TOKEN)
         start = int(self.column("offset", row + 1)[row])
         end = start + int(self.column("length", row + 1)[row])
@@ -91,7 +92,9 @@ class RequestStore:
         chosen = np.arange(count) if rows is None else rows
         columns = {name: self.column(name, count) for name in ("offset", "length", "flags")}
         starts = columns["offset"][chosen]
-        ends = starts + np.where(columns["flags"][chosen] & 1, columns["length"][chosen], 0)
+        ends = starts + np.where(
+            columns["flags"][chosen] & HAS_TOKENS, columns["length"][chosen], 0
+        )
         tokens = self._map(TOKENS_FILE, TOKEN, int(ends.max(initial=0)))
         pairs = zip(starts.tolist(), ends.tolist(), strict=True)
         return [tokens[start:end] for start, end in pairs]

@@ -1,7 +1,7 @@
 """The sequences of a batch file as token ids in memory, without an engine, as the engine has them.
 
 One line may be several sequences (``n``, or several prompts). Only what can be counted beforehand
-is: a line with images, audio or video is refused, not guessed.
+is: a line whose images are to be fetched is refused, not guessed.
 """
 
 from __future__ import annotations
@@ -64,9 +64,9 @@ def _add(batch: TokenizedBatch, line: BatchLine, found: list[Prompt] | RequestRe
     if isinstance(found, RequestRefused):
         batch.refused.append(refusal(line, found))
         return
-    if not all(prompt.exact for prompt in found):
-        only_text = RequestRefused("only text can be planned; this line has other content.", "body")
-        batch.refused.append(refusal(line, only_text))
+    if not all(prompt.tokens.size for prompt in found):
+        unknown = RequestRefused("its tokens cannot be counted before the engine has it.", "body")
+        batch.refused.append(refusal(line, unknown))
         return
     batch.custom_ids.append(line.custom_id)
     for prompt in found:

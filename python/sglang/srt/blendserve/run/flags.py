@@ -125,6 +125,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "be on each machine",
     )
     parser.add_argument(
+        "--media-root",
+        metavar="FOLDER",
+        help="folder whose files lines may name as images, videos and recordings, in their "
+        "image_url and so on: file:///FOLDER/cat.png, or cat.png (default: none)",
+    )
+    parser.add_argument(
+        "--allow-media-urls",
+        metavar="HOSTS",
+        help="hosts from which lines' images, videos and recordings are fetched, separated by "
+        "commas: images.example.com, *.example.com, * for any (default: none; what a line holds "
+        "itself, as data:image/png;base64,..., is always taken)",
+    )
+    parser.add_argument(
         "--max-engine-restarts",
         type=_not_negative,
         default=MAX_ENGINE_RESTARTS,
@@ -157,7 +170,7 @@ def parse_args(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse
     They are checked by `server_args`, after the input, because that loads SGLang.
     """
     args, rest = parser.parse_known_args(argv)
-    args.server_flags = rest
+    args.server_flags = [*rest, *_media_flags(args)]
     if args.stop_with_stdin and args.input == "-":
         parser.error("--stop-with-stdin: the requests come from standard input")
     if args.max_in_flight is None:
@@ -192,6 +205,16 @@ def parse_args(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse
             f"there would destroy what {one} is for: give {other} another name."
         )
     return args
+
+
+def _media_flags(args: argparse.Namespace) -> list[str]:
+    """Return what an engine is told of the media that lines may have."""
+    flags = []
+    if args.media_root is not None:
+        flags += ["--blendserve-media-root", args.media_root]
+    if args.allow_media_urls is not None:
+        flags += ["--blendserve-media-hosts", args.allow_media_urls]
+    return flags
 
 
 def _refuse_output_in_input(

@@ -9,13 +9,13 @@ from typing import NamedTuple
 
 import aiosqlite
 
+from sglang.srt.blendserve.allowed_hosts import AllowedHosts, NotAllowed
 from sglang.srt.blendserve.batch_file.failed_lines import failed_lines
 from sglang.srt.blendserve.server.file_service import FileService
 from sglang.srt.blendserve.server.openai_errors import ApiError, invalid
 from sglang.srt.blendserve.server.parameters import CreateBatch, ExpiresAfter, window_seconds
 from sglang.srt.blendserve.server.served_engine import ServedEngine
 from sglang.srt.blendserve.server.users import Users, owner
-from sglang.srt.blendserve.server.webhook_rules import NotAllowed, WebhookRules
 from sglang.srt.blendserve.store import batch_table, idempotency_table
 from sglang.srt.blendserve.store.batch_table import BatchRecord
 from sglang.srt.blendserve.store.directory import Store, now
@@ -39,7 +39,7 @@ class BatchCreation:
         store: Store,
         files: FileService,
         engine: ServedEngine,
-        webhooks: WebhookRules,
+        webhooks: AllowedHosts,
         users: Users,
     ) -> None:
         """``webhooks``: whom batches may have called."""
@@ -81,7 +81,7 @@ class BatchCreation:
             try:
                 self._webhooks.check(wanted.webhook_url)
             except NotAllowed as error:
-                message = f"webhook_url cannot be called: {error}."
+                message = f"webhook_url cannot be called: {error} (--batch-webhook-hosts)."
                 raise invalid(message, "webhook_url", "invalid_value") from error
         await self._check_quota(owner)
         workspace = store.workspace(batch_id)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import aiosqlite
 
+from sglang.srt.blendserve.allowed_hosts import AllowedHosts
 from sglang.srt.blendserve.server.batch_creation import BatchCreation, Created
 from sglang.srt.blendserve.server.file_service import FileService
 from sglang.srt.blendserve.server.openai_errors import ApiError, invalid, shortened
@@ -19,7 +20,6 @@ from sglang.srt.blendserve.server.partial_results import ErrorKinds, Page, Parti
 from sglang.srt.blendserve.server.runner import Runner
 from sglang.srt.blendserve.server.served_engine import ServedEngine
 from sglang.srt.blendserve.server.users import Users, may_see, owner
-from sglang.srt.blendserve.server.webhook_rules import WebhookRules
 from sglang.srt.blendserve.store import batch_table
 from sglang.srt.blendserve.store.batch_table import BatchRecord
 from sglang.srt.blendserve.store.database import Statements
@@ -41,7 +41,7 @@ class BatchService:
         files: FileService,
         engine: ServedEngine,
         runner: Runner,
-        webhooks: WebhookRules,
+        webhooks: AllowedHosts,
         users: Users,
     ) -> None:
         """``webhooks``: whom batches may have called."""

@@ -15,10 +15,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from sglang.srt.blendserve.allowed_hosts import AllowedHosts, refusal_of
 from sglang.srt.blendserve.batch_file.validation import MAX_BYTES, MAX_LINES
 from sglang.srt.blendserve.flag_fields import Flags, flag
 from sglang.srt.blendserve.server.users import Users, read_users
-from sglang.srt.blendserve.server.webhook_rules import WebhookRules, refusal_of
 
 _ORIGIN = re.compile(r"https?://[^/\s,]+")
 
@@ -120,9 +120,9 @@ class BatchSettings:
             raise FLAGS.refusal(self, "users_file", str(error)) from None
 
     @property
-    def webhook_rules(self) -> WebhookRules:
+    def webhook_rules(self) -> AllowedHosts:
         """Whom batches may have called."""
-        return WebhookRules.of(self.webhook_hosts, private=self.webhook_private == "yes")
+        return AllowedHosts.of(self.webhook_hosts, private=self.webhook_private == "yes")
 
     @property
     def webhook_secret(self) -> Path:

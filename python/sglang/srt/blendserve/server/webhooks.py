@@ -8,11 +8,9 @@ answered with a success or three days have passed: at least once, with the same 
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import os
 import secrets
-import socket
 from base64 import b64decode, b64encode
 from datetime import UTC, datetime
 from functools import partial
@@ -22,8 +20,8 @@ import aiohttp
 import aiosqlite
 from standardwebhooks import Webhook as Signer
 
+from sglang.srt.blendserve.allowed_hosts import AllowedHosts, NotAllowed
 from sglang.srt.blendserve.answering.disk_retry import is_storage_failure
-from sglang.srt.blendserve.server.webhook_rules import NotAllowed, WebhookRules
 from sglang.srt.blendserve.store import webhook_table
 from sglang.srt.blendserve.store.directory import Store, now
 from sglang.srt.blendserve.store.disk import open_private
@@ -43,7 +41,7 @@ class WebhookSender:
     """Makes the calls that are due. Use as an asynchronous context manager, while the store is
     open."""
 
-    def __init__(self, store: Store, rules: WebhookRules, secret: str) -> None:
+    def __init__(self, store: Store, rules: AllowedHosts, secret: str) -> None:
         """``secret``: that calls are signed with, ``whsec_`` and Base64."""
         self._store, self._rules, self._signer = store, rules, Signer(secret)
         self._task: asyncio.Task[None] | None = None
@@ -59,7 +57,7 @@ class WebhookSender:
         await asyncio.wait({self._task})
 
     async def _send_forever(self) -> None:
-        connector = aiohttp.TCPConnector(socket_factory=self._socket, limit=_AT_ONCE)
+        connector = aiohttp.TCPConnector(socket_factory=self._rules.socket_for, limit=_AT_ONCE)
         async with aiohttp.ClientSession(
             connector=connector,
             timeout=aiohttp.ClientTimeout(total=_CALL_SECONDS),
@@ -121,19 +119,6 @@ class WebhookSender:
                 if not is_storage_failure(error):
                     logger.exception("What became of %s cannot be noted", webhook.id)
                 await asyncio.sleep(_NOTE_SECONDS)
-
-    def _socket(self, address: aiohttp.AddrInfoType) -> socket.socket:
-        """Open a socket for an address, whatever name or spelling has led to it.
-
-        Raises:
-            OSError: it must not be called.
-        """
-        family, kind, protocol, _, target = address
-        try:
-            self._rules.check_address(str(target[0]))
-        except NotAllowed as error:
-            raise OSError(errno.EACCES, str(error)) from error
-        return socket.socket(family, kind, protocol)
 
     async def _problem(self, session: aiohttp.ClientSession, webhook: Webhook) -> str | None:
         """Call; return why it was no success, None if it was one."""

@@ -1,4 +1,4 @@
-"""Whom batches may have called, and from which addresses nobody may be.
+"""Which hosts a batch may have called, and from which addresses nobody may be.
 
 A server that calls what its users name must not become their way into its network: hosts are those
 of an allow-list, and addresses public ones unless the operator says otherwise. Addresses are
@@ -8,10 +8,13 @@ elsewhere the second time.
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import re
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 LONGEST_URL = 2000
@@ -27,8 +30,8 @@ class NotAllowed(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class WebhookRules:
-    """Who may be called.
+class AllowedHosts:
+    """Hosts that may be called.
 
     Attributes:
         hosts: names, ``*.example.com`` for all below one, ``*`` for any; with a port
@@ -40,7 +43,7 @@ class WebhookRules:
     private: bool = False
 
     @classmethod
-    def of(cls, hosts: str, *, private: bool) -> WebhookRules:
+    def of(cls, hosts: str, *, private: bool) -> AllowedHosts:
         """Return those of a list of hosts, separated by commas."""
         names = tuple(name.strip().lower() for name in hosts.split(",") if name.strip())
         return cls(names, private)
@@ -52,7 +55,7 @@ class WebhookRules:
             NotAllowed: it is none, or must not be called.
         """
         if not self.hosts:
-            raise NotAllowed("this server calls nobody: it was started without any webhook hosts")
+            raise NotAllowed("no host is allowed")
         if len(url) > LONGEST_URL or not url.isprintable() or " " in url:
             raise NotAllowed("it is no address of the web")
         try:
@@ -66,7 +69,7 @@ class WebhookRules:
             raise NotAllowed("it must begin with https://")
         default = 443 if parts.scheme == "https" else 80
         if not any(_fits(name, host, port or default) for name in self.hosts):
-            raise NotAllowed(f"{host} is none of the hosts that this server calls")
+            raise NotAllowed(f"{host} is none of the hosts that are allowed")
         if not _NAME.fullmatch(host):
             raise NotAllowed(f"{host} is no name of a host; a name in other letters is xn--...")
         if (literal := _address(host)) is not None:
@@ -82,6 +85,24 @@ class WebhookRules:
         """
         if not self.private and not _is_public(address.partition("%")[0]):
             raise NotAllowed(f"{address} is no public address")
+
+    def socket_for(self, address: tuple[Any, ...]) -> socket.socket:
+        """Open a socket for an address, whatever name or spelling has led to it.
+
+        It is what `aiohttp.TCPConnector` takes as ``socket_factory``.
+
+        Args:
+            address: as `socket.getaddrinfo` lists them.
+
+        Raises:
+            OSError: it must not be called.
+        """
+        family, kind, protocol, _, target = address
+        try:
+            self.check_address(str(target[0]))
+        except NotAllowed as error:
+            raise OSError(errno.EACCES, str(error)) from error
+        return socket.socket(family, kind, protocol)
 
 
 def _is_public(address: str) -> bool:
@@ -124,5 +145,5 @@ def refusal_of(hosts: Sequence[str]) -> str | None:
         if colon and not (port.isdigit() and 0 < int(port) < 65536):
             return f"{one!r} has no port behind its colon"
         if name != "*" and ("*" in name.removeprefix("*.") or "/" in name or not name):
-            return f"{one!r} is no host such as hooks.example.com, *.example.com or *"
+            return f"{one!r} is no host such as www.example.com, *.example.com or *"
     return None
