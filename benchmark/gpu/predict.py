@@ -1,11 +1,13 @@
 """What the step model predicts for the workloads of `bench.py`, to set beside what was measured.
 
-    python benchmark/gpu/predict.py --out OUT [--traces trace1,trace2]
+    python benchmark/gpu/predict.py --out OUT [--call a] [--device H100] [--rates tables]
 
-Reads the constants of OUT/calibrate.json if it is there, else a guess with an interference of 1.15
-while both resources are busy.
-Engine ``sequential`` stands for stock SGLang, ``overlap`` for two lanes. Writes OUT/predicted.json,
-and prints the ratio of each pair of measured medians in OUT/summary.json beside the predicted one.
+Two models. ``tables``, the default: SGLang's own kernel times on this card, and the published cost
+of two lanes (the simulator's engines ``sequential`` and ``lanes``). ``peaks``: the data sheet and
+the constants of OUT/calibrate.json, or a guess with an interference of 1.15 while both resources
+are busy (engines ``sequential`` and ``overlap``). Stock is at the better of two chunk sizes and of
+conservativeness 1 and 0.1. Writes OUT/predicted.json, and prints the ratio of each pair of measured
+medians in OUT/summary.json beside the predicted one.
 """
 
 from __future__ import annotations
@@ -13,10 +15,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from calls import CALLS
 from loads import GUESS, Load, Scale
 
 from sglang.srt.blendserve.simulator.calibration import Calibration
@@ -24,26 +27,31 @@ from sglang.srt.blendserve.simulator.fast_run import FastRun
 from sglang.srt.blendserve.simulator.machine import Machine
 
 STANDS_FOR = {
-    "dfs": ("sequential", "dfs"),
-    "fcfs": ("sequential", "fcfs"),
-    "blend-mixed": ("sequential", "blendserve"),
-    "blend-chunks": ("overlap", "blendserve"),
+    "dfs": (False, "dfs"),
+    "fcfs": (False, "fcfs"),
+    "blend-mixed": (False, "blendserve"),
+    "blend-chunks": (True, "blendserve"),
 }
-"""Variants of the benchmark and the engine and policy of the step model that stand for them."""
+"""Variants of the benchmark -> whether they have two lanes, and their policy in the step model."""
+
+TWO_LANES = {"tables": "lanes", "peaks": "overlap"}
+"""The simulator's engine with two lanes."""
 
 CHUNKS = (2048, 8192)
 
 
-def predict(load: Load, calibration: Calibration) -> dict[str, dict[str, float]]:
-    """Seconds and tokens per second of each variant."""
+def predict(load: Load, calibration: Calibration | None) -> dict[str, dict[str, float]]:
+    """Seconds and tokens per second of each variant; ``calibration``: None for the tables."""
     found = {}
-    for name, (engine, policy) in STANDS_FOR.items():
+    rates = "peaks" if calibration is not None else "tables"
+    for name, (two_lanes, policy) in STANDS_FOR.items():
         machine = Machine.build(
             load.scale.model,
             load.scale.device,
-            engine,
+            TWO_LANES[rates] if two_lanes else "sequential",
             calibration=calibration,
             kv_slots=load.scale.kv_slots,
+            rates=rates,
         )
         result = FastRun(load.workload, machine).run(policy, chunks=CHUNKS)
         found[name] = {
@@ -77,19 +85,35 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--call", choices=CALLS, help="model, traces, scale and waves of a call")
     parser.add_argument("--traces", default="trace1,trace2")
     parser.add_argument("--scale", type=float, default=16.0)
     parser.add_argument("--waves", type=float, default=1.5)
+    parser.add_argument("--model", default="Llama-3.1-8B")
+    parser.add_argument("--device", choices=("H100", "H200"), default="H200")
+    parser.add_argument("--rates", choices=TWO_LANES, default="tables")
+    known, _ = parser.parse_known_args(argv)
+    if known.call is not None:
+        names = ("traces", "scale", "waves", "model")
+        of_call = {"traces": "trace1"} | CALLS[known.call]
+        parser.set_defaults(**{name: of_call[name] for name in names})
     args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
-    measured = args.out / "calibrate.json"
-    calibration = (
-        Calibration.load(measured)
-        if measured.exists()
-        else replace(GUESS, interference=1.15, interference_scope="overlap")
-    )
-    scale = Scale.of("Llama-3.1-8B", "H200", args.scale)
-    predicted: dict[str, Any] = {"calibration": calibration.as_dict()}
+    calibration = None
+    if args.rates == "peaks":
+        measured = args.out / "calibrate.json"
+        calibration = (
+            Calibration.load(measured)
+            if measured.exists()
+            else replace(GUESS, interference=1.15, interference_scope="overlap")
+        )
+    scale = Scale.of(args.model, args.device, args.scale)
+    predicted: dict[str, Any] = {
+        "rates": args.rates,
+        "calibration": calibration.as_dict() if calibration is not None else None,
+        "scale": asdict(scale),
+        "waves": args.waves,
+    }
     for trace in args.traces.split(","):
         load = Load.draw(trace, scale, args.waves, 0)
         predicted[trace] = predict(load, calibration)
