@@ -19,7 +19,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from calls import CALLS
+from calls import CALLS, spec_of
 from loads import GUESS, Load, Scale
 
 from sglang.srt.blendserve.simulator.calibration import Calibration
@@ -62,6 +62,12 @@ def predict(load: Load, calibration: Calibration | None) -> dict[str, dict[str, 
     return found
 
 
+def card_of(out: Path) -> str:
+    """The card that the results in a folder are of; an H200 where there are none."""
+    facts = out / "facts.json"
+    return spec_of(facts.read_text() if facts.exists() else "")
+
+
 def beside(predicted: dict[str, Any], summary: dict[str, Any]) -> list[str]:
     """Lines that set predicted ratios against ``dfs`` beside the measured ones."""
     lines = []
@@ -90,7 +96,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--scale", type=float, default=16.0)
     parser.add_argument("--waves", type=float, default=1.5)
     parser.add_argument("--model", default="Llama-3.1-8B")
-    parser.add_argument("--device", choices=("H100", "H200"), default="H200")
+    parser.add_argument(
+        "--device",
+        choices=("H100", "H200"),
+        help="default: the card of OUT/facts.json, else an H200",
+    )
     parser.add_argument("--rates", choices=TWO_LANES, default="tables")
     known, _ = parser.parse_known_args(argv)
     if known.call is not None:
@@ -99,9 +109,18 @@ def main(argv: list[str] | None = None) -> int:
         parser.set_defaults(**{name: of_call[name] for name in names})
     args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
+    args.device = args.device or card_of(args.out)
+    measured = args.out / "calibrate.json"
     calibration = None
+    if args.rates == "tables":
+        try:
+            Machine.build(args.model, args.device, "lanes", rates="tables")
+        except ValueError as error:
+            print(f"predict: {error}. So by the data sheet:", file=sys.stderr)
+            args.rates = "peaks"
+    if args.rates == "tables" and measured.exists():
+        print(f"predict: {measured} is not used; give --rates peaks for that.", file=sys.stderr)
     if args.rates == "peaks":
-        measured = args.out / "calibrate.json"
         calibration = (
             Calibration.load(measured)
             if measured.exists()
@@ -109,6 +128,7 @@ def main(argv: list[str] | None = None) -> int:
         )
     scale = Scale.of(args.model, args.device, args.scale)
     predicted: dict[str, Any] = {
+        "device": args.device,
         "rates": args.rates,
         "calibration": calibration.as_dict() if calibration is not None else None,
         "scale": asdict(scale),

@@ -155,7 +155,7 @@ def test_a_run_that_is_killed_leaves_no_process_and_goes_on_until_ctrl_c(
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     assert batch.wait(process) == INTERRUPTED, batch.printed
     assert "--resume" in batch.printed
-    assert batch.wait(batch.start("--resume")) == 0, batch.printed  # one engine goes on alike
+    assert batch.wait(batch.start("--engines", "2", "--resume")) == 0, batch.printed
     assert texts(batch) == texts(one_engine)
 
 

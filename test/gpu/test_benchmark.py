@@ -356,6 +356,29 @@ def test_predicted_ratios_stand_beside_measured_ones() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("call", "facts", "rates", "device"),
+    [("a", "NVIDIA H100 80GB", "peaks", "H100"), ("b", None, "tables", "H200")],
+)
+def test_calls_are_predicted_with_tables_where_there_are_some(
+    call: str,
+    facts: str | None,
+    rates: str,
+    device: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if facts is not None:
+        (tmp_path / "facts.json").write_text(json.dumps({"gpu": facts}))
+    monkeypatch.setattr(predict, "predict", lambda load, calibration: {})
+    assert predict.main(["--out", str(tmp_path), "--call", call]) == 0
+    found = json.loads((tmp_path / "predicted.json").read_text())
+    assert (found["rates"], found["device"]) == (rates, device)
+    assert found["scale"]["model"] == CALLS[call]["model"]
+    assert ("no measured rates" in capsys.readouterr().err) == (rates == "peaks")
+
+
 @pytest.mark.engine
 def test_a_tiny_run_on_the_cpu(tmp_path: Path) -> None:
     """Set-up, one variant of ours through the real engine, true lengths, summary, figure."""

@@ -48,7 +48,8 @@ def columns(chunk: list[tuple[list[int], bool, int]], first: int) -> tuple[dict[
     given["line"] = np.arange(first, first + count, dtype=np.int64)
     given["length"] = np.array([len(ids) for ids, _, _ in chunk], dtype=np.int32)
     given["cap"] = np.array([cap for _, _, cap in chunk], dtype=np.int32)
-    given["flags"] = np.array([Flag.EXACT if exact else 0 for _, exact, _ in chunk], dtype=np.uint8)
+    held = [(Flag.EXACT, Flag.MEDIA)[cap % 2] if exact else 0 for _, exact, cap in chunk]
+    given["flags"] = np.array(held, dtype=np.uint8)
     ids = [token for row, exact, _ in chunk if exact for token in row]
     return given, np.array(ids, dtype=np.int32)
 

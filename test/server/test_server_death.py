@@ -17,8 +17,8 @@ from sglang.srt.blendserve.server.engine_death import EXIT_STATUS
 
 pytestmark = pytest.mark.engine
 
-EACH = 1
-MOST_DEATHS = math.ceil(math.log2(2 * EACH)) + 2
+EACH = {"a": 1, "b": 2}
+MOST_DEATHS = math.ceil(math.log2(sum(EACH.values()))) + 2
 
 
 def test_the_line_becomes_an_error_and_both_batches_are_answered(
@@ -28,8 +28,8 @@ def test_the_line_becomes_an_error_and_both_batches_are_answered(
     flags += ["--max-total-tokens", "4000", "--batch-dir", str(tmp_path / "batches")]
     for name, value in cpu_engine_kwargs.items():
         flags += ["--" + name.replace("_", "-"), *([] if value is True else [str(value)])]
-    texts = [[f"Count to {n} in {job}:" for n in range(EACH)] for job in "ab"]
-    texts[1][0] = "A purple marker:"
+    texts = [[f"Count to {n} in {job}:" for n in range(count)] for job, count in EACH.items()]
+    texts[1][1] = "A purple marker:"
     batches: list[str] = []
     for start in range(MOST_DEATHS + 1):
         fault = {VARIABLE: "kill:purple marker"}
@@ -58,7 +58,7 @@ def test_the_line_becomes_an_error_and_both_batches_are_answered(
     else:
         pytest.fail("the line was not found")
     assert [one["custom_id"] for one in output[0]] == ["a0"]
-    assert output[1] == []
-    assert (error["custom_id"], error["response"]) == ("b0", None)
-    assert (error["error"]["code"], error["error"]["line"]) == ("engine_died", 1)
+    assert [one["custom_id"] for one in output[1]] == ["b0"]
+    assert (error["custom_id"], error["response"]) == ("b1", None)
+    assert (error["error"]["code"], error["error"]["line"]) == ("engine_died", 2)
     assert start <= MOST_DEATHS

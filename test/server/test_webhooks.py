@@ -194,7 +194,7 @@ async def test_whom_nobody_may_have_called(tmp_path: Path) -> None:
             "https://hooks.example.com:8443/": "none of the hosts",
             "file:///etc/passwd": "must be https",
             "nonsense": "must be https",
-            "https://hooks.example.com/" + "a" * 2000: "no address",
+            "https://hooks.example.com/" + "a" * 2000: "longer than 2,000",
         }.items():
             with pytest.raises(openai.BadRequestError, match=words) as caught:
                 await service.submit([line("a")], extra_body={"webhook_url": url})

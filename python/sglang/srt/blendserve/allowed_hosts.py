@@ -48,15 +48,20 @@ class AllowedHosts:
         names = tuple(name.strip().lower() for name in hosts.split(",") if name.strip())
         return cls(names, private)
 
-    def check(self, url: str) -> None:
+    def check(self, url: str, *, longest: int = LONGEST_URL) -> None:
         """Check an address without looking it up.
+
+        Args:
+            longest: most characters that it may have.
 
         Raises:
             NotAllowed: it is none, or must not be called.
         """
         if not self.hosts:
             raise NotAllowed("no host is allowed")
-        if len(url) > LONGEST_URL or not url.isprintable() or " " in url:
+        if len(url) > longest:
+            raise NotAllowed(f"it is longer than {longest:,} characters")
+        if not url.isprintable() or " " in url:
             raise NotAllowed("it is no address of the web")
         try:
             parts = urlsplit(url)

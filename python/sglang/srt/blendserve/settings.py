@@ -137,8 +137,11 @@ class Settings:
         _ = self.online_targets
         if (wrong := refusal_of(self.allowed_media_hosts.hosts)) is not None:
             raise FLAGS.refusal(self, "media_hosts", wrong)
-        if self.media_root and not Path(self.media_root).is_dir():
-            raise FLAGS.refusal(self, "media_root", "there is no such folder")
+        if self.media_root:
+            if not Path(self.media_root).is_dir():
+                raise FLAGS.refusal(self, "media_root", "there is no such folder")
+            # Processes that get the settings may be in other folders.
+            object.__setattr__(self, "media_root", str(Path(self.media_root).resolve()))
         if self.trace and not (folder := Path(self.trace).absolute().parent).is_dir():
             raise FLAGS.refusal(self, "trace", f"there is no folder {folder}; create it first")
 

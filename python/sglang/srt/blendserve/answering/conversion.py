@@ -149,9 +149,9 @@ class RequestConversion:
             except _mendable() as error:
                 if isinstance(error, RequestRefused):
                     raise
-                check_media(body, self.media_rules, taken=self._model.is_multimodal)
+                self._check_media(body, line.url)
                 raise _not_rendered(body, error) from error
-        check_media(body, self.media_rules, taken=self._model.is_multimodal)
+        self._check_media(body, line.url)
         self._check(converted.internal)
         return converted
 
@@ -211,6 +211,9 @@ class RequestConversion:
         except Exception as error:  # of any kind, inside SGLang: knowing them is an extra
             logger.info("chats are tokenized, whether or not their ids are known: %r", error)
             return None
+
+    def _check_media(self, body: dict[str, Any], url: Endpoint) -> None:
+        check_media(body, url, self.media_rules, taken=self._model.is_multimodal)
 
     def _check(self, internal: Any) -> None:
         from sglang.srt.managers.io_struct import GenerateReqInput

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
+import string
 import warnings
 from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
@@ -23,8 +24,9 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from sglang.srt.blendserve.allowed_hosts import AllowedHosts, NotAllowed
-from sglang.srt.blendserve.answering.media_fetch import NotFetched, fetch
+from sglang.srt.blendserve.answering.media_fetch import LONGEST_URL, NotFetched, fetch
 from sglang.srt.blendserve.answering.request_refused import RequestRefused
+from sglang.srt.blendserve.batch_file.types import Endpoint
 from sglang.srt.blendserve.settings import Settings
 
 MOST_PIXELS = 1 << 26
@@ -32,20 +34,43 @@ MOST_PIXELS = 1 << 26
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 
-_KINDS = {
-    "image_url": "image",
-    "image": "image",
-    "images": "image",
-    "video_url": "video",
-    "video": "video",
-    "audio_url": "recording",
-    "audio": "recording",
-    "input_audio": "recording",
-}
-"""Members of content parts that hold media -> what they are."""
+READ_SECONDS = 60.0
+"""For a file, on whatever disk it is."""
 
-_MEMBERS = ("messages", "input", "query", "documents", "items")
-"""Members of a body in which there may be content parts."""
+_BASE64 = frozenset(f"{string.ascii_letters}{string.digits}+/=")
+
+_KNOWN = {
+    "video": "MP4, MOV, WebM, Matroska or AVI",
+    "recording": "WAV, MP3, AAC, FLAC, Ogg, AIFF, MP4 or WebM",
+}
+
+_PARTS = {
+    "image_url": ("image_url", "image"),
+    "input_image": ("image_url", "image"),
+    "video_url": ("video_url", "video"),
+    "audio_url": ("audio_url", "recording"),
+    "input_audio": ("input_audio", "recording"),
+}
+"""Types of content parts that hold media -> the member with it, and what it is."""
+
+_INPUTS = {"image": "image", "video": "video"}
+"""Members of an embedding's input -> what they are."""
+
+_STARTS = {
+    "video": (b"\x1a\x45\xdf\xa3",),
+    "recording": (b"\x1a\x45\xdf\xa3", b"ID3", b"OggS", b"fLaC", b"FORM"),
+}
+"""What files of videos and recordings begin with: Matroska and WebM, MP3, Ogg, FLAC, AIFF. Others
+are refused: what is decoded must not name another file."""
+
+_RIFF = {"video": b"AVI ", "recording": b"WAVE"}
+"""What a file that begins with RIFF has from byte 8 on."""
+
+_BOX = b"ftyp"
+"""What stands in an MP4 or MOV file from byte 4 on."""
+
+_MP3_FRAME = (0xFF, 0xE0)
+"""The first byte of an MP3 or AAC frame, and the bits that its second byte has."""
 
 _DATA = ("image_data", "video_data", "audio_data")
 """Members of the engine's request."""
@@ -92,7 +117,8 @@ class MediaRules:
         Raises:
             RequestRefused: it is not allowed, cannot be read, or is too large.
         """
-        scheme = source[:16].partition(":")[0].lower()
+        scheme, colon, _ = source[:16].partition(":")
+        scheme = scheme.lower() if colon else ""
         if scheme == "data":
             source = f"data{source[4:]}"  # SGLang knows it in small letters
             self._check_size(medium, _decoded(medium, source))
@@ -103,7 +129,7 @@ class MediaRules:
                     medium, "is to be fetched, and no host is allowed (--blendserve-media-hosts)"
                 )
             try:
-                self.hosts.check(source)
+                self.hosts.check(source.partition("#")[0], longest=LONGEST_URL)
             except NotAllowed as error:
                 raise _refused(medium, f"cannot be fetched: {error}") from error
             return None
@@ -135,6 +161,8 @@ class MediaRules:
         """
         if self.root is None:
             what = "names a file, and no folder is allowed (--blendserve-media-root)"
+            if not set(source[:64]).difference(_BASE64):
+                what = "must begin with data:image/png;base64, or another type, if it is Base64"
             raise _refused(medium, what)
         try:
             scheme, host, in_address, *_ = urlsplit(source)
@@ -149,10 +177,12 @@ class MediaRules:
                 raise _refused(medium, "names a file outside of --blendserve-media-root")
             # Nothing that a name may lead to is waited for.
             file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
-            with open(file, "rb") as opened:
+            try:
                 if not stat.S_ISREG(os.fstat(file).st_mode):
                     raise _refused(medium, "names something that is no file")
-                return opened.read(self.most_bytes + 1)
+                return _read(file, self.most_bytes + 1)
+            finally:
+                os.close(file)
         except (OSError, RuntimeError, ValueError) as error:
             if isinstance(error, RequestRefused):
                 raise
@@ -170,28 +200,51 @@ class MediaRules:
             raise _refused(medium, "is empty")
         if medium.kind == "image":
             _check_image(medium, data)
+        elif not _is_container(medium.kind, data):
+            raise _refused(medium, f"is no {medium.kind} of a known kind ({_KNOWN[medium.kind]})")
 
 
-def media_in(body: dict[str, Any]) -> Iterator[Medium]:
-    """Yield the images, videos and recordings of a line's body, in their order."""
-    for name in _MEMBERS:
-        if name in body and not isinstance(body[name], str):
-            yield from _media_below(name, body[name])
+def media_in(body: dict[str, Any], url: Endpoint) -> Iterator[Medium]:
+    """Yield the images, videos and recordings of a line's body, in their order.
+
+    They are those that SGLang's handlers take from it; members with other data may have any names.
+
+    Args:
+        url: the line's endpoint.
+    """
+    if url in (Endpoint.CHAT, Endpoint.RESPONSES):
+        name = "messages" if url is Endpoint.CHAT else "input"
+        for number, message in _listed(body.get(name)):
+            for member in ("content", "output"):  # of a tool's, in a response
+                yield from _parts(f"{name}.{number}.{member}", message.get(member))
+    elif url is Endpoint.EMBEDDINGS:
+        for number, one in _listed(body.get("input")):
+            for member, kind in _INPUTS.items():
+                if one.get(member) is not None:
+                    yield _medium(f"input.{number}.{member}", kind, one[member])
+    elif url is Endpoint.RERANK:
+        yield from _parts("query", body.get("query"))
+        documents = body.get("documents")
+        for number, one in enumerate(documents if isinstance(documents, list) else ()):
+            yield from _parts(f"documents.{number}", one)
 
 
-def check_media(body: dict[str, Any], rules: MediaRules, *, taken: bool) -> None:
+def check_media(body: dict[str, Any], url: Endpoint, rules: MediaRules, *, taken: bool) -> None:
     """Refuse a line with media that the model or the operator does not take.
 
     Args:
+        url: the line's endpoint.
         taken: whether the model takes any.
 
     Raises:
         RequestRefused: says which field, and what to do.
     """
-    for medium in media_in(body):
+    for medium in media_in(body, url):
         if not taken:
             what = "is not taken: this model is run for text only (some take --enable-multimodal)"
             raise _refused(medium, what)
+        if ".output." in medium.path:
+            raise _refused(medium, "is left out by SGLang: a tool's output is text; leave it out")
         if medium.source is None:
             raise _refused(medium, "has no address and no data")
         rules.read(medium, medium.source)
@@ -220,7 +273,11 @@ async def inline(request: Any, rules: MediaRules) -> None:
     """
     for place, medium in [*_media_of(request)]:
         source = medium.source or ""
-        found = await asyncio.to_thread(rules.read, medium, source)
+        try:
+            async with asyncio.timeout(READ_SECONDS):
+                found = await asyncio.to_thread(rules.read, medium, source)
+        except TimeoutError as error:
+            raise _refused(medium, f"could not be read within {READ_SECONDS:.0f} s") from error
         place.put(found if found is not None else await rules.fetched(medium, source))
 
 
@@ -264,32 +321,48 @@ def _places(holder: Any, key: int | str, value: Any) -> Iterator[tuple[_Place, s
         raise RequestRefused("images, videos and recordings must be addresses or data.")
 
 
-def _media_below(path: str, value: Any) -> Iterator[Medium]:
-    if isinstance(value, list):
-        for index, one in enumerate(value):
-            if isinstance(one, dict | list):
-                yield from _media_below(f"{path}.{index}", one)
-        return
-    for name, member in value.items():
-        if (kind := _KINDS.get(name)) is not None:
-            yield from _sources(f"{path}.{name}", kind, member)
-        elif name == "content" and isinstance(member, dict | list):
-            yield from _media_below(f"{path}.{name}", member)
+def _listed(value: Any) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the objects of a list, with their places."""
+    for number, one in enumerate(value if isinstance(value, list) else ()):
+        if isinstance(one, dict):
+            yield number, one
 
 
-def _sources(path: str, kind: str, value: Any) -> Iterator[Medium]:
-    if isinstance(value, list):
-        for index, one in enumerate(value):
-            yield from _sources(f"{path}.{index}", kind, one)
-    elif isinstance(value, dict) and "data" in value:  # OpenAI's recordings, Base64 as it is
+def _parts(path: str, content: Any) -> Iterator[Medium]:
+    """Yield the media of a list of content parts."""
+    for number, part in _listed(content):
+        kind = part.get("type")
+        member, what = _PARTS.get(kind, ("", "")) if isinstance(kind, str) else ("", "")
+        if member:
+            yield _medium(f"{path}.{number}.{member}", what, part.get(member))
+
+
+def _medium(path: str, kind: str, value: Any) -> Medium:
+    if isinstance(value, dict) and "data" in value:  # OpenAI's recordings, Base64 as it is
         data = value["data"]
-        source = f"data:;base64,{data}" if isinstance(data, str) else None
-        yield Medium(f"{path}.data", kind, source)
-    elif isinstance(value, dict):
-        source = value.get("url")
-        yield Medium(f"{path}.url", kind, source if isinstance(source, str) else None)
-    elif value is not None:
-        yield Medium(path, kind, value if isinstance(value, str) else None)
+        return Medium(f"{path}.data", kind, f"data:;base64,{data}")
+    if isinstance(value, dict):
+        path, value = f"{path}.url", value.get("url")
+    return Medium(path, kind, value if isinstance(value, str) else None)
+
+
+def _read(file: int, most: int) -> bytes:
+    """Return what a file holds, at most so many bytes."""
+    parts, size = [], 0
+    while size < most and (part := os.read(file, min(most - size, 1 << 20))):
+        parts.append(part)
+        size += len(part)
+    return b"".join(parts)
+
+
+def _is_container(kind: str, data: bytes) -> bool:
+    """Whether a file begins as videos or recordings do, and not as a list of others."""
+    if data.startswith(_STARTS[kind]) or data[4:8] == _BOX:
+        return True
+    if data.startswith(b"RIFF"):
+        return data[8:12] == _RIFF[kind]
+    first, bits = _MP3_FRAME
+    return kind == "recording" and len(data) > 1 and data[0] == first and data[1] & bits == bits
 
 
 def _decoded(medium: Medium, source: str) -> bytes:

@@ -77,6 +77,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tool-call-parser", metavar="P", help="as the engine is to be given it")
     parser.add_argument("--is-embedding", action="store_true", help="the model makes embeddings")
     parser.add_argument(
+        "--enable-multimodal", action="store_true", help="as the engine has it, for some models"
+    )
+    parser.add_argument(
+        "--media-root", metavar="FOLDER", help="folder whose files lines may name as images"
+    )
+    parser.add_argument(
         "--device",
         metavar="D",
         help=f"plan for this device: {', '.join(known_devices())}, or cpu (this "
@@ -220,9 +226,17 @@ def _plan(args: argparse.Namespace) -> dict[str, Any]:
 
 def _engine_flags(args: argparse.Namespace) -> list[str]:
     """What the engine that the batch is for would be started with, as far as prompts go."""
-    named = {"--chat-template": args.chat_template, "--tool-call-parser": args.tool_call_parser}
+    named = {
+        "--chat-template": args.chat_template,
+        "--tool-call-parser": args.tool_call_parser,
+        "--blendserve-media-root": args.media_root,
+    }
     given = [part for name, value in named.items() if value for part in (name, value)]
-    set_flags = {"--trust-remote-code": args.trust_remote_code, "--is-embedding": args.is_embedding}
+    set_flags = {
+        "--trust-remote-code": args.trust_remote_code,
+        "--is-embedding": args.is_embedding,
+        "--enable-multimodal": args.enable_multimodal,
+    }
     return given + [name for name, is_set in set_flags.items() if is_set]
 
 

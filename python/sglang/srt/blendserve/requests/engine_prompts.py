@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
+import math
 import os
+import time
 from collections.abc import Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -34,6 +36,10 @@ _CHARACTERS_A_TOKEN = 4
 
 _MEDIA_TOKENS = 576
 """Guessed tokens of an image that is to be fetched, as of one image in LLaVA; unproven."""
+
+_MEDIA_SECONDS = 20.0
+"""Processor time that the media of lines that are rendered together may take; the media of the
+others are guessed. A worker that takes three times as long is ended (`workers`)."""
 
 _FIRST_STAND_IN = 1 << 30
 """Token ids from here on, below 2^31, stand for images, videos and recordings."""
@@ -102,6 +108,8 @@ class EnginePrompts:
         self.context_length = int(self._manager.context_len)
         self._encoder: BatchEncoder | None = None
         self._runner: asyncio.Runner | None = None
+        self._media_until = math.inf
+        _stay_on_the_cpu(self._manager.mm_processor)
         # A multimodal handler decodes what it has tokenized, so there is nothing to put off.
         fast = getattr(self.tokenizer, "is_fast", False)
         if fast and not self._manager.model_config.is_multimodal:
@@ -145,6 +153,7 @@ class EnginePrompts:
         length, and so has what is to be fetched.
         """
         done: list[list[Prompt] | RequestRefused | _Rendered] = []
+        self._media_until = time.process_time() + _MEDIA_SECONDS
         for line in lines:
             try:
                 done.append(self._begin(line))
@@ -190,19 +199,27 @@ class EnginePrompts:
     def _with_media(self, internal: Any) -> list[Prompt] | None:
         """Return the prompt of a request with media, by the model's own processor.
 
-        None: of a request with several prompts, or with media that are to be fetched.
+        None: of a request with several prompts, or with media that are to be fetched or that the
+        processor fails over, and where media have taken so long that others would wait.
 
         Raises:
             RequestRefused, ValueError: the engine would refuse the line.
         """
         several = isinstance(internal.text, list)
-        if self._manager.mm_processor is None or several or internal.input_embeds is not None:
+        given_up = time.process_time() > self._media_until
+        if self._manager.mm_processor is None or several or given_up:
+            return None
+        if getattr(internal, "input_embeds", None) is not None:
             return None
         if not inline_local(internal, self._conversion.media_rules):
             return None
         self._runner = self._runner or asyncio.Runner()
-        processed = self._runner.run(self._processed(internal))
-        ids = list(processed.input_ids)
+        try:
+            processed = self._runner.run(self._processed(internal))
+            ids = list(processed.input_ids)
+        except Exception as error:  # of any kind, also of a decoder that is not installed here
+            logger.info("a line's images are not counted beforehand: %r", error)
+            return None
         one = copy.copy(internal)
         one.text, one.input_ids = None, ids
         preferred = self._manager.preferred_sampling_params or {}
@@ -299,6 +316,13 @@ def _checked(ids: list[int], vocab_size: int) -> Tokens:
     except (OverflowError, ValueError, TypeError):
         pass
     return check_token_ids(ids, vocab_size)
+
+
+def _stay_on_the_cpu(processor: Any) -> None:
+    """Keep a multimodal processor off the GPU, whose memory is the engine's."""
+    for one in (processor, getattr(processor, "inner", None)):  # LLaVA's has another inside
+        if one is not None and hasattr(one, "_fast_image_processor_device"):
+            one._fast_image_processor_device = lambda _: "cpu"
 
 
 def _with_stand_ins(ids: list[int], items: Sequence[Any]) -> Tokens:

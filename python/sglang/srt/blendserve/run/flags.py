@@ -211,7 +211,7 @@ def _media_flags(args: argparse.Namespace) -> list[str]:
     """Return what an engine is told of the media that lines may have."""
     flags = []
     if args.media_root is not None:
-        flags += ["--blendserve-media-root", args.media_root]
+        flags += ["--blendserve-media-root", os.path.abspath(args.media_root)]
     if args.allow_media_urls is not None:
         flags += ["--blendserve-media-hosts", args.allow_media_urls]
     return flags

@@ -83,11 +83,12 @@ def _answered(
         waiting = _write(rows, folder / "in.jsonl")
         if not waiting:
             return
-        files = ["-i", "in.jsonl", "-o", "out.jsonl", "--errors", "errors.jsonl"]
+        # In full, for the command runs here: other flags may name files as well.
+        names = {"-i": "in.jsonl", "-o": "out.jsonl", "--errors": "errors.jsonl"}
+        files = [part for flag, name in names.items() for part in (flag, str(folder / name))]
         model = ["--model-path", _absolute(model_path), "--stop-with-stdin"]
         process = subprocess.Popen(
             [sys.executable, "-m", "sglang.srt.blendserve.cli", "run", *files, *model, *flags],
-            cwd=folder,
             stdin=subprocess.PIPE,  # whose end it sees, however this process ends
             stdout=subprocess.DEVNULL,
             start_new_session=True,
