@@ -67,8 +67,11 @@ def test_answers_of_both_are_those_of_stock_sglang(
     state = result["state"][0]
     assert state["waiting"] == state["running"] == state["online"]["parked"] == 0
     assert state["online"]["ended"] >= ORDER["online"]
+    name = request.node.callspec.id
+    if name == "two lanes":
+        return  # whether any two decode at once depends on when the emulated lanes end
     # SGLang 0.5.17 lets nobody go on in a mixed step under its overlap schedule.
-    parks = not OLD or "overlap" not in request.node.callspec.id
+    parks = not OLD or "overlap" not in name
     assert (state["online"]["parked_in_all"] > 0) == parks, "somebody had to sit out a step"
 
 
