@@ -15,17 +15,13 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from PIL import ImageFile
 from tiny_vision_model import as_address, png
 
 from sglang.srt.blendserve.allowed_hosts import AllowedHosts
-from sglang.srt.blendserve.answering import media, media_fetch
-from sglang.srt.blendserve.answering.media import (
-    MediaRules,
-    check_media,
-    inline,
-    inline_local,
-    media_in,
-)
+from sglang.srt.blendserve.answering import media_content, media_fetch
+from sglang.srt.blendserve.answering.media import check_media, inline, inline_local, media_in
+from sglang.srt.blendserve.answering.media_rules import MediaRules
 from sglang.srt.blendserve.answering.request_refused import RequestRefused
 from sglang.srt.blendserve.batch_file.types import Endpoint
 from sglang.srt.blendserve.refusals import Refusal
@@ -170,7 +166,11 @@ def test_a_model_that_takes_text_only_is_shown_no_image() -> None:
 
 
 def test_an_image_of_too_many_pixels_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(media, "MOST_PIXELS", 60 * 40)
+    def unpacked(_: object) -> None:
+        raise AssertionError("it is unpacked")
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", unpacked)
+    monkeypatch.setattr(media_content, "MOST_PIXELS", 60 * 40)
     check_media(body_with(HELD), CHAT, rules(), taken=True)
     with pytest.raises(RequestRefused, match="has 60 x 41 pixels; at most 2,400"):
         check_media(body_with(as_address(png(1, 60, 41))), CHAT, rules(), taken=True)
@@ -258,6 +258,8 @@ async def test_images_are_fetched_from_hosts_that_are_allowed(
         seen.append(name := request.match_info["name"])
         if name == "busy.png" and seen.count(name) < 3:
             return web.Response(status=503)
+        if name == "broken.png":
+            return web.Response(status=500)
         if name == "moved.png":
             return web.Response(status=302, headers={"Location": "/cat.png"})
         if name == "away.png":
@@ -285,6 +287,10 @@ async def test_images_are_fetched_from_hosts_that_are_allowed(
                 await inline(asked_for(f"{base}/{name}"), given)
         assert seen.count("none.png") == 1
         assert seen.count("cat.png") == 2  # for itself and for moved.png; it is kept then
+        for _ in range(9):  # it is the address that fails, and not its host
+            with pytest.raises(RequestRefused, match="status 500"):
+                await inline(asked_for(f"{base}/broken.png"), given)
+        assert seen.count("broken.png") == 3
         many = [asked_for(f"{base}/one?a=%2F&n=1#part") for _ in range(5)]
         await asyncio.gather(*(inline(one, given) for one in many))
         assert seen.count("one") == 1

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pydantic import BaseModel
 
 from sglang.srt.blendserve.answering.known_prompts import KnownChat, id_lists, replace_texts
-from sglang.srt.blendserve.answering.media import MediaRules, check_media
+from sglang.srt.blendserve.answering.media import check_media
+from sglang.srt.blendserve.answering.media_rules import MediaRules
 from sglang.srt.blendserve.answering.other_endpoints import (
     OneGoHandler,
     answer_rerankings,

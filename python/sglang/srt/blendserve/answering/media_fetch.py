@@ -40,6 +40,9 @@ _GIVEN_UP_AFTER = 4
 """So many addresses of a host in a row without an answer, and it is left alone."""
 
 _LEFT_ALONE_SECONDS = 60.0
+"""For such a host, and for an address that has failed."""
+
+_MOST_FAILED = 10_000
 
 
 class NotFetched(Exception):
@@ -47,7 +50,15 @@ class NotFetched(Exception):
 
 
 class _Again(Exception):
-    """A fetch failed that may go well a moment later."""
+    """A fetch failed that may go well a moment later.
+
+    Attributes:
+        answers: whether the host has answered, if only with an error.
+    """
+
+    def __init__(self, reason: str, *, answers: bool = False) -> None:
+        super().__init__(reason)
+        self.answers = answers
 
 
 async def fetch(url: str, hosts: AllowedHosts, most_bytes: int) -> bytes:
@@ -87,6 +98,7 @@ class _Fetcher:
         self._kept: OrderedDict[str, bytes] = OrderedDict()
         self._size = 0
         self._asked: dict[str, asyncio.Lock] = {}
+        self._failed: OrderedDict[str, tuple[float, str]] = OrderedDict()
 
     async def fetch(self, url: str, hosts: AllowedHosts, most_bytes: int) -> bytes:
         hosts.check(url, longest=LONGEST_URL)
@@ -96,7 +108,16 @@ class _Fetcher:
                 if url in self._kept:
                     self._kept.move_to_end(url)
                     return self._kept[url]
-                data = await self._asked_for(url, hosts, most_bytes)
+                until, reason = self._failed.get(url, (0.0, ""))
+                if time.monotonic() < until:
+                    raise NotFetched(reason)
+                try:
+                    data = await self._asked_for(url, hosts, most_bytes)
+                except NotFetched as error:
+                    self._failed[url] = time.monotonic() + _LEFT_ALONE_SECONDS, str(error)
+                    while len(self._failed) > _MOST_FAILED:
+                        self._failed.popitem(last=False)
+                    raise
                 self._keep(url, data)
                 return data
         finally:
@@ -105,7 +126,7 @@ class _Fetcher:
 
     async def _asked_for(self, url: str, hosts: AllowedHosts, most_bytes: int) -> bytes:
         host = self._hosts.setdefault(urlsplit(url).netloc, _Host())
-        reason = ""
+        reason, answers = "", False
         for number in range(_TRIES):
             async with host.turns:
                 if time.monotonic() < host.left_alone_until:
@@ -116,12 +137,13 @@ class _Fetcher:
                     host.failures = 0
                     return data
                 except _Again as error:
-                    reason = str(error)
+                    reason, answers = str(error), error.answers
                 except TimeoutError:
+                    answers = False
                     reason = f"no answer within {SECONDS:.0f} seconds"
             if number + 1 < _TRIES:
                 await asyncio.sleep(_PAUSE_SECONDS * 2**number)
-        host.failures += 1
+        host.failures = 0 if answers else host.failures + 1
         if host.failures >= _GIVEN_UP_AFTER:
             host.failures = 0
             host.left_alone_until = time.monotonic() + _LEFT_ALONE_SECONDS
@@ -155,7 +177,7 @@ async def _fetched(url: str, hosts: AllowedHosts, most_bytes: int) -> bytes:
                         url = urljoin(url, answer.headers["Location"]).partition("#")[0]
                         continue
                     if answer.status >= 500 or answer.status == 429:
-                        raise _Again(f"status {answer.status}")
+                        raise _Again(f"status {answer.status}", answers=True)
                     if answer.status != 200:
                         raise NotFetched(f"status {answer.status}")
                     return await _body(answer, most_bytes)

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from sglang.srt.blendserve.answering.media import MediaRules, inline
+from sglang.srt.blendserve.answering.media import inline
+from sglang.srt.blendserve.answering.media_rules import MediaRules
 from sglang.srt.blendserve.answering.other_endpoints import scored
 from sglang.srt.blendserve.answering.request_guard import check_token_ids
 

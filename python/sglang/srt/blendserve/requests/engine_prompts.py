@@ -6,12 +6,9 @@ other processes is left out, so its token ids, its cap and its refusals are thos
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import logging
-import math
 import os
-import time
 from collections.abc import Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sglang.srt.blendserve.answering.conversion import RequestConversion
-from sglang.srt.blendserve.answering.media import inline_local
 from sglang.srt.blendserve.answering.request_guard import check_token_ids
 from sglang.srt.blendserve.answering.request_refused import RequestRefused
 from sglang.srt.blendserve.batch_file.types import BatchLine
 from sglang.srt.blendserve.requests.encoding import BatchEncoder, EncodedLater
 from sglang.srt.blendserve.requests.engine_settings import engine_settings
+from sglang.srt.blendserve.requests.media_tokens import MediaTokens
 
 if TYPE_CHECKING:
     from sglang.srt.server_args import ServerArgs
@@ -36,13 +33,6 @@ _CHARACTERS_A_TOKEN = 4
 
 _MEDIA_TOKENS = 576
 """Guessed tokens of an image that is to be fetched, as of one image in LLaVA; unproven."""
-
-_MEDIA_SECONDS = 20.0
-"""Processor time that the media of lines that are rendered together may take; the media of the
-others are guessed. A worker that takes three times as long is ended (`workers`)."""
-
-_FIRST_STAND_IN = 1 << 30
-"""Token ids from here on, below 2^31, stand for images, videos and recordings."""
 
 Tokens = NDArray[np.int32]
 _NONE: Tokens = np.zeros(0, dtype=np.int32)
@@ -107,9 +97,7 @@ class EnginePrompts:
         self.tokenizer: Any = self._manager.tokenizer
         self.context_length = int(self._manager.context_len)
         self._encoder: BatchEncoder | None = None
-        self._runner: asyncio.Runner | None = None
-        self._media_until = math.inf
-        _stay_on_the_cpu(self._manager.mm_processor)
+        self._media = MediaTokens(self._manager, self._conversion.media_rules)
         # A multimodal handler decodes what it has tokenized, so there is nothing to put off.
         fast = getattr(self.tokenizer, "is_fast", False)
         if fast and not self._manager.model_config.is_multimodal:
@@ -153,7 +141,7 @@ class EnginePrompts:
         length, and so has what is to be fetched.
         """
         done: list[list[Prompt] | RequestRefused | _Rendered] = []
-        self._media_until = time.process_time() + _MEDIA_SECONDS
+        self._media.begin()
         for line in lines:
             try:
                 done.append(self._begin(line))
@@ -197,56 +185,23 @@ class EnginePrompts:
         return _Rendered(internal, list(given) if several else [given])
 
     def _with_media(self, internal: Any) -> list[Prompt] | None:
-        """Return the prompt of a request with media, by the model's own processor.
-
-        None: of a request with several prompts, or with media that are to be fetched or that the
-        processor fails over, and where media have taken so long that others would wait.
+        """Return the prompt of a request with media; None where its tokens cannot be counted.
 
         Raises:
             RequestRefused, ValueError: the engine would refuse the line.
         """
-        several = isinstance(internal.text, list)
-        given_up = time.process_time() > self._media_until
-        if self._manager.mm_processor is None or several or given_up:
+        counted = self._media.count(internal)
+        if counted is None:
             return None
-        if getattr(internal, "input_embeds", None) is not None:
-            return None
-        if not inline_local(internal, self._conversion.media_rules):
-            return None
-        self._runner = self._runner or asyncio.Runner()
-        try:
-            processed = self._runner.run(self._processed(internal))
-            ids = list(processed.input_ids)
-        except Exception as error:  # of any kind, also of a decoder that is not installed here
-            logger.info("a line's images are not counted beforehand: %r", error)
-            return None
+        ids, tokens = counted
         one = copy.copy(internal)
         one.text, one.input_ids = None, ids
         preferred = self._manager.preferred_sampling_params or {}
         one.sampling_params = {**preferred, **(internal.sampling_params or {})}
-        self._manager._validate_one_request(one, ids)
+        self._manager._validate_one_request(one, ids)  # may shorten both
         limits = _limits(one.sampling_params)
-        tokens = _with_stand_ins(ids, processed.mm_items)
+        tokens = tokens[: len(ids)]
         return [Prompt(tokens, tokens.size, *limits[:2], _namespace(internal, 0), limits[2], False)]
-
-    async def _processed(self, internal: Any) -> Any:
-        """Return what the multimodal processor makes of a request, as the tokenizer manager has it
-        do in the engine."""
-        processor = self._manager.mm_processor
-        for name in ("image_data", "video_data", "audio_data"):
-            value = getattr(internal, name, None)
-            if value is not None and not isinstance(value, list):
-                setattr(internal, name, [value])
-        given = internal.text if internal.text else internal.input_ids
-        if getattr(processor, "prefer_tokenized_input", False) and isinstance(given, str):
-            given = self._ids([given])[0]
-        return await processor.process_mm_data_async(
-            image_data=internal.image_data,
-            audio_data=internal.audio_data,
-            input_text=given,
-            request_obj=internal,
-            max_req_input_len=self.context_length,
-        )
 
     def _always_processes(self) -> bool:
         """Whether the multimodal processor has its say in texts as well."""
@@ -316,26 +271,6 @@ def _checked(ids: list[int], vocab_size: int) -> Tokens:
     except (OverflowError, ValueError, TypeError):
         pass
     return check_token_ids(ids, vocab_size)
-
-
-def _stay_on_the_cpu(processor: Any) -> None:
-    """Keep a multimodal processor off the GPU, whose memory is the engine's."""
-    for one in (processor, getattr(processor, "inner", None)):  # LLaVA's has another inside
-        if one is not None and hasattr(one, "_fast_image_processor_device"):
-            one._fast_image_processor_device = lambda _: "cpu"
-
-
-def _with_stand_ins(ids: list[int], items: Sequence[Any]) -> Tokens:
-    """Return token ids, in which each medium's places have an id that stands for its content.
-
-    SGLang takes a hash of it, of 64 bits for some; here it is one above all vocabularies.
-    """
-    tokens = np.asarray(ids, dtype=np.int32)
-    for item in items:
-        item.set_pad_value()
-        for first, last in item.offsets or ():
-            tokens[first : last + 1] = _FIRST_STAND_IN + item.pad_value % _FIRST_STAND_IN
-    return tokens
 
 
 class _Limits(NamedTuple):

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sglang.srt.blendserve.answering.media import MediaRules
+from sglang.srt.blendserve.answering.media_rules import MediaRules
 
 if TYPE_CHECKING:
     from sglang.srt.server_args import ServerArgs
