@@ -7,6 +7,7 @@ of that tokenizer manager.
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Sequence
 from hashlib import blake2b
@@ -64,6 +65,12 @@ class Executor:
         keep_marks()
         self._manager = tokenizer_manager
         manager = ObservedTokenizerManager(tokenizer_manager, keep_prompts=keep_prompts)
+        tokenizer = getattr(tokenizer_manager, "tokenizer", None)
+        model = getattr(tokenizer_manager, "model_config", None)
+        if getattr(model, "is_multimodal", False) and getattr(tokenizer, "is_fast", False):
+            # The multimodal processor changes how its tokenizer pads, which fails ("Already
+            # borrowed") while a thread here tokenizes with the same.
+            manager.tokenizer = copy.deepcopy(tokenizer)
         self._conversion = RequestConversion(manager, template_manager)
         self._threads = BoundedThreads(PREPARE_SECONDS)
 

@@ -95,6 +95,9 @@ class ObservedTokenizerManager:
     Everything else is the wrapped manager's own. Only requests that do not stream.
     """
 
+    tokenizer: Any
+    """The wrapped manager's, unless the handlers are given another one."""
+
     def __init__(self, inner: TokenizerManager, *, keep_prompts: bool) -> None:
         self._inner = inner
         self._keep_prompts = keep_prompts
