@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import io
 import json
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import httpx
 import pyarrow
 import pytest
 from on_a_port import free_port, on_a_port
+from openai.resources.batches import Batches
 from pyarrow import parquet as pyarrow_parquet
 from scripted import MODEL, ScriptedEngine, Service, jsonl, line, serve
 
@@ -202,6 +204,40 @@ async def test_ctrl_c_ends_the_waiting_and_not_the_batch(
     assert f"fetch {batch} --wait" in said.decode()
     go_on.set()
     assert (await shop.service.finish(batch)).status == "completed"
+
+
+class _Interrupted(io.StringIO):
+    """Standard output; Ctrl-C comes right behind the first line."""
+
+    def flush(self) -> None:
+        raise KeyboardInterrupt
+
+
+async def test_ctrl_c_behind_the_id_says_how_to_go_on(
+    shop: Shop, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = _Interrupted()
+    monkeypatch.setattr(sys, "stdout", said)
+    assert await shop.run("submit", "-i", "in.jsonl", "--wait") == server.INTERRUPTED
+    batch = said.getvalue().strip()
+    assert f"fetch {batch} --wait -o in.out.jsonl" in capsys.readouterr().err
+    assert (await shop.service.finish(batch)).status == "completed"
+
+
+async def test_ctrl_c_while_a_batch_is_made_says_that_it_may_be_there(
+    shop: Shop, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Batches.create
+
+    def interrupted(*given: Any, **named: Any) -> None:
+        made(*given, **named)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Batches, "create", interrupted)
+    assert await shop.run("submit", "-i", "in.jsonl") == server.INTERRUPTED
+    assert "`sglang-blendserve status` shows" in capsys.readouterr().err
+    assert await shop.run("status") == 0
+    assert "batch_" in capsys.readouterr().out
 
 
 @pytest.fixture

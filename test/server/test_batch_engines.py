@@ -48,6 +48,25 @@ def wait_for_both(server: ServerProcess) -> None:
         time.sleep(0.5)
 
 
+def answered_of(server: ServerProcess, number: int) -> list[float]:
+    """What each engine has answered, once the gauges show ``number`` in all: they are set now and
+    then."""
+    end = time.monotonic() + 60
+    while True:
+        metrics = httpx.get(f"{server.url}/metrics").text
+        answered = [
+            float(line.rpartition(" ")[2])
+            for line in metrics.splitlines()
+            if line.startswith("blendserve:batch_engine_answered_requests{")
+        ]
+        if sum(answered) == number:
+            assert 'blendserve:batch_engine_up{engine="1"' in metrics
+            return answered
+        assert sum(answered) < number
+        assert time.monotonic() < end, (answered, server.tail())
+        time.sleep(0.2)
+
+
 def test_two_engines_answer_a_servers_batches(
     tmp_path: Path, tiny_model: Path, cpu_engine_kwargs: dict[str, Any]
 ) -> None:
@@ -65,14 +84,8 @@ def test_two_engines_answer_a_servers_batches(
         for name, answer in answers.items():
             by_name.setdefault(name.partition("-")[2], set()).add(str(answer))
         assert all(len(several) == 1 for several in by_name.values())  # whoever answered
-        metrics = httpx.get(f"{server.url}/metrics").text
-        assert 'blendserve:batch_engine_up{engine="1"' in metrics
-        answered = [
-            float(line.rpartition(" ")[2])
-            for line in metrics.splitlines()
-            if line.startswith("blendserve:batch_engine_answered_requests{")
-        ]
-        assert sum(answered) <= len(MANY)
+        answered = answered_of(server, len(MANY))
+        assert len(answered) == 2
         assert min(answered) > len(MANY) / 8
 
         other = submit(client, jsonl(MANY), "/v1/completions")

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ _SHORTEST_SECONDS, _LONGEST_SECONDS = 0.5, 5.0
 """Between two looks at a batch: soon at first, for one that ends at once."""
 
 _LINE_SECONDS = 30.0
+
+_SHOWN = "`sglang-blendserve status` shows whether the server made one"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,22 +86,23 @@ def create(client: openai.OpenAI, **given: Any) -> Batch:
     except openai.APIConnectionError as error:
         raise ClientError(
             f"the server did not answer ({error.__cause__ or error}) when it was asked for a batch "
-            f"of {given['input_file_id']}. `sglang-blendserve status` shows whether it made one"
+            f"of {given['input_file_id']}. {_SHOWN}"
         ) from error
+    except KeyboardInterrupt:
+        print(f"Stopped while a batch was asked for. {_SHOWN}", file=sys.stderr)
+        raise
 
 
-def follow(
-    client: openai.OpenAI, batch: Batch, output: Path, server: str, *, overwrite: bool
-) -> int:
-    """Wait for a batch and fetch its results; return the exit status. If it cannot be done, say how
-    to go on."""
+@contextmanager
+def told_how_to_go_on(batch_id: str, output: Path | None, server: str) -> Iterator[None]:
+    """Say how a batch's results are got where the block ends in an error or by Ctrl-C."""
     try:
-        return fetch(client, wait(client, batch.id), output, overwrite=overwrite)
+        yield
     except BaseException as error:
         stopped = isinstance(error, KeyboardInterrupt)
         print(
             f"{'Stopped; the batch goes on.' if stopped else 'The results are not fetched.'} To "
-            f"get them:\n  sglang-blendserve fetch {batch.id} --wait -o {output} "
+            f"get them:\n  sglang-blendserve fetch {batch_id} --wait -o {output or 'FILE'} "
             f"--server {server}",
             file=sys.stderr,
         )

@@ -63,7 +63,9 @@ def _retry(args: argparse.Namespace) -> int:
         completion_window=before.completion_window,
         metadata={**(before.metadata or {}), "retry_of": before.id},
     )
-    print(batch.id, flush=True)
-    if not args.wait:
-        return 0
-    return results.follow(client, batch, args.output, args.server, overwrite=args.overwrite)
+    with results.told_how_to_go_on(batch.id, args.output, args.server):
+        print(batch.id, flush=True)
+        if not args.wait:
+            return 0
+        ended = results.wait(client, batch.id)
+        return results.fetch(client, ended, args.output, overwrite=args.overwrite)

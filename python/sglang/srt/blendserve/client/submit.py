@@ -76,12 +76,14 @@ def _submit(args: argparse.Namespace) -> int:
         completion_window=args.window,
         metadata=dict(args.metadata),
     )
-    print(batch.id, flush=True)
-    if ((batch.model_extra or {}).get("forecast") or {}).get("in_time") is False:
-        print(f"It may miss its window: {server.shown(batch)}", file=sys.stderr)
-    if not args.wait:
-        return 0
-    return results.follow(client, batch, output, args.server, overwrite=args.overwrite)
+    with results.told_how_to_go_on(batch.id, output, args.server):
+        print(batch.id, flush=True)
+        if ((batch.model_extra or {}).get("forecast") or {}).get("in_time") is False:
+            print(f"It may miss its window: {server.shown(batch)}", file=sys.stderr)
+        if not args.wait:
+            return 0
+        ended = results.wait(client, batch.id)
+        return results.fetch(client, ended, output, overwrite=args.overwrite)
 
 
 def _pair(text: str) -> tuple[str, str]:
