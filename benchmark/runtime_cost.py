@@ -163,7 +163,7 @@ class Engine(BlendScheduler):
         if isinstance(self.tree_cache, BlendRadixCache):
             self.tree_cache.follow(self.pool)
         self.offline_receiver = OfflineReceiver(self.pool)
-        self.step_policy = make_step_policy(self.pool, "balance", max_tokens=chunk)
+        self.step_policy = make_step_policy(self.pool, "marginal", max_tokens=chunk)
         self.batch, self.page_size, self.is_mixed_chunk = args.batch, 1, True
         self.waiting_queue: list[Req] = []
         self.chunked_req, self.chunked_prefill_size = None, chunk

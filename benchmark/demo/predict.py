@@ -34,15 +34,11 @@ def main() -> int:
     args = parse()
     measured = read_measured(args.measured)
     predicted: dict[str, dict[str, Any]] = {}
-    runs = {"fixed": [name for name in POLICIES if name in measured]}
-    if "balance" in measured:
-        runs["balance"] = ["blendserve"]
-    for pace, policies in runs.items():
-        results = simulate(args, pace, ",".join(policies))
-        if results is None:
-            return 1
-        for result in results:
-            predicted[result["policy"] if pace == "fixed" else pace] = result
+    results = simulate(args, "fixed", ",".join(name for name in POLICIES if name in measured))
+    if results is None:
+        return 1
+    for result in results:
+        predicted[result["policy"]] = result
     rows = compare(measured, predicted)
     print(f"{'':12}{'measured':>10}{'predicted':>11}{'apart':>8}{'sharing':>9}{'predicted':>11}")
     for name, row in rows.items():

@@ -28,7 +28,6 @@ import numpy as np
 
 from sglang.srt.blendserve import job_ids
 from sglang.srt.blendserve.cost.device_spec import DeviceSpec
-from sglang.srt.blendserve.policy.pace import automatic_pace
 from sglang.srt.blendserve.simulator.kinds import make_workload
 from sglang.srt.blendserve.simulator.length_traces import LengthTrace
 from sglang.srt.blendserve.simulator.machine import Machine
@@ -81,7 +80,7 @@ class Play:
         lengths |= {f"chat-{at}": output for at, (_, output) in enumerate(self.chats)}
         machine = Machine.build(MODEL, DeviceSpec.named(DEVICE), "sequential", rates="tables")
         self.device = Device(machine.steps, lengths)
-        options = BlendOptions(pace=automatic_pace(overlaps=False))
+        options = BlendOptions(pace="marginal")
         longest = max(
             max(p.size + m for p, m in zip(self.prompts, self.limits, strict=True)),
             max((p + 4 * o for p, o in self.chats), default=0),

@@ -27,7 +27,6 @@ import numpy as np
 
 from sglang.srt.blendserve import job_ids
 from sglang.srt.blendserve.cost.device_spec import DeviceSpec
-from sglang.srt.blendserve.policy.pace import automatic_pace
 from sglang.srt.blendserve.simulator.machine import Machine
 from sglang.srt.blendserve.simulator.options import BlendOptions
 
@@ -90,7 +89,7 @@ class Storm:
         )  # fmt: skip
         lengths = {rid: one.output for rid, one in self.asked.items()}
         self.device = Device(machine.steps, lengths)
-        options = BlendOptions(pace=automatic_pace(overlaps=False), chunk=512)
+        options = BlendOptions(pace="marginal", chunk=512)
         play = {
             "policy": "blendserve",
             "options": options.as_dict(),

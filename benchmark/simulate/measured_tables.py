@@ -6,7 +6,17 @@ from collections.abc import Callable
 from statistics import median
 from typing import Any
 
-from studies import MEASURED_ENGINES, RELEASED, SEEDS, USERS, WINDOWS
+from studies import (
+    BEFORE,
+    MEASURED_ENGINES,
+    PACED,
+    PACED_ON,
+    PACED_PEERS,
+    RELEASED,
+    SEEDS,
+    USERS,
+    WINDOWS,
+)
 
 from tables import ENGINE_CHUNK, TRACES, Row, best, figure, rate, rows, table
 
@@ -146,12 +156,35 @@ def _windows() -> str:
     return table([*head, f"{WINDOWS[-1]:,} in the file's order"], body)
 
 
+def _paces(ours: str) -> str:
+    """One line a workload: blendserve under a pace over the best of the peers' settings, each seed
+    for itself, on each engine and device."""
+    body = []
+    for workload, requests in PACED:
+        line = [f"{workload}, {requests:,}"]
+        for device, engine in PACED_ON:
+            where = {"workload": workload, "device": device, "engine": engine}
+            pace = BEFORE[engine] if ours == "before" else ours
+            gains = []
+            for seed in ALL_SEEDS:
+                found = rows("paces", seed=seed, **where)
+                mine = [row for row in found if row["cell"]["options"] == {"pace": pace}]
+                peers = [row for row in found if row["cell"]["policy"] != "blendserve"]
+                if mine and len(peers) == len(PACED_PEERS):
+                    gains.append(rate(mine[0]) / max(map(rate, peers)))
+            line.append(spread(gains, ".3f"))
+        body.append(line)
+    return table(["", *(f"{device.split('-')[0]}, {engine}" for device, engine in PACED_ON)], body)
+
+
 MEASURED_TABLES: dict[str, Callable[[], str]] = {
     "validation": _validation,
     **{f"measured {engine}": lambda e=engine: _engine(e) for engine in MEASURED_ENGINES},
     "hopper lanes": lambda: "\n\n".join(_engine("lanes", d, "hopper") for d in ("H100", "H200")),
     "hopper sequential": lambda: _engine("sequential", "H200", "hopper"),
     "windows": _windows,
+    "paces marginal": lambda: _paces("marginal"),
+    "paces before": lambda: _paces("before"),
     "users lanes": lambda: _users("lanes"),
     "users sequential": lambda: _users("sequential"),
 }

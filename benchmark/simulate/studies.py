@@ -15,9 +15,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from cells import Cell, forget, run
+from cells import Cell, forget, load, run
 from division import DIVISIONS, ONE_PLAN, ROUND_ROBIN, WINDOW
 
+from sglang.srt.blendserve.policy.pace import PACES
 from sglang.srt.blendserve.simulator.peers import CONSERVATIVENESS
 
 TRACES = ("trace1", "trace2", "trace3", "trace4")
@@ -255,6 +256,58 @@ def hopper() -> list[Cell]:
         for device, engine in (("H100", "lanes"), ("H200", "lanes"), ("H200", "sequential"))
         for policy, chunk, share in flags
     ]
+
+
+PACED = (
+    *((trace, SWEEP) for trace in TRACES),
+    ("azure_code", 20_000),
+    ("azure_conv", 20_000),
+    ("burstgpt", 20_000),
+    ("sharegpt", 20_000),
+    ("sharegpt+azure_code+mmlu", 20_000),
+    ("documents", 20_000),
+    ("reasoning", 2_500),
+)
+"""Workloads, and requests, on which the paces are compared: the four that constants were once set
+on, and others."""
+PACED_ON = (
+    ("A100-80G", "sequential"),
+    ("A100-80G", "lanes"),
+    ("A100-80G", "nanoflow"),
+    ("H100", "sequential"),
+    ("H100", "lanes"),
+)
+BEFORE = {"sequential": "spread", "lanes": "balance", "nanoflow": "balance"}
+"""Paces that `marginal` took the place of, for one seed; they are no more."""
+PACED_PEERS = (("fcfs", 512, _LOW), ("fcfs", 2048, _LOW), ("fcfs", *RELEASED), ("dfs", 2048, _LOW))
+
+
+def paces() -> list[Cell]:
+    """The pace by marginal step time on measured devices, beside peers and earlier paces."""
+    known = load("paces")
+    cells = [
+        Cell(
+            policy,
+            workload,
+            requests,
+            seed,
+            chunk,
+            share,
+            device=device,
+            engine=engine,
+            rates="tables",
+            options=options,
+        )
+        for seed in (0, *SEEDS)
+        for workload, requests in PACED
+        for device, engine in PACED_ON
+        for policy, chunk, share, options in (
+            ("blendserve", 0, 1.0, {"pace": "marginal"}),
+            ("blendserve", 0, 1.0, {"pace": BEFORE[engine]}),
+            *((*peer, {}) for peer in PACED_PEERS),
+        )
+    ]
+    return [one for one in cells if one.options.get("pace") in (None, *PACES) or one.key() in known]
 
 
 def paper() -> list[Cell]:
@@ -509,6 +562,7 @@ STUDIES: dict[str, Callable[[], list[Cell]]] = {
     "measured": measured,
     "users": users,
     "hopper": hopper,
+    "paces": paces,
     "windows": windows,
     "traces": traces,
     "full": full,

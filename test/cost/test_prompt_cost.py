@@ -9,7 +9,9 @@ from sglang.srt.blendserve.cost.device_spec import DeviceSpec
 from sglang.srt.blendserve.cost.model_spec import ModelSpec
 from sglang.srt.blendserve.cost.prompt_cost import PromptCost
 from sglang.srt.blendserve.cost.remaining_work import RemainingWork
-from sglang.srt.blendserve.policy.pace import BalancePace, StepLoad
+from sglang.srt.blendserve.cost.step_seconds import RateSteps
+from sglang.srt.blendserve.policy.marginal_pace import MarginalPace
+from sglang.srt.blendserve.policy.pace import StepLoad
 
 COST = CostModel(ModelSpec.named("Llama-3.1-8B"), DeviceSpec.named("A100-80G"))
 
@@ -41,8 +43,8 @@ def test_it_follows_the_prompts_of_the_last_dozens_of_steps() -> None:
 
 
 def test_a_step_computes_fewer_of_dearer_tokens() -> None:
-    pace = BalancePace(COST, kv_slots=400_000, max_tokens=8192)
-    rest = RemainingWork(1.0, 1.0)
-    plain = pace.budget(StepLoad(100, 300_000), rest)
-    dear = pace.budget(StepLoad(100, 300_000, 1.25), rest)
-    assert dear.compute_side == pytest.approx(plain.compute_side / 1.25, abs=1)
+    pace = MarginalPace(COST, RateSteps(COST), kv_slots=400_000, max_tokens=8192)
+    rest = RemainingWork(100.0, 10.0)
+    plain = [pace.budget(StepLoad(100, 300_000), rest).compute_side for _ in range(50)]
+    dear = [pace.budget(StepLoad(100, 300_000, 1.25), rest).compute_side for _ in range(50)]
+    assert sum(dear) == pytest.approx(sum(plain) / 1.25, rel=0.03)

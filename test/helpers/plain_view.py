@@ -37,7 +37,6 @@ class PlainView:
     forward_ct: int = 0
     cached: CacheUse | None = None
     parked: int = 0
-    step_feedback: Any = None
     lanes: dict[str, Any] | None = None
     online: dict[str, Any] = field(default_factory=dict)
 

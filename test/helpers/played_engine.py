@@ -63,7 +63,7 @@ class Played:
     def __init__(
         self,
         asked: Sequence[Asked],
-        pace: str,
+        pace: str = "marginal",
         *,
         slots: int = SLOTS,
         spare: int = 0,

@@ -20,11 +20,8 @@ from played_engine import SLOTS, Asked, Online, Played
 from sglang.srt.blendserve.plan.scanner import Side
 from sglang.srt.blendserve.policy.pace import PACES
 
-DEFAULTS = ("spread", "balance")
-"""What `automatic_pace` gives: engines that overlap nothing, and engines that do."""
-
 every_pace = pytest.mark.parametrize(
-    ("pace", "examples"), [(pace, 40 if pace in DEFAULTS else 15) for pace in PACES]
+    ("pace", "examples"), [(pace, 80 if pace == "marginal" else 15) for pace in PACES]
 )
 
 

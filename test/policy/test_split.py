@@ -55,6 +55,18 @@ def test_the_share_stays_within_its_bounds_and_grows_where_compute_is_scarce() -
     assert shares == pytest.approx({"memory-bound": 0.2, "in between": 0.3, "compute-bound": 0.4})
 
 
+def test_nothing_is_kept_where_the_sides_are_alike() -> None:
+    """Long answers to short questions, whose prompts differ a little."""
+    pool = RequestPool(COST, 4000)
+    for number in range(64):
+        prompt = np.full(20 + number % 9, number, dtype=np.int32)
+        pool.add(PoolRequest(f"r{number}", prompt, 2000, known_length=True))
+    pool.plan_if_due(quiet=True)
+    split = MemorySplit(Tuning())
+    split.divide(pool.current, RemainingWork(1.0, 10.0), 0.1)
+    assert split.share < 0.05
+
+
 def test_the_memory_is_divided_in_the_first_step_and_then_every_few() -> None:
     split = MemorySplit(Tuning(split_steps=4))
     assert [split.due() for _ in range(9)] == [step % 4 == 0 for step in range(9)]

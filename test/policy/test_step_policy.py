@@ -14,8 +14,6 @@ from sglang.srt.blendserve.pool.planning_rules import PlanningRules
 from sglang.srt.blendserve.pool.pool_request import PoolRequest, shared_tokens
 from sglang.srt.blendserve.pool.request_pool import RequestPool
 
-DEFAULTS = ("spread", "balance")
-
 prompts = st.lists(st.integers(0, 3), min_size=1, max_size=30)
 
 
@@ -24,10 +22,9 @@ def random_prompts(seed: int, sizes: list[int]) -> list[list[int]]:
     return [rng.integers(0, 9999, size).tolist() for size in sizes]
 
 
-@pytest.mark.parametrize("pace", DEFAULTS)
-def test_a_pool_that_never_runs_empty_forgets_what_has_ended(pace: str) -> None:
+def test_a_pool_that_never_runs_empty_forgets_what_has_ended() -> None:
     asked = [Asked([n, 2, 3], 6, 4, arrives=max(0, n - 10)) for n in range(200)]
-    played = Played(asked, pace, rules=PlanningRules(least_ended=8, kept_ended=4))
+    played = Played(asked, rules=PlanningRules(least_ended=8, kept_ended=4))
     most = 0
     while played.engine.left:
         played.run(steps=1)
@@ -44,7 +41,7 @@ def test_a_shared_prefix_is_computed_once(pace: str) -> None:
     assert played.engine.totals.prefilled == 40 + 20 * 2
 
 
-@pytest.mark.parametrize("pace", ["spread", "balance", "ratio"])
+@pytest.mark.parametrize("pace", ["marginal", "fixed"])
 def test_both_sides_are_served_from_the_start(pace: str) -> None:
     """A pool of long prompts and of long outputs never runs one kind after the other."""
     kinds = [(60, 2)] * 60 + [(3, 90)] * 60
@@ -55,7 +52,7 @@ def test_both_sides_are_served_from_the_start(pace: str) -> None:
     assert 10 <= from_memory_side <= 50
 
 
-@pytest.mark.parametrize("pace", ["spread", "balance", "ratio"])
+@pytest.mark.parametrize("pace", ["marginal", "fixed"])
 def test_short_requests_of_known_lengths_fill_the_memory_between_the_ends_of_long_ones(
     pace: str,
 ) -> None:
@@ -80,12 +77,9 @@ def test_the_sample_of_lengths_is_on_neither_budget_of_the_paper_s_scanner() -> 
     assert min(played.policy.saved.values()) >= -20
 
 
-@pytest.mark.parametrize("pace", DEFAULTS)
-def test_requests_that_run_far_longer_than_expected_count_for_the_memory_bound_side(
-    pace: str,
-) -> None:
+def test_requests_that_run_far_longer_than_expected_count_for_the_memory_bound_side() -> None:
     asked = [Asked([7, 8, number], 300, 300, known=True) for number in range(30)]
-    played = Played(asked, pace, slots=6000).run(steps=3)
+    played = Played(asked, slots=6000).run(steps=3)
     late, early = played.decoding[:2]
     for request in (late, early):
         request.side = Side.COMPUTE

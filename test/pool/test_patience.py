@@ -168,7 +168,7 @@ def test_a_small_job_is_done_in_starts_that_its_size_explains() -> None:
     assert longest(line) <= (TURNS + 1) * 2000
 
 
-@pytest.mark.parametrize("pace", ["spread", "balance", "ratio"])
+@pytest.mark.parametrize("pace", ["marginal", "fixed"])
 def test_the_step_policy_serves_the_overdue_first(pace: str) -> None:
     """Continuous arrivals through the real policy and an engine with little memory."""
     rng = np.random.default_rng(1)

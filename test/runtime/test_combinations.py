@@ -20,7 +20,7 @@ COMBINATIONS: dict[str, dict[str, Any]] = {
     "overlap schedule, mixed chunk, small pool": {
         "max_total_tokens": 1500,
         "blendserve_mixed_chunk": "on",
-        "blendserve_pace": "ratio",
+        "blendserve_pace": "marginal",
     },
     "no overlap schedule, page 16": {
         "disable_overlap_schedule": True,

@@ -14,8 +14,9 @@ from plain_view import offline, plain_request
 from pools import COST
 
 from sglang.srt.blendserve.plan.scanner import Side
+from sglang.srt.blendserve.policy.marginal_pace import MarginalPace
 from sglang.srt.blendserve.policy.named import AnyStepPolicy
-from sglang.srt.blendserve.policy.pace import BalancePace, FixedPace, SpreadPace
+from sglang.srt.blendserve.policy.pace import FixedPace
 from sglang.srt.blendserve.policy.paper import PaperPolicy
 from sglang.srt.blendserve.runtime.engine_policy import EngineTraits, engine_policy
 from sglang.srt.blendserve.runtime.engine_pool import engine_cost, engine_pool, planning_passes
@@ -41,7 +42,7 @@ def test_a_cache_of_smaller_elements_costs_less_memory_time(tiny_model: Path) ->
 @pytest.mark.parametrize(
     ("engine", "pace"),
     [
-        (GPU, SpreadPace),
+        (GPU, MarginalPace),
         (replace(GPU, mixes=False), FixedPace),
         (replace(GPU, device="cpu"), FixedPace),
     ],
@@ -53,7 +54,7 @@ def test_the_automatic_pace_is_that_of_the_engine(engine: EngineTraits, pace: ty
 
 def test_a_pace_that_is_asked_for_is_taken() -> None:
     cpu = replace(GPU, device="cpu")
-    assert isinstance(policy_for(cpu, pace="balance").pace, BalancePace)
+    assert isinstance(policy_for(cpu, pace="marginal").pace, MarginalPace)
     assert isinstance(policy_for(cpu, pace="paper"), PaperPolicy)
 
 
@@ -63,7 +64,7 @@ def test_a_pace_that_is_asked_for_is_taken() -> None:
         (GPU, {}, (16, 2048)),
         (replace(GPU, mixes=False), {}, (2048, 2048)),
         (replace(GPU, mixes=False, chunk=None), {}, (16_384, 16_384)),
-        (GPU, {"overlap": "chunks", "pace": "balance"}, (16, 2048)),
+        (GPU, {"overlap": "chunks", "pace": "marginal"}, (16, 2048)),
     ],
     ids=["mixed chunks", "apart", "whole prompts", "two lanes"],
 )

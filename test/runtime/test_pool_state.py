@@ -32,7 +32,7 @@ def test_an_empty_pool_has_no_plan_to_report() -> None:
     assert state["kv_slots"] == SLOTS
     assert state["density"] == []
     figures = ("root_density", "sharing", "sharing_optimum", "optimum_seconds")
-    assert {state[name] for name in (*figures, "step_factors", "lanes", "cached")} == {None}
+    assert {state[name] for name in (*figures, "lanes", "cached")} == {None}
 
 
 @pytest.mark.parametrize(("requests", "shown"), [(3, 3), (700, 200)])
@@ -43,10 +43,9 @@ def test_the_plan_is_reported_in_types_that_json_carries(requests: int, shown: i
     first.payload = SimpleNamespace(output_ids=[], finished_reason=None, to_finish=None)
     view.pool.start(first)
     view.cached = CacheUse(soon=7, unneeded=38, hits=14)
-    view.step_feedback = SimpleNamespace(factors=(1.5, 1.0))
     view.lanes, view.online = {"decode_steps": 2}, {"ttft_p50": None, "parked": 3}
     state = pool_state(view)
-    assert json.loads(json.dumps(state)) == state | {"step_factors": [1.5, 1.0]}
+    assert json.loads(json.dumps(state)) == state
     assert (state["waiting"], state["running"]) == (requests - 1, 1)
     assert (state["kv_free"], state["retractions"], state["plans_made"]) == (321, 3, 1)
     assert len(state["density"]) == shown

@@ -27,7 +27,6 @@ PARTS = (
     "receiver",
     "record.metrics",
     "record.row_file",
-    "record.step_feedback",
     "record.step_record",
     "record.step_sinks",
     "view",

@@ -77,7 +77,7 @@ def test_the_policys_bad_values_name_the_flag_too() -> None:
         given = POLICY_FLAGS.given(parser.parse_args(arguments))
         with pytest.raises(ValueError, match=message):
             Settings(**given)
-    with pytest.raises(ValueError, match="--blendserve-pace is 'fast'; choose from auto, balance"):
+    with pytest.raises(ValueError, match="--blendserve-pace is 'fast'; choose from auto, marginal"):
         Settings(pace="fast")
 
 

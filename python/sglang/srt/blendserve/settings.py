@@ -33,14 +33,12 @@ class Settings:
 
     pace: str = flag(
         "auto",
-        "How much prompt a step computes: 'balance' as much as the step's memory "
-        "traffic hides, or more where more is left, 'spread' spreads what is left evenly over "
-        "the decodes that are left, "
-        "'ratio' holds compute : memory at the ratio of all remaining work, 'fixed' always "
+        "How much prompt a step computes: 'marginal' spreads what is left over the steps that "
+        "are left, in the sizes that add least time to a step, 'fixed' always "
         "fills --chunked-prefill-size, 'paper' is the paper's partition of the memory with its "
-        "fixed budgets. 'auto' is 'spread' on a GPU and 'fixed' on a CPU or without mixed "
+        "fixed budgets. 'auto' is 'marginal' on a GPU and 'fixed' on a CPU or without mixed "
         "chunks; with --blendserve-overlap, full chunks.",
-        choices=("auto", "balance", "spread", "ratio", "fixed", "paper"),
+        choices=("auto", "marginal", "fixed", "paper"),
     )
     keep_sharing: float = flag(
         0.99,

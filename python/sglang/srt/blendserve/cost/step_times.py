@@ -1,6 +1,6 @@
 """How long a step will take on this engine: learned from the steps that it has run.
 
-The policy's pace needs the ratio of compute to memory traffic (`step_fit`). Latency targets need
+The policy's pace looks at the shape of a step's time alone (`step_seconds`). Latency targets need
 seconds, the fixed cost of a step and of a decoding request included, for steps with one request as
 well as for full ones.
 """

@@ -111,17 +111,24 @@ class StepMemory:
     @cached_property
     def admission(self) -> PeakAdmission:
         """The memory that all in flight are predicted to need, KV tokens."""
-        running = self.in_flight
-        held = running.held_tokens + running.generated
         kind = ReserveAll if self._caution.tuning.reserve_all else PeakAdmission
-        return kind(held, self._until_the_end())
+        return kind(self._stored, self._until_the_end())
+
+    @cached_property
+    def _stored(self) -> Floats:
+        """(m,) KV tokens that the requests in flight hold alone: those of the latest output token
+        come with the step that reads it, and a request's last one never has any."""
+        running, chunk = self.in_flight, self._state.chunk
+        stored: Floats = running.held_tokens + np.maximum(running.generated - 1.0, 0.0)
+        if chunk is not None and chunk.generated:  # it computes its own output once more
+            stored[running.requests.index(chunk)] += 1.0
+        return stored
 
     @cached_property
     def limit(self) -> float:
         """KV tokens that the predicted peak may reach."""
-        running = self.in_flight
         # What is not computed yet of a prompt holds no slots yet.
-        held = float((running.held_tokens + running.generated).sum()) - self._state.chunk_tokens
+        held = float(self._stored.sum()) - self._state.chunk_tokens
         others = self._state.used_slots - held + self._state.online_growth
         return self._pool.kv_slots - max(others, 0.0)
 
@@ -173,16 +180,14 @@ class StepMemory:
         cached_tokens = self._state.cached_tokens
         return Candidate(request, self._predicted(request), doubt, worst, footprint, cached_tokens)
 
-    def fits(self, one: Candidate, limit: float) -> bool:
+    def fits(self, one: Candidate, limit: float, room: int) -> bool:
         """Whether the predicted peak stays under ``limit`` and clear of the margin beside ``one``.
 
-        ``limit``: KV tokens, at most `limit`.
+        ``limit``: KV tokens, at most `limit`. ``room``: prompt tokens that the step has left.
         """
-        ends = one.remaining
         least = one.footprint.needs(1, one.request.generated)
-        whole = one.tokens <= self._max_tokens  # its prompt fits a step, whatever is cached
-        if not whole:
-            ends = ends + self._delay(one.uncached)
+        delay, whole = self._delay_of(one, room)
+        ends = one.remaining + delay if delay else one.remaining
         limit = min(limit, self.limit - self._margin_beside(one, float(ends[-1])))
         # A look-up is saved where it does not fit however much of it is cached.
         if whole and not self.admission.fits(least, ends, limit):
@@ -195,16 +200,30 @@ class StepMemory:
             return True
         return self._fits_as_prefixes_stay(one.footprint, needs, ends, limit)
 
-    def join(self, one: Candidate) -> None:
-        """Count ``one``, which joins the step; before the pool knows that it has started."""
+    def join(self, one: Candidate, room: int) -> None:
+        """Count ``one``, which joins the step; before the pool knows that it has started.
+
+        ``room``: prompt tokens that the step has left for it.
+        """
         if one.footprint.newly_shared:
             self._retain(one.footprint)
-        ends = one.remaining
-        if one.tokens > self._max_tokens:
-            ends = ends + self._delay(one.uncached)
-        self.admission.add(one.needs, ends)
+        delay, _ = self._delay_of(one, room)
+        self.admission.add(one.needs, one.remaining + delay if delay else one.remaining)
         self.margin.add(one.remaining, one.doubt, one.worst)
         self._joined.append(one.request)
+
+    def _delay_of(self, one: Candidate, room: int) -> tuple[int, bool]:
+        """Steps before the one that computes the last of its prompt; and whether none are needed
+        whatever is cached of it.
+
+        What a step's last prompt leaves to the next one makes it end later. That decides only where
+        lengths are known, and is a look-up in the prefix cache.
+        """
+        most = self._max_tokens
+        first = min(room, most) if one.request.known_length else most
+        if one.tokens <= first:
+            return 0, True
+        return max(-((first - one.uncached) // most), 0), False
 
     def _predicted(self, request: PoolRequest) -> Floats:
         """(q,) equally likely remaining lengths, tokens."""

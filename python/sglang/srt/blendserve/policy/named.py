@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from sglang.srt.blendserve.policy.pace import (
-    PACES,
-    BalancePace,
-    FixedPace,
-    Pace,
-    RatioPace,
-    SpreadPace,
-)
+from sglang.srt.blendserve.cost.step_seconds import StepSeconds, stock_steps
+from sglang.srt.blendserve.policy.marginal_pace import MarginalPace
+from sglang.srt.blendserve.policy.pace import PACES, FixedPace, Pace
 from sglang.srt.blendserve.policy.paper import PaperPolicy
 from sglang.srt.blendserve.policy.select import StepPolicy
 from sglang.srt.blendserve.policy.tuning import DEFAULTS, Tuning
@@ -26,17 +21,18 @@ def make_step_policy(
     min_tokens: int = 1,
     whole_prompts: bool = False,
     tuning: Tuning = DEFAULTS,
+    steps: StepSeconds | None = None,
 ) -> AnyStepPolicy:
     """The step policy over ``pool`` named ``pace``, one of `pace.PACES`.
 
     ``max_tokens``: largest prefill of one step. ``min_tokens``: smallest worth a step. Both in
-    prompt tokens. ``whole_prompts``: the engine cannot split a prompt. Raises ValueError for an
+    prompt tokens. ``whole_prompts``: the engine cannot split a prompt. ``steps``: what a step of
+    the engine takes (default: as stock SGLang on the pool's device). Raises ValueError for an
     unknown name.
     """
+    cost, slots = pool.cost, pool.kv_slots
     paces: dict[str, Pace] = {
-        "balance": BalancePace(pool.cost, pool.kv_slots, max_tokens),
-        "spread": SpreadPace(pool.cost, max_tokens),
-        "ratio": RatioPace(pool.cost, pool.kv_slots, max_tokens),
+        "marginal": MarginalPace(cost, steps or stock_steps(cost), slots, max_tokens),
         "fixed": FixedPace(max_tokens),
     }
     if pace not in PACES:

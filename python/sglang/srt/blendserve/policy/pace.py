@@ -1,10 +1,8 @@
 """Pacing: how many prompt tokens the next step computes, and from which side of the scan.
 
 The paper admits a fixed number of prompt tokens a step from each side (C_L and C_R of section 5.3,
-see `paper`). Time is lost whenever a step has too little work for one resource while the pool still
-needs both, so the paces here look at the step as it is. `BalancePace` hides compute under memory
-traffic, `SpreadPace` is for engines that overlap nothing, `RatioPace` keeps the ratio of all that
-is left, and `FixedPace` is stock SGLang's.
+see `paper`). What they cost depends on the step that they join, so `marginal_pace` looks at that.
+`FixedPace` is stock SGLang's.
 """
 
 from __future__ import annotations
@@ -146,123 +144,7 @@ class FixedPace:
         return PrefillBudget(tokens, tokens)
 
 
-@dataclass(frozen=True, slots=True)
-class BalancePace:
-    """Gives every step as much compute as its memory traffic hides, or more if more is left.
-
-        decode compute + prefill compute of the step
-            =  (KV read + weights of the step) * max(compute_scarcity, 1)
-
-    Where memory traffic is the more of what is left, no step is longer than its traffic, and no
-    prediction of the remaining work is needed. Where compute is the more, all traffic can be hidden
-    beneath it, and each step takes its share. With no more than its traffic hides, few requests
-    would decode, so there would be little traffic, and thousands of steps too short to be worth
-    their fixed cost and the loading of the weights.
-    """
-
-    cost: CostModel
-    kv_slots: int
-    """KV tokens the cache holds."""
-    max_tokens: int
-    """Largest prefill of one step, tokens."""
-
-    def budget(self, load: StepLoad, rest: Rest) -> PrefillBudget:
-        """Return the prompt tokens that bring the step's compute up to its traffic, or above it."""
-        if load.running == 0:
-            return PrefillBudget(self.max_tokens, self.max_tokens)
-        decode, memory = self.cost.decode_step_seconds(load.running, load.kv_tokens)
-        token = self.cost.prompt_token_seconds() * load.prompt_cost
-        share = max(compute_scarcity(self.cost, self.kv_slots, load.running, rest), 1.0)
-        tokens = int(min(max((share * memory - decode) / token, 0.0), self.max_tokens))
-        return PrefillBudget(tokens, tokens)
-
-
-@dataclass(frozen=True, slots=True)
-class SpreadPace:
-    """The remaining compute spread over the remaining KV reads, for engines without overlap.
-
-    Nothing hides behind anything there, so a step cannot be balanced. But the weights are loaded
-    once a step, and a matrix product of enough tokens hides that: what can be lost to pace is the
-    loading of weights in steps with few tokens. Such steps come where decodes are left without
-    prefill beside them. So the prefill that is left is spread evenly over the KV reads that are
-    left,
-
-        prefill compute of the step = remaining compute * (KV read of the step / remaining KV reads)
-                                      - decode compute of the step
-
-    and the two end together. No step is given fewer tokens than hide the loading of its weights.
-    """
-
-    cost: CostModel
-    max_tokens: int
-    """Largest prefill of one step, tokens."""
-
-    def budget(self, load: StepLoad, rest: Rest) -> PrefillBudget:
-        """Return the step's part of the prefill, and at least what hides its weights."""
-        left = rest.memory
-        if load.running == 0 or not left > 0:
-            return PrefillBudget(self.max_tokens, self.max_tokens)
-        read = float(self.cost.kv_read_seconds(load.kv_tokens))
-        decode = float(self.cost.decode_compute_seconds(load.running, load.kv_tokens))
-        part = rest.compute / left * read
-        # Where both are predicted to have no end: as much of one as of the other.
-        even = (read if math.isnan(part) else part) - decode
-        # Attention over the KV cache, the rest of the decodes' compute, loads no weights.
-        products = float(self.cost.decode_compute_seconds(load.running))
-        hiding = float(self.cost.weights_seconds(self.max_tokens)) - products
-        tokens = max(even, hiding, 0.0) / self.cost.prompt_token_seconds()
-        allowed = self.max_tokens if math.isinf(tokens) else min(math.ceil(tokens), self.max_tokens)
-        return PrefillBudget(allowed, allowed)
-
-
-@dataclass(frozen=True, slots=True)
-class RatioPace:
-    """The ratio of the remaining work in every step.
-
-        (decode compute + prefill compute) : (KV read + weights)
-            =  remaining compute : remaining KV read * (1 + weights / KV read of a full cache)
-
-    The last factor is the weight loading that the remaining KV traffic brings along when the memory
-    is kept full; the paper leaves it out.
-    """
-
-    cost: CostModel
-    kv_slots: int
-    """KV tokens the cache holds."""
-    max_tokens: int
-    """Largest prefill of one step, tokens."""
-
-    def budget(self, load: StepLoad, rest: Rest) -> PrefillBudget:
-        """Return the prompt tokens that bring the step to the ratio of the rest.
-
-        The memory-bound side may besides use compute that would stay idle beside the step's memory
-        traffic: its requests are what fills the memory, and filling it late costs more than
-        computing their short prompts early.
-        """
-        if load.running == 0:
-            return PrefillBudget(self.max_tokens, self.max_tokens)
-        weights = float(self.cost.weights_seconds(load.running))
-        memory = float(self.cost.kv_read_seconds(load.kv_tokens)) + weights
-        decode = float(self.cost.decode_compute_seconds(load.running, load.kv_tokens))
-        token = float(self.cost.prefill_seconds(1.0)) * load.prompt_cost
-        ratio = compute_scarcity(self.cost, self.kv_slots, load.running, rest)
-        if math.isinf(ratio):
-            return PrefillBudget(self.max_tokens, self.max_tokens)
-        even = (ratio * memory - decode) / token
-        slack = (memory - decode) / token
-        return PrefillBudget(self._clip(even), self._clip(max(even, slack)))
-
-    def _clip(self, tokens: float) -> int:
-        return int(min(max(tokens, 0.0), self.max_tokens))
-
-
-PACES = ("balance", "spread", "ratio", "fixed", "paper")
-"""``balance``: as much compute as a step's memory traffic hides. ``spread``: the remaining prefill
-spread over the remaining decodes. ``ratio``: the ratio of all remaining work in every step.
+PACES = ("marginal", "fixed", "paper")
+"""``marginal``: the remaining prompts spread over the remaining steps, where they add least time.
 ``fixed``: a full chunk in every step. ``paper``: the paper's partition of the memory and its
 budgets, without predicted peaks."""
-
-
-def automatic_pace(*, overlaps: bool) -> str:
-    """Name of the pace for an engine whose steps run compute and memory traffic at once, or not."""
-    return "balance" if overlaps else "spread"

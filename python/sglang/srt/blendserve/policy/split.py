@@ -2,11 +2,13 @@
 
 The share M_L / M of the compute-bound side makes the blend in flight as dense as what is left. The
 memory-bound side fills the rest up to it, so that prompts of the compute-bound side always find
-room to flow through. The share has a floor, and more is kept where compute is the scarcer resource.
+room to flow through. The share has a floor, and more is kept where compute is the scarcer resource;
+where the sides hardly differ, nothing is.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -56,26 +58,35 @@ class MemorySplit:
     def divide(self, plan: CurrentPlan, rest: RemainingWork, scarcity: float) -> None:
         """Divide the memory for the ``rest`` of the work.
 
+        Where the sides hardly differ, nothing is kept for one of them: any request blends as well,
+        and memory that stays empty only lengthens the run.
+
         ``scarcity``: how scarce compute is (`pace.compute_scarcity`).
         """
         tuning = self._tuning
-        share = max(self._partition(plan, rest), tuning.least_share)
+        compute_side, memory_side = self._densities(plan)
+        partition = 0.0
+        if not math.isnan(compute_side):
+            root = float(density(rest.compute, rest.memory))
+            partition = memory_partition(root, compute_side, memory_side)
+        share = max(partition, tuning.least_share)
         share += tuning.scarce_share * rise(scarcity, tuning.scarce_from, tuning.scarce_width)
-        self.share = min(share, tuning.most_share)
+        apart = compute_side / memory_side if memory_side > 0 else math.inf
+        kept = 1.0 if math.isnan(apart) else rise(apart, 1.0, tuning.apart - 1.0)
+        self.share = min(share, tuning.most_share) * kept
 
-    def _partition(self, current: CurrentPlan, rest: RemainingWork) -> float:
-        """The paper's share, by the densities of the two sides as they are now."""
+    def _densities(self, current: CurrentPlan) -> tuple[float, float]:
+        """Densities of the compute-bound and of the memory-bound side as they are now; nan where
+        nothing waits."""
         plan, scanner = current.plan, current.scanner
         if plan is None or not len(scanner):
-            return 0.0
+            return math.nan, math.nan
         window = min(self._tuning.side_window, len(scanner) // self._tuning.side_part + 1)
         compute_side, memory_side = (
             float(density(plan.compute_seconds[next_].sum(), plan.memory_seconds[next_].sum()))
             for next_ in (scanner.upcoming(side, window) for side in Side)
         )
-        return memory_partition(
-            float(density(rest.compute, rest.memory)), compute_side, memory_side
-        )
+        return compute_side, memory_side
 
 
 def move_underestimated(running: Iterable[PoolRequest], outlived: float) -> None:

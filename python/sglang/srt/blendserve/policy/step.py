@@ -83,7 +83,7 @@ class Step:
         of the step; what a prompt has more is left to later steps.
         """
         one = self.memory.candidate(request)
-        if not self.memory.fits(one, limit):
+        if not self.memory.fits(one, limit, self._room_for_one(budget)):
             return False
         if self.exceeds(one, budget):
             return False
@@ -101,7 +101,7 @@ class Step:
     def start(self, one: Candidate, side: Side, budget: int) -> None:
         """Let ``one`` join the step without asking whether it fits."""
         request, uncached = one.request, one.uncached
-        self.memory.join(one)
+        self.memory.join(one, self._room_for_one(budget))
         request.held_tokens = one.footprint.exclusive
         self._pool.start(request)
         request.side = side
@@ -112,6 +112,10 @@ class Step:
         tokens = uncached if self._whole_prompts else min(uncached, budget - self.spent)
         self._note_prompt(request, uncached, tokens)
         self.spent += tokens
+
+    def _room_for_one(self, budget: int) -> int:
+        """Prompt tokens of the next prompt that the step computes."""
+        return self.max_tokens if self._whole_prompts else budget - self.spent
 
     def never_idle(self) -> None:
         """Start something if the engine would have nothing to do, whatever the predictions say."""

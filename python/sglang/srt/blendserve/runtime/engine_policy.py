@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sglang.srt.blendserve.policy.named import AnyStepPolicy, make_step_policy
-from sglang.srt.blendserve.policy.pace import automatic_pace
 from sglang.srt.blendserve.policy.select import StepPolicy
 from sglang.srt.blendserve.pool.request_pool import RequestPool
 from sglang.srt.blendserve.runtime.overlap.whole_chunks import WholeChunks
@@ -56,6 +55,4 @@ def _automatic(engine: EngineTraits) -> str:
     """The pace of an engine that runs prefill and decode one after the other."""
     # Spreading prefill over the decodes needs both in one forward; on a CPU so few tokens hide
     # the loading of the weights that there is nothing to spread it for.
-    if engine.device == "cpu" or not engine.mixes:
-        return "fixed"
-    return automatic_pace(overlaps=False)
+    return "fixed" if engine.device == "cpu" or not engine.mixes else "marginal"

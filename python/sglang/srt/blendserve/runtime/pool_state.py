@@ -15,13 +15,11 @@ from sglang.srt.blendserve.settings import BEYOND_COMPUTE, BEYOND_MEMORY
 def pool_state(view: SchedulerView) -> dict[str, Any]:
     """Return requests, KV slots (tokens) and the plan, in types that every format can carry.
 
-    ``first_started_at``: Unix seconds. ``step_factors``: measured over predicted seconds of
-    compute and of memory traffic, None where steps are not measured. ``lanes``: the counts of the
-    two lanes, None where there is one. ``online``: what online requests feel, in seconds.
+    ``first_started_at``: Unix seconds. ``lanes``: the counts of the two lanes, None where there is
+    one. ``online``: what online requests feel, in seconds.
     """
     pool = view.pool
     cached = view.cache_use()
-    feedback = view.step_feedback
     return {
         "waiting": len(pool),
         "running": len(pool.table.running),
@@ -32,7 +30,6 @@ def pool_state(view: SchedulerView) -> dict[str, Any]:
         "kv_slots": view.kv_cache.total,
         "kv_free": view.kv_cache.free,
         "cached": None if cached is None else cached._asdict(),
-        "step_factors": None if feedback is None else feedback.factors,
         **plan_figures(pool.current.plan),
         "lanes": view.lane_state(),
         "online": view.online_figures(),

@@ -39,7 +39,6 @@ from sglang.srt.blendserve.runtime.prefill_adder import BlendPrefillAdder
 from sglang.srt.blendserve.runtime.ranks import RankGroup
 from sglang.srt.blendserve.runtime.receiver import OfflineReceiver
 from sglang.srt.blendserve.runtime.record.row_file import RowFile, trace_file
-from sglang.srt.blendserve.runtime.record.step_feedback import StepFeedback
 from sglang.srt.blendserve.runtime.record.step_record import StepRecorder
 from sglang.srt.blendserve.runtime.record.step_sinks import step_sinks
 from sglang.srt.blendserve.runtime.record.step_timer import LearnsFromSteps, StepTimer
@@ -57,7 +56,6 @@ class BlendScheduler(upstream.Scheduler, Feeding):
 
     step_recorder: StepRecorder | None = None
     """Set where metrics or a step trace are asked for."""
-    step_feedback: StepFeedback | None = None
     """Set where one step runs at a time, whose time can be told."""
     step_timer: StepTimer
     _injected: InjectedFault | None = None
@@ -125,10 +123,7 @@ class BlendScheduler(upstream.Scheduler, Feeding):
             page_size=self.page_size,
         )
         self.step_policy = policy or engine_policy(pool, settings, traits)
-        learners: list[LearnsFromSteps] = []
-        if settings.overlap == "off":
-            self.step_feedback = StepFeedback(self.step_policy, pool.cost, ranks=self.ranks)
-            learners = [self.step_feedback, self.beside]
+        learners: list[LearnsFromSteps] = [self.beside] if settings.overlap == "off" else []
         one_behind = bool(self.enable_overlap) and self.device != "cpu"
         self.step_timer = StepTimer(pool.cost, learners, one_behind=one_behind)
 

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from sglang.srt.blendserve.pool.request_pool import RequestPool
     from sglang.srt.blendserve.runtime.cache.cached_prefixes import CacheUse
     from sglang.srt.blendserve.runtime.ranks import RankGroup
-    from sglang.srt.blendserve.runtime.record.step_feedback import StepFeedback
     from sglang.srt.blendserve.runtime.record.step_timer import StepTimer
 
 
@@ -94,10 +93,6 @@ class SchedulerView(Protocol):
     @property
     def parked(self) -> int:
         """Offline requests that sit steps out beside online ones."""
-
-    @property
-    def step_feedback(self) -> StepFeedback | None:
-        """What corrects the pace by measured steps; None where steps are not measured."""
 
     def online_figures(self) -> dict[str, Any]:
         """Return what online requests feel (seconds), see `BesideOnline.figures`."""

@@ -11,9 +11,9 @@ from itertools import product
 
 from sglang.srt.blendserve.plan.prefix_tree import PrefixTree
 from sglang.srt.blendserve.policy.named import AnyStepPolicy, make_step_policy
-from sglang.srt.blendserve.policy.pace import automatic_pace
 from sglang.srt.blendserve.pool.pool_request import Tokens
 from sglang.srt.blendserve.pool.request_pool import RequestPool
+from sglang.srt.blendserve.simulator.believed_steps import believed_steps
 from sglang.srt.blendserve.simulator.blend_policy import BlendPolicy
 from sglang.srt.blendserve.simulator.fast import FastEngine, FastPolicy
 from sglang.srt.blendserve.simulator.machine import Machine
@@ -107,7 +107,7 @@ class FastRun:
     ) -> Result:
         pace = "paper" if name == "paper" else options.pace
         if pace == "auto":
-            pace = automatic_pace(overlaps=self.machine.overlaps)
+            pace = "marginal"
         options = replace(options, pace=pace)
         if self.fleet.engines > 1:
             return self._many(name, options, progress)
@@ -125,7 +125,13 @@ class FastRun:
 
     def _step_policy(self, options: BlendOptions) -> AnyStepPolicy:
         pool = RequestPool(self.machine.cost, self.machine.kv_slots, rules=options.rules)
-        return make_step_policy(pool, options.pace, max_tokens=options.chunk, tuning=options.tuning)
+        return make_step_policy(
+            pool,
+            options.pace,
+            max_tokens=options.chunk,
+            tuning=options.tuning,
+            steps=believed_steps(self.machine.steps, self.machine.scale),
+        )
 
     def _ahead(self, options: BlendOptions) -> PlanAhead | FileAhead:
         if not options.plan_ahead:

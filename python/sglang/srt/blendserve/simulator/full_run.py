@@ -18,7 +18,6 @@ import numpy as np
 from sglang.srt.blendserve import job_ids
 from sglang.srt.blendserve.cost.device_spec import DeviceSpec
 from sglang.srt.blendserve.plan.prefix_tree import PrefixTree
-from sglang.srt.blendserve.policy.pace import automatic_pace
 from sglang.srt.blendserve.simulator.calibration import Calibration
 from sglang.srt.blendserve.simulator.fast import MAX_RUNNING, Totals
 from sglang.srt.blendserve.simulator.fast_run import POLICIES
@@ -95,7 +94,7 @@ class FullRun:
     ) -> Result:
         pace = "paper" if policy == "paper" else options.pace
         if pace == "auto":
-            pace = automatic_pace(overlaps=self.machine.overlaps)
+            pace = "marginal"
         options = replace(options, pace=pace)
         if options.known_ahead < 1 or (options.window and (options.told or not options.plan_ahead)):
             raise ValueError("requests that come later, or a window otherwise filled: --fast alone")

@@ -19,8 +19,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sglang.srt.blendserve.simulator.length_traces import LengthTrace, WorkloadError
-from sglang.srt.blendserve.simulator.recipe import Recipe
+from sglang.srt.blendserve.simulator.length_traces import NAMES, LengthTrace, WorkloadError
+from sglang.srt.blendserve.simulator.recipe import Recipe, from_traces
 from sglang.srt.blendserve.simulator.workload import Workload, cap_for
 
 ORDERS = ("shuffled", "sorted", "interleaved", "jobs")
@@ -65,7 +65,8 @@ def make_workload(text: str, requests: int, seed: int, order: str = "shuffled") 
     """Return ``requests`` requests of the workload that ``text`` names; the same for the same
     arguments.
 
-    ``text``: a name of `KINDS` or `recipe.PAPER_TRACES`, or a recipe, with fields behind it.
+    ``text``: a name of `KINDS` or `recipe.PAPER_TRACES`, or a recipe, with fields behind it; or
+    names of traces, joined by ``+``, as many requests of each.
     ``order``: one of `ORDERS`. Raises WorkloadError naming the field.
     """
     if order not in ORDERS:
@@ -73,6 +74,10 @@ def make_workload(text: str, requests: int, seed: int, order: str = "shuffled") 
     name, _, more = text.partition(",")
     if name in KINDS:
         workload = _draw(text, _with_fields(KINDS[name], more), requests, seed)
+    elif all(part in NAMES for part in text.split("+")):
+        workload = from_traces(
+            [(LengthTrace.named(part), 1.0) for part in text.split("+")], text, requests, seed
+        )
     else:
         workload = Recipe.parse(text).workload(requests, seed)
     return ordered(workload, order)

@@ -35,8 +35,7 @@ class Machine:
     """One replica: everything a run needs besides the workload."""
 
     cost: CostModel
-    """What the policy's planner believes: the replica's rates, as the runtime finds them out by
-    measuring its steps (`runtime.record.step_feedback`), which is not simulated."""
+    """What the policy's planner believes: the replica's rates."""
     steps: StepModel
     """What the device does: the time of a step."""
     kv_slots: int

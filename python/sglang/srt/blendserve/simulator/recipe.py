@@ -140,7 +140,7 @@ def from_files(entries: Sequence[str], requests: int, seed: int) -> Workload:
 
     Rows are drawn with replacement; the order is shuffled. Raises WorkloadError.
     """
-    sources, weights = [], []
+    sources = []
     for entry in entries:
         path, colon, weight = entry.rpartition(":")
         try:
@@ -149,10 +149,20 @@ def from_files(entries: Sequence[str], requests: int, seed: int) -> Workload:
             path, number = entry, 1.0
         if not number > 0:
             raise WorkloadError(f"--trace {entry}: the weight after ':' must be positive")
-        sources.append(LengthTrace.from_file(path if colon and path else entry))
-        weights.append(number)
-    share = np.array(weights) / sum(weights)
+        sources.append((LengthTrace.from_file(path if colon and path else entry), number))
+    return from_traces(sources, "+".join(entries), requests, seed)
+
+
+def from_traces(
+    sources: Sequence[tuple[LengthTrace, float]], name: str, requests: int, seed: int
+) -> Workload:
+    """A workload called ``name`` of traces with their weights of requests, as `from_files`."""
+    weights = np.array([weight for _, weight in sources])
+    share = weights / weights.sum()
     ends = np.round(np.cumsum(share) * requests).astype(int)
     counts = np.diff(ends, prepend=0)
-    drawn = [s.draw(int(c), seed, i) for i, (s, c) in enumerate(zip(sources, counts, strict=True))]
-    return concatenated("+".join(entries), drawn, seed, shuffle=True)
+    drawn = [
+        source.draw(int(count), seed, stream)
+        for stream, ((source, _), count) in enumerate(zip(sources, counts, strict=True))
+    ]
+    return concatenated(name, drawn, seed, shuffle=True)

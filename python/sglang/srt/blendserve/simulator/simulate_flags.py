@@ -126,8 +126,7 @@ def _add_policies(parser: argparse.ArgumentParser) -> None:
         "--pace",
         choices=("auto", *PACES),
         default="auto",
-        help="of blendserve, as --blendserve-pace of a server (default: balance on an engine that "
-        "overlaps, spread on one that does not)",
+        help="of blendserve, as --blendserve-pace of a server (default: marginal)",
     )
     parser.add_argument(
         "--window",

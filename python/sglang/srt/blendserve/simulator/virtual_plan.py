@@ -7,6 +7,7 @@ from typing import Any
 from sglang.srt.blendserve.policy.named import make_step_policy
 from sglang.srt.blendserve.pool.request_pool import RequestPool
 from sglang.srt.blendserve.runtime.record.step_timer import StepTimer
+from sglang.srt.blendserve.simulator.believed_steps import believed_steps
 from sglang.srt.blendserve.simulator.machine import Machine
 from sglang.srt.blendserve.simulator.options import BlendOptions
 
@@ -18,9 +19,14 @@ def plan_in_virtual_time(scheduler: Any, machine: Machine, options: BlendOptions
     reason nobody learns from how long a step took.
     """
     pool = RequestPool(machine.cost, scheduler.max_total_num_tokens, rules=options.rules)
-    policy = make_step_policy(pool, options.pace, max_tokens=options.chunk, tuning=options.tuning)
+    policy = make_step_policy(
+        pool,
+        options.pace,
+        max_tokens=options.chunk,
+        tuning=options.tuning,
+        steps=believed_steps(machine.steps, machine.scale),
+    )
     scheduler.use_pool(pool, policy)
     if options.lru_eviction:
         scheduler.tree_cache.follow(None)
-    scheduler.step_feedback = None
     scheduler.step_timer = StepTimer(pool.cost, [], one_behind=False)
