@@ -284,8 +284,7 @@ PACED_PEERS = (("fcfs", 512, _LOW), ("fcfs", 2048, _LOW), ("fcfs", *RELEASED), (
 
 def paces() -> list[Cell]:
     """The pace by marginal step time on measured devices, beside peers and earlier paces."""
-    known = load("paces")
-    cells = [
+    return [
         Cell(
             policy,
             workload,
@@ -307,7 +306,6 @@ def paces() -> list[Cell]:
             *((*peer, {}) for peer in PACED_PEERS),
         )
     ]
-    return [one for one in cells if one.options.get("pace") in (None, *PACES) or one.key() in known]
 
 
 def paper() -> list[Cell]:
@@ -583,6 +581,11 @@ STUDIES: dict[str, Callable[[], list[Cell]]] = {
 }
 
 
+def can_be_run(study: str, cell: Cell) -> bool:
+    """Whether there is a result, or the pace is still there to give one."""
+    return cell.options.get("pace") in (None, *PACES) or cell.key() in load(study)
+
+
 def main() -> None:
     """Run the studies that are named."""
     parser = argparse.ArgumentParser(
@@ -603,7 +606,7 @@ def main() -> None:
             if (not args.only or cell.policy in args.only)
             and (not args.workload or cell.workload == args.workload)
         ]
-        run(name, cells, args.minutes)
+        run(name, [cell for cell in cells if can_be_run(name, cell)], args.minutes)
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ VARIANTS: dict[str, Any] = {
     "side_window": 64,
     "side_part": 2,
     "least_share": 0.0,
-    "apart": 1.001,
+    "apart": 1.0,
     "most_share": 1.0,
     "scarce_share": 0.0,
     "scarce_from": 0.6,

@@ -36,6 +36,14 @@ def test_a_budget_is_cut_on_either_side() -> None:
     assert PrefillBudget(100, 300).at_most(None) == PrefillBudget(100, 300)
 
 
+def test_a_step_that_is_meant_to_have_no_prompt_has_none() -> None:
+    saved = SavedPrefill(min_tokens=16)
+    saved.add(PrefillBudget(464, 464))
+    saved.spend(400)
+    assert saved.add(PrefillBudget(0, 0)) == PrefillBudget(0, 0)
+    assert saved.add(PrefillBudget(464, 464)) == PrefillBudget(464, 464)
+
+
 def test_budgets_too_small_for_a_step_are_saved_up_and_no_others() -> None:
     saved = SavedPrefill(min_tokens=64)
     assert [saved.add(PrefillBudget(30, 30)).compute_side for _ in range(3)] == [0, 0, 64]

@@ -62,9 +62,12 @@ def test_nothing_is_kept_where_the_sides_are_alike() -> None:
         prompt = np.full(20 + number % 9, number, dtype=np.int32)
         pool.add(PoolRequest(f"r{number}", prompt, 2000, known_length=True))
     pool.plan_if_due(quiet=True)
-    split = MemorySplit(Tuning())
-    split.divide(pool.current, RemainingWork(1.0, 10.0), 0.1)
-    assert split.share < 0.05
+    shares = []
+    for apart in (2.0, 1.0):
+        split = MemorySplit(Tuning(apart=apart))
+        split.divide(pool.current, RemainingWork(1.0, 10.0), 0.1)
+        shares.append(split.share)
+    assert shares[0] < 0.05 < shares[1]
 
 
 def test_the_memory_is_divided_in_the_first_step_and_then_every_few() -> None:

@@ -61,3 +61,29 @@ def test_the_peak_is_what_they_hold_at_the_end() -> None:
 
 def test_a_prompt_that_is_computed_once_more_holds_what_it_had_generated() -> None:
     assert memory_of([7, 5], chunk=0, left=4).limit == SLOTS - OTHERS
+
+
+@pytest.mark.parametrize(("room", "fits"), [(30, True), (29, False)])
+def test_a_prompt_that_the_step_leaves_unfinished_ends_later(room: int, fits: bool) -> None:
+    """One that decodes has grown by one more token when it ends."""
+    pool = RequestPool(COST, 60)
+    old, new = (
+        PoolRequest(name, np.full(size, number, dtype=np.int32), most, known_length=True)
+        for number, (name, size, most) in enumerate((("old", 9, 21), ("new", 30, 10)))
+    )
+    for request in (old, new):
+        pool.add(request)
+    pool.plan_if_due(quiet=True)
+    pool.start(old)
+    old.held_tokens, old.generated = 9, 1
+    state = EngineState(
+        running=1,
+        kv_tokens=9,
+        used_slots=9,
+        free_requests=64,
+        cached_tokens=lambda request: 0,
+    )
+    memory = StepMemory(pool, state, Caution(DEFAULTS), MOST)
+    one = memory.candidate(new)
+    at_its_end = 30 + 10 + 9 + 10  # in time
+    assert memory.fits(one, at_its_end, room) == fits

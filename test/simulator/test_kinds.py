@@ -71,12 +71,29 @@ def test_fields_change_ranges() -> None:
     assert np.unique(workload.prefix).size == 50
 
 
+def test_traces_by_name_and_joined() -> None:
+    both = make_workload("sharegpt+mmlu", 1001, 3)
+    assert both.sources == ("sharegpt", "mmlu")
+    assert np.bincount(both.source).tolist() in ([500, 501], [501, 500])
+    again = make_workload("sharegpt+mmlu", 1001, 3)
+    assert (both.prompt_tokens == again.prompt_tokens).all()
+    assert (both.source[:500] == 0).any()
+    assert (both.source[:500] == 1).any()  # shuffled
+    [name] = make_workload("azure_code", 50, 0).sources
+    assert name == "azure_code"
+
+
 @pytest.mark.parametrize(
     ("text", "order", "says"),
     [
         ("documents,tokens=big", "shuffled", "workload field 'tokens=big'"),
         ("documents,uses=9-3", "shuffled", "the smaller number first"),
         ("documents,density=1", "shuffled", "workload field 'density=1'"),
+        ("azure_cod", "shuffled", "'azure_cod' is none of burstgpt, azure_conv"),
+        ("azure_code+nope", "shuffled", "'nope' is none of"),
+        ("azure_code+", "shuffled", "'nothing' is none of"),
+        ("azure_code,tokens=5", "shuffled", "'tokens=5' is none of"),
+        ("documents+azure_code", "shuffled", "nor is 'documents\\+azure_code' one of documents"),
         ("trace1", "random", "order 'random': choose from shuffled"),
     ],
 )

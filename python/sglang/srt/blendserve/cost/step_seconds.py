@@ -10,11 +10,16 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from sglang.srt.blendserve.cost.cost_model import CostModel
+from sglang.srt.blendserve.cost.device_spec import DeviceSpec
 from sglang.srt.blendserve.cost.model_times import ModelTimes, measured_times
 
 CONTEXT = 512
 """Tokens that a prompt token is taken to attend to. Unproven; what grows with the tokens alone
 moves no corner of the shape."""
+
+
+FIXED_STEP_SECONDS = 2e-3
+"""What a step takes beside its kernels: launches, sampling, the gap to the next one. Unproven."""
 
 
 class StepSeconds(Protocol):
@@ -39,7 +44,8 @@ class KernelSteps:
         times, tokens = self.times, prompt_tokens + decodes
         products = times.body(tokens) + times.head(decodes) + times.token * tokens
         prompts = times.prefill_attention(prompt_tokens, prompt_tokens * CONTEXT)
-        return products + prompts + times.decode_attention(decodes, kv_tokens)
+        attention = prompts + times.decode_attention(decodes, kv_tokens)
+        return products + attention + times.fixed + FIXED_STEP_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +61,16 @@ class RateSteps:
         products += float(cost.decode_compute_seconds(decodes))
         weights = float(cost.weights_seconds(prompt_tokens + decodes))
         attention = float(cost.decode_compute_seconds(0, kv_tokens))
-        return max(products, weights) + max(attention, float(cost.kv_read_seconds(kv_tokens)))
+        read = float(cost.kv_read_seconds(kv_tokens))
+        return max(products, weights) + max(attention, read) + FIXED_STEP_SECONDS
 
 
 def stock_steps(cost: CostModel) -> StepSeconds:
     """Return what steps of stock SGLang take: by measured kernels where the table of the device
     holds the model's shapes, else by the rates of ``cost``."""
     try:
-        return KernelSteps(measured_times(cost.model, cost.device))
+        # By the data sheet: the device of a planner may already be one at measured rates.
+        device = DeviceSpec.named(cost.device.base_name).tensor_parallel(cost.device.ranks)
+        return KernelSteps(measured_times(cost.model, device))
     except ValueError:
         return RateSteps(cost)

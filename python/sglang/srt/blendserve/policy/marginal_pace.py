@@ -49,9 +49,12 @@ class MarginalPace:
     """Spreads the remaining prompt tokens over the remaining steps, where they add least time.
 
     The steps that are left are the remaining KV reads over those of a full cache, so that memory
-    fills at the pace that it will need and not at the one that a cache not yet full suggests. No
-    step gets fewer than are free, or than make a token cheapest: sooner costs no more, and what is
-    begun sooner ends sooner.
+    fills at the pace that it will need and not at the one that a cache not yet full suggests. On
+    average no step gets fewer than are free, or than make a token cheapest: sooner costs no more,
+    and what is begun sooner ends sooner.
+
+    Sizes count the decodes of the engine, online ones too. Of the compute that is left for each
+    step, that of the decodes now running is taken off; a little too little while few run.
     """
 
     def __init__(self, cost: CostModel, steps: StepSeconds, kv_slots: int, max_tokens: int) -> None:
@@ -72,19 +75,26 @@ class MarginalPace:
         """Return the prompt tokens of the step, on either side of the scan."""
         if load.running == 0 or not rest.memory > 0:
             return PrefillBudget(self._max_tokens, self._max_tokens)
-        shape = self._shape(load)
-        wanted = min(max(self._average(load, rest), shape.least), self._max_tokens)
-        at = bisect_right(shape.totals, load.running + wanted)
-        below = shape.totals[at - 1] if at > 1 else load.running
-        tokens = below - load.running
-        if at < len(shape.totals):
-            gap = shape.totals[at] - below
-            self._owed = min(self._owed + wanted - tokens, gap)
-            if 2 * self._owed >= gap:
-                self._owed -= gap
-                tokens += gap
-        tokens = min(tokens, self._max_tokens)
+        tokens = self._tokens(self._shape(load), load, self._average(load, rest))
         return PrefillBudget(tokens, tokens)
+
+    def _tokens(self, shape: _Shape, load: StepLoad, average: float) -> int:
+        """The size of the step: the next one on the hull below or above what is wanted."""
+        totals, running, most = shape.totals, load.running, self._max_tokens
+        # Sizes were found beside some more decodes, in whose place prompt tokens go.
+        wanted = max(average, shape.least + totals[0] - running)
+        if wanted >= most:
+            return most
+        at = max(bisect_right(totals, running + wanted), 1)
+        below = totals[at - 1] - running if at > 1 else 0
+        above = min(totals[at] - running, most)
+        gap = above - below
+        self._owed = min(self._owed + wanted - below, 2.0 * gap)
+        # A prompt that has begun holds memory: it is not left lying.
+        if 2 * self._owed >= gap or (load.begun and not below):
+            self._owed = max(self._owed - gap, -gap)
+            return above
+        return below
 
     def _average(self, load: StepLoad, rest: Rest) -> float:
         """Prompt tokens that fall to a step, if those that are left have a full cache to read."""

@@ -117,7 +117,10 @@ class StepMemory:
     @cached_property
     def _stored(self) -> Floats:
         """(m,) KV tokens that the requests in flight hold alone: those of the latest output token
-        come with the step that reads it, and a request's last one never has any."""
+        come with the step that reads it, and a request's last one never has any.
+
+        Where the engine looks at a step before the last one's tokens are known, this is one too few
+        for each, and as many slots fewer are taken to be free."""
         running, chunk = self.in_flight, self._state.chunk
         stored: Floats = running.held_tokens + np.maximum(running.generated - 1.0, 0.0)
         if chunk is not None and chunk.generated:  # it computes its own output once more
@@ -186,19 +189,22 @@ class StepMemory:
         ``limit``: KV tokens, at most `limit`. ``room``: prompt tokens that the step has left.
         """
         least = one.footprint.needs(1, one.request.generated)
-        delay, whole = self._delay_of(one, room)
-        ends = one.remaining + delay if delay else one.remaining
-        limit = min(limit, self.limit - self._margin_beside(one, float(ends[-1])))
+        ends = one.remaining
+        most = min(limit, self.limit - self._margin_beside(one, float(ends[-1])))
         # A look-up is saved where it does not fit however much of it is cached.
-        if whole and not self.admission.fits(least, ends, limit):
+        if not self.admission.fits(least, ends, most):
             return False
+        delay = self._delay_of(one, room)
+        if delay:
+            ends = ends + delay
+            most = min(limit, self.limit - self._margin_beside(one, float(ends[-1])))
         needs = max(one.uncached, least)
-        tried = whole and needs == least
-        if not (tried or self.admission.fits(needs, ends, limit)):
+        tried = not delay and needs == least
+        if not (tried or self.admission.fits(needs, ends, most)):
             return False
         if not one.footprint.newly_shared:
             return True
-        return self._fits_as_prefixes_stay(one.footprint, needs, ends, limit)
+        return self._fits_as_prefixes_stay(one.footprint, needs, ends, most)
 
     def join(self, one: Candidate, room: int) -> None:
         """Count ``one``, which joins the step; before the pool knows that it has started.
@@ -207,14 +213,13 @@ class StepMemory:
         """
         if one.footprint.newly_shared:
             self._retain(one.footprint)
-        delay, _ = self._delay_of(one, room)
+        delay = self._delay_of(one, room)
         self.admission.add(one.needs, one.remaining + delay if delay else one.remaining)
         self.margin.add(one.remaining, one.doubt, one.worst)
         self._joined.append(one.request)
 
-    def _delay_of(self, one: Candidate, room: int) -> tuple[int, bool]:
-        """Steps before the one that computes the last of its prompt; and whether none are needed
-        whatever is cached of it.
+    def _delay_of(self, one: Candidate, room: int) -> int:
+        """Steps before the one that computes the last of its prompt.
 
         What a step's last prompt leaves to the next one makes it end later. That decides only where
         lengths are known, and is a look-up in the prefix cache.
@@ -222,8 +227,8 @@ class StepMemory:
         most = self._max_tokens
         first = min(room, most) if one.request.known_length else most
         if one.tokens <= first:
-            return 0, True
-        return max(-((first - one.uncached) // most), 0), False
+            return 0
+        return max(-((first - one.uncached) // most), 0)
 
     def _predicted(self, request: PoolRequest) -> Floats:
         """(q,) equally likely remaining lengths, tokens."""

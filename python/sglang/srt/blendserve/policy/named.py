@@ -30,11 +30,6 @@ def make_step_policy(
     the engine takes (default: as stock SGLang on the pool's device). Raises ValueError for an
     unknown name.
     """
-    cost, slots = pool.cost, pool.kv_slots
-    paces: dict[str, Pace] = {
-        "marginal": MarginalPace(cost, steps or stock_steps(cost), slots, max_tokens),
-        "fixed": FixedPace(max_tokens),
-    }
     if pace not in PACES:
         raise ValueError(f"unknown pace {pace!r}; known: {', '.join(PACES)}")
     if pace == "paper":
@@ -45,9 +40,13 @@ def make_step_policy(
             whole_prompts=whole_prompts,
             tuning=tuning,
         )
+    chosen: Pace = FixedPace(max_tokens)
+    if pace == "marginal":
+        steps = steps or stock_steps(pool.cost)
+        chosen = MarginalPace(pool.cost, steps, pool.kv_slots, max_tokens)
     return StepPolicy(
         pool,
-        paces[pace],
+        chosen,
         max_tokens=max_tokens,
         min_tokens=min_tokens,
         whole_prompts=whole_prompts,

@@ -26,6 +26,8 @@ class StepLoad(NamedTuple):
     """KV tokens that the decoding requests read."""
     prompt_cost: float = 1.0
     """Compute of a prompt token over that of one that attends to nothing (`PromptCost`)."""
+    begun: bool = False
+    """Whether a prompt is partly computed."""
 
 
 class Rest(Protocol):
@@ -58,7 +60,8 @@ class RestOnDemand:
 
 
 class PrefillBudget(NamedTuple):
-    """Prompt tokens to compute in the next step, from either side of the scan."""
+    """Prompt tokens to compute in the next step, from either side of the scan. Only `paper` has
+    two budgets; other paces say the same of both sides."""
 
     compute_side: int
     """At most this many tokens may be spent if any of them go to the compute-bound side."""
@@ -92,6 +95,8 @@ class SavedPrefill:
         # Only what is too small for a step is kept for a later one.
         most = float(max(budget.compute_side, self._min_tokens))
         self._tokens = min(self._tokens + budget.compute_side, most)
+        if not budget.memory_side:  # the step is meant to have no prompt
+            return budget
         compute_side = int(self._tokens)
         memory_side = max(compute_side, budget.memory_side)
         return PrefillBudget(

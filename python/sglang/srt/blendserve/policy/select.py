@@ -103,7 +103,8 @@ class StepPolicy:
     def _pace(self, step: Step) -> PrefillBudget:
         """The prompt tokens that the step may compute."""
         state = step.state
-        load = StepLoad(state.running, state.kv_tokens, self.prompt_cost.factor)
+        begun = state.chunk is not None
+        load = StepLoad(state.running, state.kv_tokens, self.prompt_cost.factor, begun)
         budget = self.pace.budget(load, RestOnDemand(lambda: step.rest))
         return self.saved.add(budget.at_most(state.most_prefill))
 

@@ -72,7 +72,7 @@ class MemorySplit:
         share = max(partition, tuning.least_share)
         share += tuning.scarce_share * rise(scarcity, tuning.scarce_from, tuning.scarce_width)
         apart = compute_side / memory_side if memory_side > 0 else math.inf
-        kept = 1.0 if math.isnan(apart) else rise(apart, 1.0, tuning.apart - 1.0)
+        kept = 1.0 if math.isnan(apart) else rise(apart, 1.0, max(tuning.apart - 1.0, 1e-9))
         self.share = min(share, tuning.most_share) * kept
 
     def _densities(self, current: CurrentPlan) -> tuple[float, float]:

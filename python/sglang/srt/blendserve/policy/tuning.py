@@ -11,6 +11,8 @@ nearly any change moves that. So one seed proves what is worth more, `reserve_al
 of 0.0 says that the field decides nothing on these traces, and that many are below zero that the
 defaults are not the best there. "Unproven": these runs do not reach the field.
 
+Those of the pace, which are no constants of a workload, stand in `marginal_pace`.
+
 Three constants are the paper's and stay where they are used: 1 % of the requests are sampled
 (`pool.planning_rules.SAMPLE`), node splits keep 99 % of the sharing
 (`plan.scan_order.KEEP_SHARING`), and the partition of the memory itself

@@ -56,7 +56,6 @@ class BlendScheduler(upstream.Scheduler, Feeding):
 
     step_recorder: StepRecorder | None = None
     """Set where metrics or a step trace are asked for."""
-    """Set where one step runs at a time, whose time can be told."""
     step_timer: StepTimer
     _injected: InjectedFault | None = None
 

@@ -10,7 +10,8 @@ Their answers' lengths are real (``data/NOTICE.md``). Sizes of documents, prefix
 and how often each is used are drawn evenly from a range, and are this project's choice. Fields
 after the name change a range: ``documents,tokens=500-4000,uses=3-20``.
 
-`make_workload` takes all names, those of `recipe` too, and puts a workload in the order of a file.
+`make_workload` takes all names, those of `recipe` and of traces too, and puts a workload in the
+order of a file.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sglang.srt.blendserve.simulator.length_traces import NAMES, LengthTrace, WorkloadError
-from sglang.srt.blendserve.simulator.recipe import Recipe, from_traces
+from sglang.srt.blendserve.simulator.recipe import PAPER_TRACES, Recipe, from_traces
 from sglang.srt.blendserve.simulator.workload import Workload, cap_for
 
 ORDERS = ("shuffled", "sorted", "interleaved", "jobs")
@@ -72,11 +73,18 @@ def make_workload(text: str, requests: int, seed: int, order: str = "shuffled") 
     if order not in ORDERS:
         raise WorkloadError(f"order {order!r}: choose from {', '.join(ORDERS)}")
     name, _, more = text.partition(",")
+    parts = name.split("+")
     if name in KINDS:
         workload = _draw(text, _with_fields(KINDS[name], more), requests, seed)
-    elif all(part in NAMES for part in text.split("+")):
-        workload = from_traces(
-            [(LengthTrace.named(part), 1.0) for part in text.split("+")], text, requests, seed
+    elif set(parts) <= set(NAMES) and not more:
+        traces = [(LengthTrace.named(part), 1.0) for part in parts]
+        workload = from_traces(traces, text, requests, seed)
+    elif "=" not in name and name not in PAPER_TRACES:
+        wrong = [part for part in parts if part not in NAMES] or [more]
+        raise WorkloadError(
+            f"--workload {text}: {wrong[0] or 'nothing'!r} is none of {', '.join(NAMES)}, which "
+            f"may be joined by +; nor is {name!r} one of {', '.join((*KINDS, *PAPER_TRACES))}, or "
+            "a recipe like density=1.4,sharing=0.35"
         )
     else:
         workload = Recipe.parse(text).workload(requests, seed)

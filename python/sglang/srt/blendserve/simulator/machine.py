@@ -97,11 +97,6 @@ class Machine:
             rates="peaks" if times is None else "tables",
         )
 
-    @property
-    def overlaps(self) -> bool:
-        """Whether the engine runs compute and memory work of a step at once."""
-        return self.steps.engine != "sequential"
-
     def real_seconds(self, seconds: float) -> float:
         """Seconds of the whole system for seconds of the replica: its steps are fewer and shorter
         by ``scale`` each."""

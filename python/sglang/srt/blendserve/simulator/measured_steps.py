@@ -20,15 +20,13 @@ from dataclasses import dataclass
 from math import inf
 
 from sglang.srt.blendserve.cost.model_times import ModelTimes
+from sglang.srt.blendserve.cost.step_seconds import FIXED_STEP_SECONDS
 from sglang.srt.blendserve.simulator.calibration import Calibration
 from sglang.srt.blendserve.simulator.overlap_cost import LANES, NANOFLOW, Exchange, LaneCost
 from sglang.srt.blendserve.simulator.step_cost import LeastTimes, StepTime, StepWork
 
 MEASURED_ENGINES = ("sequential", "lanes", "nanoflow", "ideal")
 """Kinds of engine that measured kernel times are put together for."""
-
-FIXED_STEP_SECONDS = 2e-3
-"""What a step takes beside its kernels: launches, sampling, the gap to the next one. Unproven."""
 
 _SEQUENTIAL = Exchange(1.0, 1.0)
 _IDEAL = Exchange(0.0, 0.0)

@@ -23,7 +23,7 @@ class BlendOptions:
     """Parts of the policy that ablations switch; the defaults are the policy as it is."""
 
     pace: str = "auto"
-    """A pace by name; ``auto``: that of an engine that overlaps or does not."""
+    """A pace by name; ``auto``: `marginal`."""
     chunk: int = BLEND_CHUNK
     """Largest prefill of a step, tokens."""
     told: str = ""

@@ -10,6 +10,7 @@ from sglang.srt.blendserve.cost.model_spec import known_models
 from sglang.srt.blendserve.policy.pace import PACES
 from sglang.srt.blendserve.simulator.fast_run import POLICIES
 from sglang.srt.blendserve.simulator.kinds import KINDS, ORDERS
+from sglang.srt.blendserve.simulator.length_traces import NAMES
 from sglang.srt.blendserve.simulator.machine import ENGINES, RATES
 from sglang.srt.blendserve.simulator.options import BLEND_CHUNK
 from sglang.srt.blendserve.simulator.peers import CHUNKS, CONSERVATIVENESS
@@ -32,7 +33,8 @@ def _add_workload(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--workload",
         metavar="W",
-        help=f"recipe, or trace1 to trace4 of the paper, or {', '.join(KINDS)}",
+        help=f"recipe, or trace1 to trace4 of the paper, or {', '.join(KINDS)}, or lengths of "
+        f"{', '.join(NAMES)}, several joined by +",
     )
     what.add_argument(
         "--trace", action="append", metavar="FILE[:WEIGHT]", help="trace of lengths; repeatable"
