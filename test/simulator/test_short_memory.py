@@ -25,7 +25,7 @@ def test_we_retract_far_less_often_than_stock() -> None:
     stock = run.run("fcfs", chunks=(512,), conservativeness=(1.0,))
     ours = run.run("blendserve")
     assert stock.retractions >= 150
-    assert ours.retractions <= stock.retractions / 8
+    assert ours.retractions <= stock.retractions / 5
     assert ours.steps < stock.steps  # not by leaving the memory empty
 
 
@@ -38,7 +38,7 @@ def test_the_same_in_sglang_s_own_scheduler() -> None:
     ours = run.run("blendserve", progress=ended.append)
     assert sum(ended) == 1500
     assert stock.retractions >= 100
-    assert ours.retractions <= stock.retractions / 8
+    assert ours.retractions <= stock.retractions / 5
 
 
 def test_a_cache_of_a_few_requests_is_not_flooded_before_lengths_are_known() -> None:
