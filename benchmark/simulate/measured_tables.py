@@ -177,11 +177,39 @@ def _paces(ours: str) -> str:
     return table(["", *(f"{device.split('-')[0]}, {engine}" for device, engine in PACED_ON)], body)
 
 
+def _again() -> str:
+    """The four traces of seed 0 under `marginal`, over the pace before and over peers."""
+    body = []
+    for engine in MEASURED_ENGINES:
+        for trace in TRACES:
+            where = {"engine": engine, "workload": trace}
+            [ours] = rows("again", **where) or [None]
+            if ours is None:
+                continue
+            others = rows("measured", seed=0, **where)
+            before = [rate(row) for row in others if row["cell"]["policy"] == "blendserve"]
+            peers = [rate(row) for row in others if row["cell"]["policy"] != "blendserve"]
+            apart = rate(ours) / PAPER_RATES[trace] - 1
+            body.append(
+                [f"{engine}, {trace}", f"{rate(ours):,.0f}", f"{apart:+.1%}",
+                 f"{rate(ours) / max(before):.3f}", f"{rate(ours) / max(peers):.3f}"]
+            )  # fmt: skip
+    head = [
+        "engine, trace",
+        "tokens/s",
+        "from the paper's",
+        "over the pace before",
+        "over the best peer",
+    ]
+    return table(head, body)
+
+
 MEASURED_TABLES: dict[str, Callable[[], str]] = {
     "validation": _validation,
     **{f"measured {engine}": lambda e=engine: _engine(e) for engine in MEASURED_ENGINES},
     "hopper lanes": lambda: "\n\n".join(_engine("lanes", d, "hopper") for d in ("H100", "H200")),
     "hopper sequential": lambda: _engine("sequential", "H200", "hopper"),
+    "again": _again,
     "windows": _windows,
     "paces marginal": lambda: _paces("marginal"),
     "paces before": lambda: _paces("before"),

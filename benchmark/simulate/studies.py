@@ -105,6 +105,15 @@ def measured() -> list[Cell]:
     ]
 
 
+def again() -> list[Cell]:
+    """The runs of `measured` of one seed under the pace that came after it."""
+    return [
+        replace(cell, options={"pace": "marginal"})
+        for cell in measured()
+        if cell.policy == "blendserve" and cell.seed == 0
+    ]
+
+
 USERS, USERS_REQUESTS = (
     (
         ("documents", "interleaved"),
@@ -559,6 +568,7 @@ def seeds() -> list[Cell]:
 STUDIES: dict[str, Callable[[], list[Cell]]] = {
     "measured": measured,
     "users": users,
+    "again": again,
     "hopper": hopper,
     "paces": paces,
     "windows": windows,
