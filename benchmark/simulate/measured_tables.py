@@ -183,9 +183,10 @@ def _again() -> str:
     for engine in MEASURED_ENGINES:
         for trace in TRACES:
             where = {"engine": engine, "workload": trace}
-            [ours] = rows("again", **where) or [None]
-            if ours is None:
+            found = rows("again", **where)
+            if not found:
                 continue
+            ours = found[0]
             others = rows("measured", seed=0, **where)
             before = [rate(row) for row in others if row["cell"]["policy"] == "blendserve"]
             peers = [rate(row) for row in others if row["cell"]["policy"] != "blendserve"]
