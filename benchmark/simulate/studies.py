@@ -317,6 +317,24 @@ def paces() -> list[Cell]:
     ]
 
 
+def alike() -> list[Cell]:
+    """Requests that are all alike, with no memory kept for one side of the scan, and with it."""
+    return [
+        Cell(
+            "blendserve",
+            "reasoning",
+            2_500,
+            seed,
+            engine=engine,
+            rates="tables",
+            options={"pace": "marginal", **more},
+        )
+        for engine in ("lanes", "sequential")
+        for seed in (0, 1)
+        for more in ({}, {"apart": 1.0})
+    ]
+
+
 def paper() -> list[Cell]:
     """The paper's own scanner, which takes far longer than all others, on fewer requests."""
     return [Cell("paper", workload, SWEEP) for workload in TRACES]
@@ -571,6 +589,7 @@ STUDIES: dict[str, Callable[[], list[Cell]]] = {
     "again": again,
     "hopper": hopper,
     "paces": paces,
+    "alike": alike,
     "windows": windows,
     "traces": traces,
     "full": full,
