@@ -141,9 +141,11 @@ class Bench:
 
     def attention(self) -> None:
         """The attention kernel against float32."""
-        result = self._stage("attention", "check_attention.py", {"device": self.args.device})
+        fused = self.args.device != "cpu" and any(one.fused for one in self.variants)
+        order = {"device": self.args.device, "fused": fused}
+        result = self._stage("attention", "check_attention.py", order)
         if result and not result.get("ok", False):
-            print("   the attention kernel is WRONG: run again with --attention triton")
+            print("   a kernel is WRONG (attention.json): run again with --attention triton")
 
     def calibrate(self) -> None:
         """Rates of the device, and interference over divisions of its SMs."""
@@ -312,18 +314,21 @@ class Bench:
             for _, load in self.loads()
         }
 
-    def plan(self) -> None:
-        """Print what a call would do."""
-        total = 0.0
-        for _, load in self.loads():
-            print(json.dumps(load.describe() | load.bounds(GUESS), indent=1))
-            total += self._expected(load)
-        each = self.args.start_seconds + total
+    def expected(self) -> dict[str, float]:
+        """What each stage and variant is expected to take, seconds."""
+        each = self.args.start_seconds + sum(self._expected(load) for _, load in self.loads())
         seconds = {stage: EXPECTED[stage] for stage in self.stages if stage in EXPECTED}
         if "correctness" in seconds:
             seconds["correctness"] *= 2
         if "throughput" in self.stages:
             seconds |= {variant.name: each for variant in self.variants}
+        return seconds
+
+    def plan(self) -> None:
+        """Print what a call would do."""
+        for _, load in self.loads():
+            print(json.dumps(load.describe() | load.bounds(GUESS), indent=1))
+        seconds = self.expected()
         for name, expected in seconds.items():
             print(f"{name}: about {expected:.0f} s")
         print("variants:", ", ".join(variant.name for variant in self.variants))

@@ -2,8 +2,10 @@
 
     python benchmark/gpu/check_attention.py ORDER.json OUT.json
 
-ORDER: ``device``. On a GPU: FlashAttention 3 through ``sgl_kernel`` for decode, prefill and
-prefill behind a cached prefix, head sizes 128 and 64. On a CPU: torch's own, to check this script.
+ORDER: ``device``, and ``fused``: whether to check the kernel for mixed steps, too. On a GPU:
+FlashAttention 3 through ``sgl_kernel`` for decode, prefill and prefill behind a cached prefix, head
+sizes 128 and 64; and FlashInfer's ``BatchAttention`` for all of that in one step. On a CPU: torch's
+own, to check this script.
 """
 
 from __future__ import annotations
@@ -28,6 +30,16 @@ CASES = (
     (1, 1, 8000, 8001, 1),
 )
 SMALL = ((3, 1, 1, 40, 1), (2, 7, 7, 30, 4))
+MIXED = (
+    (300, 0),
+    (300, 1700),
+    (1, 2500),
+    (77, 1),
+    (1, 1),
+    (2, 0),
+    *((1, 40 * n) for n in range(1, 60)),
+)
+"""New and cached tokens of the requests of a mixed step."""
 HEADS, KV_HEADS = 32, 8
 TOLERANCE = 1e-2
 """Largest error relative to the norm, in bfloat16."""
@@ -108,6 +120,35 @@ def check(
     return {"head_dim": dim, "case": list(case), "error": error, "ok": error < TOLERANCE}
 
 
+def check_mixed(device: str, dim: int, kernel: Any) -> dict[str, Any]:
+    """The error of one mixed step through FlashInfer's kernel, as `check`'s."""
+    import torch
+
+    from sglang.srt.blendserve.runtime.fused.mixed_batch import FusedAttention, MixedBatch
+
+    new, cached = (torch.tensor(part, device=device) for part in zip(*MIXED, strict=True))
+    lengths = new + cached
+    total = int(lengths.sum())
+    keys, values = (
+        torch.randn(total, KV_HEADS, dim, device=device, dtype=torch.bfloat16) for _ in range(2)
+    )
+    q = torch.randn(int(new.sum()), HEADS * dim, device=device, dtype=torch.bfloat16)
+    slots = torch.randperm(total, device=device).split(lengths.tolist())
+    table = torch.zeros(len(MIXED), int(lengths.max()), dtype=torch.int32, device=device)
+    for row, own in zip(table, slots, strict=True):
+        row[: own.numel()] = own
+    rows = torch.arange(len(MIXED), device=device)
+    fused = FusedAttention(kernel, (HEADS, KV_HEADS, dim, dim**-0.5), torch.bfloat16)
+    fused.plan(MixedBatch.of(table, rows, lengths, new, total), len(q))
+    out = fused.run(q, keys, values).float()
+    each = zip(q.view(-1, HEADS, dim).split(new.tolist()), slots, strict=True)
+    expected = torch.cat(
+        [attend(mine, keys[own], values[own], len(mine)).flatten(1) for mine, own in each]
+    )
+    error = float((out - expected).norm() / expected.norm())
+    return {"head_dim": dim, "case": "mixed", "error": error, "ok": error < TOLERANCE}
+
+
 def main(order: dict[str, Any], target: Path) -> int:
     """Write all errors; 1 if one is too large."""
     import torch
@@ -117,6 +158,10 @@ def main(order: dict[str, Any], target: Path) -> int:
     function = kernel(device)
     cases = SMALL if device == "cpu" else CASES
     results = [check(device, dim, case, function) for dim in (128, 64) for case in cases]
+    if order.get("fused"):
+        from flashinfer import BatchAttention
+
+        results += [check_mixed(device, dim, BatchAttention("NHD", device)) for dim in (128, 64)]
     target.write_text(json.dumps({"results": results, "ok": all(r["ok"] for r in results)}))
     return 0 if all(r["ok"] for r in results) else 1
 

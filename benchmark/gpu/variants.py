@@ -27,6 +27,11 @@ class Variant:
         """Whether requests carry the mark of an offline job."""
         return self.flags.get("schedule_policy") == "blendserve"
 
+    @property
+    def fused(self) -> bool:
+        """Whether mixed steps have one attention kernel."""
+        return "blend_flashinfer" in self.flags.values()
+
 
 def _ours(overlap: str, chunk: int = 2048, split: str = "auto", **flags: Any) -> dict[str, Any]:
     return {
@@ -54,6 +59,11 @@ VARIANTS = (
     Variant("fcfs", "stock, as they arrive", {}),
     Variant("dfs-pdmux", "stock, repaired, PD multiplexing, depth-first", _PDMUX, depth_first=True),
     Variant("blend-mixed", "ours, one forward of both", {"schedule_policy": "blendserve"}),
+    Variant(
+        "blend-fused",
+        "ours, one forward of both, one attention kernel in it",
+        {"schedule_policy": "blendserve", "prefill_attention_backend": "blend_flashinfer"},
+    ),
     Variant(
         "dfs-mixed-2048",
         "stock, depth-first order, mixed chunks of 2048",
@@ -114,6 +124,8 @@ def engine_flags(variant: Variant, device: str, backend: str, kv_slots: int) -> 
             "cuda_graph_bs_decode": list(GRAPH_SIZES),
         }
     flags |= variant.flags
+    if device == "cpu":
+        flags.pop("prefill_attention_backend", None)
     overlap = variant.flags.get("blendserve_overlap", "off") != "off"
     if overlap:
         flags.pop("chunked_prefill_size", None)

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import mixed_kernel
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -236,6 +237,30 @@ def test_the_attention_check_tells_right_from_wrong(tmp_path: Path) -> None:
 
     assert not check_attention.check("cpu", 64, case, wrong)["ok"]
     assert check_attention.main({"device": "cpu"}, tmp_path / "out.json") == 0
+
+
+def test_the_check_of_mixed_steps_tells_right_from_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check_attention, "MIXED", ((30, 0), (9, 17), (1, 25), (1, 1), (2, 0)))
+    right = mixed_kernel.BatchAttention()
+    assert check_attention.check_mixed("cpu", 64, right)["ok"]
+
+    class Wrong(mixed_kernel.BatchAttention):
+        def plan(self, *args: Any, **more: Any) -> None:
+            super().plan(*args, **more)
+            self.planned["scale"] *= 1.2
+
+    assert not check_attention.check_mixed("cpu", 64, Wrong())["ok"]
+
+
+def test_one_kernel_for_mixed_steps_is_a_variant() -> None:
+    [variant] = named(["blend-fused"])
+    assert variant.ours
+    assert variant.fused
+    flags = engine_flags(variant, "cuda", "fa3", 5000)
+    # Decodes alone, and prompts alone, go as they do elsewhere.
+    assert flags["prefill_attention_backend"] == "blend_flashinfer"
+    assert flags["attention_backend"] == "fa3"
+    assert "prefill_attention_backend" not in engine_flags(variant, "cpu", "fa3", 5000)
 
 
 def test_answers_are_compared_one_by_one() -> None:

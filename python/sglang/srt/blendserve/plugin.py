@@ -11,7 +11,8 @@ stay inside functions. It is the only place that touches SGLang's hooks and regi
   (`dispatch.list_calls`)
 - the batch API in ``launch_server`` (`server.hooks`)
 - the start of PD multiplexing, which SGLang 0.5.17 gets wrong (`runtime.overlap.pdmux`)
-- the attention backend ``blend_cpu``, which ``--device cpu`` uses if no other is given
+- the attention backends ``blend_cpu``, which ``--device cpu`` uses if no other is given, and
+  ``blend_flashinfer`` (`runtime.fused`)
 
 SGLang logs and swallows every exception of a plugin. So what goes wrong here, a release that the
 package does not work with included, is kept and said to whoever asks for the policy (`guard`).
@@ -66,6 +67,7 @@ def _register_all() -> None:
     from sglang.srt.blendserve.runtime.cache.factory import create_cache
     from sglang.srt.blendserve.runtime.compat.server_args import release
     from sglang.srt.blendserve.runtime.cpu.attention import register_cpu_attention
+    from sglang.srt.blendserve.runtime.fused.attention import register_fused_attention
     from sglang.srt.blendserve.runtime.overlap import pdmux
     from sglang.srt.blendserve.runtime.scheduler import BlendScheduler
     from sglang.srt.blendserve.server import hooks as batch_api
@@ -83,6 +85,7 @@ def _register_all() -> None:
     if POLICY not in registered_radix_cache_backends():
         register_radix_cache_backend(POLICY, create_cache)
     register_cpu_attention()
+    register_fused_attention()
     pdmux.register_repair()
     list_calls.register()
     batch_api.register()

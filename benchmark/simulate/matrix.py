@@ -1,0 +1,150 @@
+"""One policy as it is, on workloads nobody set a constant on: the matrix of engines and devices.
+
+    python benchmark/simulate/matrix.py
+    python benchmark/simulate/matrix.py --device H100 --minutes 30
+
+Peers' flags are chosen for each workload, engine and device on one seed, of the file as it is
+drawn, and scored on another, in both orders of the file. Of fcfs and of depth-first order the
+better counts, and beside a sorted file a shuffle of it, too. Results go to
+``benchmark/simulate/results/matrix.jsonl``; cells that are there are not run again, so several
+processes may share it by ``--device``. ``tables.py matrix`` makes the tables of docs/results.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from cells import Cell, load, run
+
+CHOSEN_ON, SCORED_ON = 0, (1, 2, 3)
+"""Seeds: the one on which the peers' flags are chosen, and those that count."""
+
+LARGE = 100_000
+WORKLOADS = {
+    "trace1": LARGE,
+    "trace2": LARGE,
+    "trace3": LARGE,
+    "trace4": LARGE,
+    "azure_code": LARGE,
+    "azure_conv": LARGE,
+    "burstgpt": LARGE,
+    "sharegpt": LARGE,
+    "sharegpt+azure_code+mmlu": LARGE,
+    "documents": LARGE,
+    "reasoning": 10_000,
+    "burstgpt+reasoning": 20_000,
+}
+"""Requests of each; fewer where each has thousands of output tokens."""
+ONE_ORDER = ("azure_code", "azure_conv", "burstgpt", "sharegpt", "reasoning")
+"""Workloads of one source without prefixes, which sorting leaves as they are."""
+
+MACHINES = (
+    ("A100-80G", "sequential"),
+    ("A100-80G", "lanes"),
+    ("A100-80G", "nanoflow"),
+    ("H100", "sequential"),
+    ("H100", "lanes"),
+    ("H200", "sequential"),
+    ("H200", "lanes"),
+)
+RELEASED = (8192, 1.0)
+"""SGLang's default chunk on a large GPU and its default conservativeness: what people run."""
+FLAGS = ((512, 0.1), (2048, 0.1), RELEASED)
+"""Chunk and conservativeness among which the peers' are chosen."""
+PEERS = ("fcfs", "dfs")
+
+NEAR = 1.01
+"""Cells below this over the best peer are run for all seeds."""
+
+
+class Place(NamedTuple):
+    """A workload on a machine."""
+
+    workload: str
+    device: str
+    engine: str
+
+    def cell(self, policy: str, seed: int, order: str, flags: tuple[int, float] = (0, 1.0)) -> Cell:
+        """Return a run here."""
+        return Cell(
+            policy,
+            self.workload,
+            WORKLOADS[self.workload],
+            seed,
+            *flags,
+            device=self.device,
+            engine=self.engine,
+            order=order,
+            rates="tables",
+        )
+
+    def tuning(self) -> list[Cell]:
+        """Return the runs among which the peers' flags are chosen."""
+        return [self.cell(p, CHOSEN_ON, "shuffled", flags) for p in PEERS for flags in FLAGS]
+
+    def scored(self, seed: int, order: str, done: dict[str, Any]) -> list[Cell]:
+        """Return the runs of one seed and order that count, ours first. Their flags are the best
+        of `tuning`, which ``done`` has: results of cells by key."""
+        cells = [self.cell("blendserve", seed, order), self.cell("fcfs", seed, order, RELEASED)]
+        for peer in PEERS:
+            tried = [cell for cell in self.tuning() if cell.policy == peer]
+            fastest = max(tried, key=lambda c: done[c.key()]["result"]["tokens_per_second"])
+            cells.append(replace(fastest, seed=seed, order=order))
+            if peer == "fcfs" and order == "sorted":
+                cells.append(replace(cells[-1], policy="random"))
+        return list({cell.key(): cell for cell in cells}.values())
+
+
+def places(device: str | None = None) -> Iterator[Place]:
+    """All workloads on all machines, or on those of one device."""
+    for workload in WORKLOADS:
+        for name, engine in MACHINES:
+            if device in (None, name):
+                yield Place(workload, name, engine)
+
+
+def orders(workload: str) -> tuple[str, ...]:
+    """The orders of a file that differ for this workload."""
+    return ("shuffled",) if workload in ONE_ORDER else ("shuffled", "sorted")
+
+
+def gain(cells: list[Cell], done: dict[str, Any]) -> float | None:
+    """How many times as fast the first of ``cells`` is as the best of the others; None: not all
+    have been run."""
+    if any(cell.key() not in done for cell in cells):
+        return None
+    rates = [done[cell.key()]["result"]["tokens_per_second"] for cell in cells]
+    return float(rates[0] / max(rates[1:]))
+
+
+def main() -> None:
+    """Run what has no result yet."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", choices=sorted({name for name, _ in MACHINES}))
+    parser.add_argument("--minutes", type=float, help="begin no cell after so long")
+    parser.add_argument("--workload", choices=WORKLOADS, help="this one alone")
+    args = parser.parse_args()
+    wanted = [p for p in places(args.device) if args.workload in (None, p.workload)]
+    for place in wanted:
+        run("matrix", place.tuning(), args.minutes)
+        done = load("matrix")
+        if all(cell.key() in done for cell in place.tuning()):
+            for order in orders(place.workload):
+                run("matrix", place.scored(SCORED_ON[0], order, done), args.minutes)
+    for place in wanted:
+        for order in orders(place.workload):
+            for seed in SCORED_ON[1:]:
+                done = load("matrix")
+                first = [c for c in place.tuning() if c.key() not in done]
+                found = None if first else gain(place.scored(SCORED_ON[0], order, done), done)
+                if found is not None and found < NEAR:
+                    run("matrix", place.scored(seed, order, done), args.minutes)
+
+
+if __name__ == "__main__":
+    main()
