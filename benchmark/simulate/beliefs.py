@@ -11,12 +11,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from sglang.srt.blendserve.simulator import fast_run
-from sglang.srt.blendserve.simulator.believed_steps import believed_steps
 from sglang.srt.blendserve.simulator.fast_run import FastRun
 from sglang.srt.blendserve.simulator.kinds import make_workload
 from sglang.srt.blendserve.simulator.machine import Machine
@@ -49,23 +46,13 @@ def main() -> None:
             for name, factors in RATES.items():
                 run.machine = replace(machine, cost=machine.cost.at_rates(*factors))
                 rates[name] = run.run("blendserve").tokens_per_second / right
-            run.machine = machine
-            rates[STEPS] = _with_steps_of(other, run) / right
+            run.machine = replace(machine, belief=other.steps)
+            rates[STEPS] = run.run("blendserve").tokens_per_second / right
             found[f"{workload}, {engine}"] = {name: round(one, 4) for name, one in rates.items()}
             shown = "  ".join(f"{name}: {one:.3f}" for name, one in rates.items())
             print(f"{workload:12}{engine:12}{shown}", flush=True)
     if args.json is not None:
         args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-
-
-def _with_steps_of(other: Machine, run: FastRun) -> float:
-    """Throughput where the pace takes the steps for those of another machine."""
-    right: Callable[..., object] = believed_steps
-    fast_run.believed_steps = lambda *_: right(other.steps, other.scale)  # type: ignore
-    try:
-        return run.run("blendserve").tokens_per_second
-    finally:
-        fast_run.believed_steps = right  # type: ignore
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ kernels and 2 ms a step.
 
 from __future__ import annotations
 
-from sglang.srt.blendserve.simulator.believed_steps import believed_steps
 from sglang.srt.blendserve.simulator.machine import Machine
+from sglang.srt.blendserve.simulator.simulated_policy import believed_steps
 
 DECODES, KV_TOKENS = 64, 320_000
 TOKENS = (64, 256, 264, 512, 520, 1024, 1040, 2048)

@@ -10,10 +10,8 @@ from dataclasses import dataclass, field, replace
 from itertools import product
 
 from sglang.srt.blendserve.plan.prefix_tree import PrefixTree
-from sglang.srt.blendserve.policy.named import AnyStepPolicy, make_step_policy
 from sglang.srt.blendserve.pool.pool_request import Tokens
 from sglang.srt.blendserve.pool.request_pool import RequestPool
-from sglang.srt.blendserve.simulator.believed_steps import believed_steps
 from sglang.srt.blendserve.simulator.blend_policy import BlendPolicy
 from sglang.srt.blendserve.simulator.fast import FastEngine, FastPolicy
 from sglang.srt.blendserve.simulator.machine import Machine
@@ -28,6 +26,7 @@ from sglang.srt.blendserve.simulator.peers import (
 from sglang.srt.blendserve.simulator.queue_policy import EwmaPolicy, QueuePolicy
 from sglang.srt.blendserve.simulator.result import Result
 from sglang.srt.blendserve.simulator.round_robin import dealt, together
+from sglang.srt.blendserve.simulator.simulated_policy import simulated_policy
 from sglang.srt.blendserve.simulator.step_cost import StepTime, StepWork
 from sglang.srt.blendserve.simulator.window_policy import FileAhead, PlanAhead, WindowPolicy
 from sglang.srt.blendserve.simulator.workload import Workload
@@ -105,10 +104,8 @@ class FastRun:
     def _blend(
         self, name: str, options: BlendOptions, progress: Callable[[int], None] | None
     ) -> Result:
-        pace = "paper" if name == "paper" else options.pace
-        if pace == "auto":
-            pace = "marginal"
-        options = replace(options, pace=pace)
+        if name == "paper":
+            options = replace(options, pace="paper")
         if self.fleet.engines > 1:
             return self._many(name, options, progress)
 
@@ -116,22 +113,12 @@ class FastRun:
             if options.window:
                 return self._window_policy(options, self._ahead(options))
             told = told_lengths(self.replica, options.told)
-            step_policy, known_ahead = self._step_policy(options), options.known_ahead
+            step_policy = simulated_policy(self.machine.kv_slots, self.machine, options)
             return BlendPolicy(
-                self.replica, self.prompts, step_policy, told, known_ahead=known_ahead
+                self.replica, self.prompts, step_policy, told, known_ahead=options.known_ahead
             )
 
         return self._play(name, make, options.chunk, progress, plan_aware=not options.lru_eviction)
-
-    def _step_policy(self, options: BlendOptions) -> AnyStepPolicy:
-        pool = RequestPool(self.machine.cost, self.machine.kv_slots, rules=options.rules)
-        return make_step_policy(
-            pool,
-            options.pace,
-            max_tokens=options.chunk,
-            tuning=options.tuning,
-            steps=believed_steps(self.machine.steps, self.machine.scale),
-        )
 
     def _ahead(self, options: BlendOptions) -> PlanAhead | FileAhead:
         if not options.plan_ahead:
@@ -152,7 +139,7 @@ class FastRun:
         return WindowPolicy(
             self.replica,
             self.prompts,
-            self._step_policy(options),
+            simulated_policy(self.machine.kv_slots, self.machine, options),
             ahead,
             options.window or self.replica.size,
             told_lengths(self.replica, options.told),

@@ -92,10 +92,8 @@ class FullRun:
     def _ours(
         self, policy: str, options: BlendOptions, progress: Callable[[int], None] | None
     ) -> Result:
-        pace = "paper" if policy == "paper" else options.pace
-        if pace == "auto":
-            pace = "marginal"
-        options = replace(options, pace=pace)
+        if policy == "paper":
+            options = replace(options, pace="paper")
         if options.known_ahead < 1 or (options.window and (options.told or not options.plan_ahead)):
             raise ValueError("requests that come later, or a window otherwise filled: --fast alone")
         n = self.replica.size

@@ -42,6 +42,8 @@ class Machine:
     scale: float
     rates: str = "peaks"
     """One of `RATES`."""
+    belief: StepModel | None = None
+    """What the policy's pace believes that a step takes; None: what it does take."""
 
     @classmethod
     def build(

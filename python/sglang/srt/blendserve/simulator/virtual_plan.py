@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from sglang.srt.blendserve.policy.named import make_step_policy
-from sglang.srt.blendserve.pool.request_pool import RequestPool
 from sglang.srt.blendserve.runtime.record.step_timer import StepTimer
-from sglang.srt.blendserve.simulator.believed_steps import believed_steps
 from sglang.srt.blendserve.simulator.machine import Machine
 from sglang.srt.blendserve.simulator.options import BlendOptions
+from sglang.srt.blendserve.simulator.simulated_policy import simulated_policy
 
 
 def plan_in_virtual_time(scheduler: Any, machine: Machine, options: BlendOptions) -> None:
@@ -18,15 +16,8 @@ def plan_in_virtual_time(scheduler: Any, machine: Machine, options: BlendOptions
     Plans are made at once, not beside the steps, whose real time means nothing here; for the same
     reason nobody learns from how long a step took.
     """
-    pool = RequestPool(machine.cost, scheduler.max_total_num_tokens, rules=options.rules)
-    policy = make_step_policy(
-        pool,
-        options.pace,
-        max_tokens=options.chunk,
-        tuning=options.tuning,
-        steps=believed_steps(machine.steps, machine.scale),
-    )
-    scheduler.use_pool(pool, policy)
+    policy = simulated_policy(scheduler.max_total_num_tokens, machine, options)
+    scheduler.use_pool(policy.pool, policy)
     if options.lru_eviction:
         scheduler.tree_cache.follow(None)
-    scheduler.step_timer = StepTimer(pool.cost, [], one_behind=False)
+    scheduler.step_timer = StepTimer(machine.cost, [], one_behind=False)
