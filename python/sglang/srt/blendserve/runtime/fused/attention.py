@@ -55,6 +55,8 @@ def unsupported(runner: Any) -> str:
     """Return what a loaded model needs and the kernel lacks ("" if nothing)."""
     from sglang.srt.layers.radix_attention import RadixAttention
 
+    from sglang.srt.blendserve.runtime.fused.mixed_batch import heads_of
+
     if not runner.device.startswith("cuda"):
         return f"device {runner.device}"
     if runner.use_mla_backend:
@@ -68,14 +70,9 @@ def unsupported(runner: Any) -> str:
     layers = [m for m in runner.model.modules() if isinstance(m, RadixAttention)]
     if not layers:
         return "a model without attention layers"
-    if len({shape_of(layer) for layer in layers}) > 1:
+    if len({heads_of(layer) for layer in layers}) > 1:
         return "layers whose heads differ"
     return next((reason for layer in layers if (reason := _unsupported_layer(layer))), "")
-
-
-def shape_of(layer: Any) -> tuple[int, int, int, float]:
-    """Query heads, KV heads, head size and scale of scores of one of SGLang's attention layers."""
-    return layer.tp_q_head_num, layer.tp_k_head_num, layer.head_dim, layer.scaling
 
 
 def _unsupported_layer(layer: Any) -> str:

@@ -13,8 +13,12 @@ from sglang.srt.layers.attention.flashinfer_backend import FlashInferAttnBackend
 from sglang.srt.layers.radix_attention import RadixAttention
 from sglang.srt.mem_cache.memory_pool import KVWriteLoc
 
-from sglang.srt.blendserve.runtime.fused.attention import shape_of
-from sglang.srt.blendserve.runtime.fused.mixed_batch import FusedAttention, MixedBatch, is_mixed
+from sglang.srt.blendserve.runtime.fused.mixed_batch import (
+    FusedAttention,
+    MixedBatch,
+    heads_of,
+    is_mixed,
+)
 
 
 class FusedFlashInfer(FlashInferAttnBackend):
@@ -24,7 +28,7 @@ class FusedFlashInfer(FlashInferAttnBackend):
         super().__init__(runner, **more)
         layer = next(m for m in runner.model.modules() if isinstance(m, RadixAttention))
         kernel = BatchAttention("NHD", runner.device)
-        self._mixed = FusedAttention(kernel, shape_of(layer), runner.dtype)
+        self._mixed = FusedAttention(kernel, heads_of(layer), runner.dtype)
         self._is_mixed = False
 
     def init_forward_metadata(self, forward_batch: Any) -> None:

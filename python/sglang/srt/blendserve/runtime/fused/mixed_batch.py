@@ -21,6 +21,11 @@ def is_mixed(new_tokens: Sequence[int], cached_tokens: Sequence[int]) -> bool:
     return 0 < decodes < len(new_tokens)
 
 
+def heads_of(layer: Any) -> tuple[int, int, int, float]:
+    """Query heads, KV heads, head size and scale of scores of one of SGLang's attention layers."""
+    return layer.tp_q_head_num, layer.tp_k_head_num, layer.head_dim, layer.scaling
+
+
 @dataclass(frozen=True, slots=True)
 class MixedBatch:
     """The rows of b requests and the KV slots that each of them attends to; int32 tensors."""
