@@ -37,6 +37,7 @@ MIXED = (
     (77, 1),
     (1, 1),
     (2, 0),
+    (1, 40_000),  # long enough that several blocks divide it
     *((1, 40 * n) for n in range(1, 60)),
 )
 """New and cached tokens of the requests of a mixed step."""
@@ -141,11 +142,12 @@ def check_mixed(device: str, dim: int, kernel: Any) -> dict[str, Any]:
     fused = FusedAttention(kernel, (HEADS, KV_HEADS, dim, dim**-0.5), torch.bfloat16)
     fused.plan(MixedBatch.of(table, rows, lengths, new, total), len(q))
     out = fused.run(q, keys, values).float()
-    each = zip(q.view(-1, HEADS, dim).split(new.tolist()), slots, strict=True)
-    expected = torch.cat(
-        [attend(mine, keys[own], values[own], len(mine)).flatten(1) for mine, own in each]
-    )
-    error = float((out - expected).norm() / expected.norm())
+    # Of each request for itself: the outputs of long contexts are small beside those of short ones.
+    error = 0.0
+    parts = (x.view(-1, HEADS, dim).split(new.tolist()) for x in (q, out))
+    for mine, found, own in zip(*parts, slots, strict=True):
+        expected = attend(mine, keys[own], values[own], len(mine))
+        error = max(error, float((found - expected).norm() / expected.norm()))
     return {"head_dim": dim, "case": "mixed", "error": error, "ok": error < TOLERANCE}
 
 
@@ -158,12 +160,26 @@ def main(order: dict[str, Any], target: Path) -> int:
     function = kernel(device)
     cases = SMALL if device == "cpu" else CASES
     results = [check(device, dim, case, function) for dim in (128, 64) for case in cases]
+    found: dict[str, Any] = {"results": results, "ok": all(r["ok"] for r in results)}
+    target.write_text(json.dumps(found))
     if order.get("fused"):
+        found |= fused(device)
+        target.write_text(json.dumps(found))
+    return 0 if found["ok"] else 1
+
+
+def fused(device: str) -> dict[str, Any]:
+    """The check of mixed steps; what goes wrong in it is its result, and spoils no other."""
+    try:
         from flashinfer import BatchAttention
 
-        results += [check_mixed(device, dim, BatchAttention("NHD", device)) for dim in (128, 64)]
-    target.write_text(json.dumps({"results": results, "ok": all(r["ok"] for r in results)}))
-    return 0 if all(r["ok"] for r in results) else 1
+        mixed = [check_mixed(device, dim, BatchAttention("NHD", device)) for dim in (128, 64)]
+    except Exception as error:
+        return {"fused_ok": False, "fused_error": f"{type(error).__name__}: {error}"}
+    wrong = [
+        f"an error of {r['error']:.2g} at head size {r['head_dim']}" for r in mixed if not r["ok"]
+    ]
+    return {"fused": mixed, "fused_ok": not wrong, "fused_error": "; ".join(wrong)}
 
 
 if __name__ == "__main__":

@@ -60,6 +60,11 @@ VARIANTS = (
     Variant("dfs-pdmux", "stock, repaired, PD multiplexing, depth-first", _PDMUX, depth_first=True),
     Variant("blend-mixed", "ours, one forward of both", {"schedule_policy": "blendserve"}),
     Variant(
+        "blend-flashinfer",
+        "ours, one forward of both, prompts through SGLang's FlashInfer backend",
+        {"schedule_policy": "blendserve", "prefill_attention_backend": "flashinfer"},
+    ),
+    Variant(
         "blend-fused",
         "ours, one forward of both, one attention kernel in it",
         {"schedule_policy": "blendserve", "prefill_attention_backend": "blend_flashinfer"},
@@ -89,6 +94,10 @@ VARIANTS = (
         depth_first=True,
     ),
 )
+
+
+DEFAULT = [v.name for v in VARIANTS if "prefill_attention_backend" not in v.flags]
+"""The variants of a call that names none: others have kernels to compile first."""
 
 
 def named(names: list[str]) -> list[Variant]:

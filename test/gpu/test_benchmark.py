@@ -240,16 +240,29 @@ def test_the_attention_check_tells_right_from_wrong(tmp_path: Path) -> None:
 
 
 def test_the_check_of_mixed_steps_tells_right_from_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(check_attention, "MIXED", ((30, 0), (9, 17), (1, 25), (1, 1), (2, 0)))
+    monkeypatch.setattr(check_attention, "MIXED", ((30, 0), (9, 17), (1, 900), (1, 1), (2, 0)))
     right = mixed_kernel.BatchAttention()
     assert check_attention.check_mixed("cpu", 64, right)["ok"]
 
     class Wrong(mixed_kernel.BatchAttention):
+        """Leaves out the newest token of the one long decode."""
+
         def plan(self, *args: Any, **more: Any) -> None:
             super().plan(*args, **more)
-            self.planned["scale"] *= 1.2
+            self.planned["slots"][2] = self.planned["slots"][2][:-1]
 
     assert not check_attention.check_mixed("cpu", 64, Wrong())["ok"]
+
+
+def test_a_kernel_that_is_not_there_spoils_no_other_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "flashinfer", None)
+    assert check_attention.main({"device": "cpu", "fused": True}, tmp_path / "out.json") == 0
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert found["ok"]
+    assert not found["fused_ok"]
+    assert "flashinfer" in found["fused_error"]
 
 
 def test_one_kernel_for_mixed_steps_is_a_variant() -> None:

@@ -7,6 +7,7 @@ checks the real one on a card.
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
 from collections.abc import Iterator
 from types import ModuleType, SimpleNamespace
@@ -21,7 +22,8 @@ from hypothesis import strategies as st
 from sglang.srt.blendserve.runtime.fused.attention import BACKEND, create_backend
 from sglang.srt.blendserve.runtime.fused.mixed_batch import FusedAttention, MixedBatch, is_mixed
 
-HEADS, KV_HEADS, SIZE, SCALE = 4, 2, 8, 0.3
+HEADS, KV_HEADS, SIZE, SCALE = 4, 2, 64, 0.3
+DTYPE = torch.bfloat16
 SHAPE = (HEADS, KV_HEADS, SIZE, SCALE)
 
 
@@ -103,6 +105,7 @@ def backend_class(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     there.BatchAttention = mixed_kernel.BatchAttention  # type: ignore[attr-defined]
     from sglang.srt.layers.attention import flashinfer_backend
 
+    on_a_gpu(monkeypatch)
     monkeypatch.setattr(flashinfer_backend.FlashInferAttnBackend, "__init__", stock_init)
     for name in ("init_forward_metadata", "init_forward_metadata_out_graph", "forward_extend"):
         monkeypatch.setattr(flashinfer_backend.FlashInferAttnBackend, name, stock(name))
@@ -110,6 +113,28 @@ def backend_class(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.delitem(sys.modules, module, raising=False)
     yield importlib.import_module(module).FusedFlashInfer
     sys.modules.pop(module, None)
+
+
+def on_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int] = (9, 0), sms: int = 132
+) -> None:
+    """What torch says of a card."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    properties = SimpleNamespace(multi_processor_count=sms)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda: properties)
+
+
+def test_sglang_calls_its_backend_as_ours_expects() -> None:
+    from sglang.srt.layers.attention.flashinfer_backend import FlashInferAttnBackend
+
+    def names(method: str) -> list[str]:
+        return list(inspect.signature(getattr(FlashInferAttnBackend, method)).parameters)
+
+    assert {"model_runner", "init_new_workspace"} <= set(names("__init__"))
+    assert names("init_forward_metadata") == ["self", "forward_batch"]
+    assert names("init_forward_metadata_out_graph")[:2] == ["self", "forward_batch"]
+    expected = ["self", "q", "k", "v", "layer", "forward_batch", "save_kv_cache"]
+    assert names("forward_extend")[:7] == expected
 
 
 def stock_init(self: Any, runner: Any, **_: Any) -> None:
@@ -125,11 +150,14 @@ class Pool:
     """A KV pool of one layer."""
 
     def __init__(self, step: Step) -> None:
-        self.buffers = step.keys.clone(), step.values.clone()
+        self.buffers = step.keys.to(DTYPE), step.values.to(DTYPE)
 
     def set_kv_buffer(self, layer: Any, where: Any, k: torch.Tensor, v: torch.Tensor) -> None:
         for buffer, rows in zip(self.buffers, (k, v), strict=True):
-            buffer[where.loc] = rows.view(-1, KV_HEADS, SIZE)
+            buffer[where.loc] = rows.view(-1, KV_HEADS, SIZE).to(DTYPE)
+
+    def get_key_buffer(self, layer_id: int) -> torch.Tensor:
+        return self.buffers[0]
 
     def get_kv_buffer(self, layer_id: int) -> tuple[torch.Tensor, torch.Tensor]:
         return self.buffers
@@ -142,18 +170,29 @@ def layer_of(**more: Any) -> Any:
                              "num_kv_heads": KV_HEADS, "layer_id": 0, **more})  # fmt: skip
 
 
+def arguments_of(**more: Any) -> Any:
+    plain = {
+        "speculative_algorithm": None,
+        "enable_pdmux": False,
+        "enable_deterministic_inference": False,
+    }
+    return SimpleNamespace(**{**plain, **more})
+
+
 def runner_of(step: Step | None = None, layers: Any = None, **more: Any) -> Any:
+    pool = Pool(step or Step([(1, 1)], 1))
     plain = {
         "device": "cuda",
         "use_mla_backend": False,
-        "dtype": torch.float32,
-        "kv_cache_dtype": torch.float32,
+        "dtype": DTYPE,
+        "kv_cache_dtype": DTYPE,
         "init_new_workspace": False,
         "model": torch.nn.ModuleList(layers or [layer_of()]),
         "model_config": SimpleNamespace(is_encoder_decoder=False),
-        "server_args": SimpleNamespace(speculative_algorithm=None),
+        "server_args": arguments_of(),
         "req_to_token_pool": SimpleNamespace(req_to_token=step.table if step else None),
-        "pool": Pool(step) if step else None,
+        "pool": pool,
+        "token_to_kv_pool": pool,
     }
     return SimpleNamespace(**{**plain, **more})
 
@@ -172,6 +211,7 @@ def batch_of(step: Step, **more: Any) -> Any:
         "extend_seq_lens": step.new,
         "req_pool_indices": step.rows,
         "seq_lens": step.lengths,
+        "seq_lens_cpu": step.lengths,
         "out_cache_loc": torch.cat(new_slots).long(),
     }
     return SimpleNamespace(**{**plain, **more})
@@ -184,11 +224,11 @@ def test_mixed_steps_are_fused_and_all_others_are_sglang_s(backend_class: Any) -
     assert type(backend) is backend_class
     backend.init_forward_metadata(batch)
     # The new tokens' keys and values are written before they are read.
-    k, v = torch.randn(2, len(step.q), KV_HEADS * SIZE)
+    k, v = torch.randn(2, len(step.q), KV_HEADS * SIZE, dtype=DTYPE)
     for kept, rows in ((step.keys, k), (step.values, v)):
-        kept[batch.out_cache_loc] = rows.view(-1, KV_HEADS, SIZE)
-    out = backend.forward_extend(step.q, k, v, layer, batch)
-    torch.testing.assert_close(out, step.expected())
+        kept[batch.out_cache_loc] = rows.view(-1, KV_HEADS, SIZE).float()
+    out = backend.forward_extend(step.q.to(DTYPE), k, v, layer, batch)
+    torch.testing.assert_close(out.float(), step.expected(), atol=3e-2, rtol=3e-2)
     assert backend.stock_calls == []
 
     prompts = batch_of(Step([(6, 3), (4, 0)], 1))
@@ -212,8 +252,11 @@ def test_decodes_and_drafts_are_sglang_s(backend_class: Any) -> None:
     backend = create_backend(runner_of(step))
     decode = {"extend_seq_lens_cpu": None, "extend_prefix_lens_cpu": None}
     backend.init_forward_metadata(batch_of(step, forward_mode=ForwardMode.DECODE, **decode))
-    backend.init_forward_metadata(batch_of(Step([(6, 3), (1, 4)], 1), spec_info=object()))
-    assert backend.stock_calls == ["init_forward_metadata"] * 2
+    mixed = Step([(6, 3), (1, 4)], 1)
+    backend.init_forward_metadata(batch_of(mixed, spec_info=object()))
+    # The host's lengths are not the device's.
+    backend.init_forward_metadata(batch_of(mixed, seq_lens_cpu=mixed.lengths + 1))
+    assert backend.stock_calls == ["init_forward_metadata"] * 3
 
 
 @pytest.mark.parametrize(
@@ -222,20 +265,26 @@ def test_decodes_and_drafts_are_sglang_s(backend_class: Any) -> None:
         ({"device": "cpu"}, "device cpu"),
         ({"use_mla_backend": True}, "MLA"),
         ({"model_config": SimpleNamespace(is_encoder_decoder=True)}, "encoder-decoder"),
-        ({"server_args": SimpleNamespace(speculative_algorithm="NGRAM")}, "decoding .NGRAM"),
+        ({"server_args": arguments_of(speculative_algorithm="NGRAM")}, "decoding .NGRAM"),
+        ({"server_args": arguments_of(enable_pdmux=True)}, "lanes on parts of the SMs"),
+        ({"server_args": arguments_of(enable_deterministic_inference=True)}, "deterministic"),
         ({"kv_cache_dtype": torch.float8_e5m2}, "a KV cache of torch.float8_e5m2"),
+        ({"dtype": torch.float32, "kv_cache_dtype": torch.float32}, "a model of torch.float32"),
+        ({"capability": (8, 9)}, "compute capability 8.9"),
+        ({"layers": [{"num_heads": 16, "head_dim": 128, "num_kv_heads": 16}]}, "16 KV heads"),
         ({"layers": [{"sliding_window_size": 1023}]}, "a window of 1023"),
         ({"layers": [{"logit_cap": 30.0}]}, "soft-cap"),
         ({"layers": [{"is_cross_attention": True}]}, "not causal"),
         ({"layers": [{"head_dim": 320}]}, "heads of 320"),
-        ({"layers": [{"v_head_dim": 4}]}, "heads of 8 and 4"),
+        ({"layers": [{"v_head_dim": 4}]}, "heads of 64 and 4"),
         ({"layers": [{}, {"scaling": 1.0}]}, "layers whose heads differ"),
     ],
     ids=lambda x: x if isinstance(x, str) else "",
 )
 def test_what_is_not_supported_is_refused_with_the_way_out(
-    arguments: dict[str, Any], reason: str
+    arguments: dict[str, Any], reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    on_a_gpu(monkeypatch, arguments.pop("capability", (9, 0)))
     layers = [layer_of(**one) for one in arguments.pop("layers", [])]
     runner = runner_of(layers=layers, **arguments)
     with pytest.raises(ValueError, match=rf"{reason}.*use --attention-backend flashinfer"):

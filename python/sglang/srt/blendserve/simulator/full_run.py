@@ -94,6 +94,8 @@ class FullRun:
     ) -> Result:
         if policy == "paper":
             options = replace(options, pace="paper")
+        if self.machine.belief is not None:
+            raise ValueError("a wrong belief about a device: --fast alone")
         if options.known_ahead < 1 or (options.window and (options.told or not options.plan_ahead)):
             raise ValueError("requests that come later, or a window otherwise filled: --fast alone")
         n = self.replica.size

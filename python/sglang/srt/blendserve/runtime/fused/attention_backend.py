@@ -30,6 +30,8 @@ class FusedFlashInfer(FlashInferAttnBackend):
         kernel = BatchAttention("NHD", runner.device)
         self._mixed = FusedAttention(kernel, heads_of(layer), runner.dtype)
         self._is_mixed = False
+        # The kernel is compiled now and not in the first mixed step, and what it lacks shows now.
+        self._mixed.try_out(*self.token_to_kv_pool.get_kv_buffer(layer.layer_id))
 
     def init_forward_metadata(self, forward_batch: Any) -> None:
         """Plan a step: a mixed one for the fused kernel, others as SGLang does."""
@@ -40,6 +42,8 @@ class FusedFlashInfer(FlashInferAttnBackend):
             and forward_batch.spec_info is None
             and bool(new)
             and is_mixed(new, cached)
+            # The sizes of tensors on the device follow from these: they must be its own.
+            and sum(new) + sum(cached) == int(forward_batch.seq_lens_cpu.sum())
         )
         if not self._is_mixed:
             super().init_forward_metadata(forward_batch)

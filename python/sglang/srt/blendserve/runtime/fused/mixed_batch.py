@@ -97,6 +97,18 @@ class FusedAttention:
             kv_data_type=self._dtype,
         )
 
+    def try_out(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Plan and run a smallest mixed step, which compiles the kernel (a minute or two, once).
+
+        ``keys``, ``values``: (slots, KV heads, head size), which are read.
+        """
+        new, cached = torch.tensor([[2, 1], [0, 1]], device=keys.device)
+        slots = torch.zeros(2, 2, dtype=torch.int32, device=keys.device)
+        rows = torch.arange(2, device=keys.device)
+        self.plan(MixedBatch.of(slots, rows, new + cached, new, 4), 3)
+        width = self._query_heads * self._size
+        self.run(torch.zeros(3, width, dtype=self._dtype, device=keys.device), keys, values)
+
     def run(self, q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         """Attend of one layer.
 
