@@ -1,11 +1,12 @@
-"""One policy as it is, on workloads nobody set a constant on: the matrix of engines and devices.
+"""The policy as it is on twelve workloads, seven machines and both orders of a file.
 
     python benchmark/simulate/matrix.py
     python benchmark/simulate/matrix.py --device H100 --minutes 30
 
 Peers' flags are chosen for each workload, engine and device on one seed, of the file as it is
-drawn, and scored on another, in both orders of the file. Of fcfs and of depth-first order the
-better counts, and beside a sorted file a shuffle of it, too. Results go to
+drawn, and scored on others, in both orders of the file. Of fcfs and of depth-first order the
+better counts, and beside a sorted file a shuffle of it, too. The first four workloads are those on
+which constants were once set. Results go to
 ``benchmark/simulate/results/matrix.jsonl``; cells that are there are not run again, so several
 processes may share it by ``--device``. ``tables.py matrix`` makes the tables of docs/results.md.
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from dataclasses import replace
+from statistics import mean, median
 from typing import Any, NamedTuple
 
 from cells import Cell, load, run
@@ -56,9 +58,6 @@ FLAGS = ((512, 0.1), (2048, 0.1), RELEASED)
 """Chunk and conservativeness among which the peers' are chosen."""
 PEERS = ("fcfs", "dfs")
 
-NEAR = 1.01
-"""Cells below this over the best peer are run for all seeds."""
-
 
 class Place(NamedTuple):
     """A workload on a machine."""
@@ -97,6 +96,21 @@ class Place(NamedTuple):
                 cells.append(replace(cells[-1], policy="random"))
         return list({cell.key(): cell for cell in cells}.values())
 
+    def gain(
+        self, seed: int, order: str, done: dict[str, Any], over_defaults: bool = False
+    ) -> float | None:
+        """Return how many times as fast ours is as the best peer, or as fcfs at SGLang's default
+        flags; None: not all have been run."""
+        if any(cell.key() not in done for cell in self.tuning()):
+            return None
+        cells = self.scored(seed, order, done)
+        if any(cell.key() not in done for cell in cells):
+            return None
+        ours, released, *others = (
+            done[cell.key()]["result"]["tokens_per_second"] for cell in cells
+        )
+        return float(ours / (released if over_defaults else max(released, *others)))
+
 
 def places(device: str | None = None) -> Iterator[Place]:
     """All workloads on all machines, or on those of one device."""
@@ -111,13 +125,40 @@ def orders(workload: str) -> tuple[str, ...]:
     return ("shuffled",) if workload in ONE_ORDER else ("shuffled", "sorted")
 
 
-def gain(cells: list[Cell], done: dict[str, Any]) -> float | None:
-    """How many times as fast the first of ``cells`` is as the best of the others; None: not all
-    have been run."""
-    if any(cell.key() not in done for cell in cells):
-        return None
-    rates = [done[cell.key()]["result"]["tokens_per_second"] for cell in cells]
-    return float(rates[0] / max(rates[1:]))
+ENOUGH = 0.995
+"""A median that is no loss to the best peer."""
+
+
+def summary() -> str:
+    """How many places are no loss to the best peer, which are, and what default flags give away.
+
+    Medians of the seeds that were run.
+    """
+    done = load("matrix")
+    gains: dict[str, float] = {}
+    over_defaults = []
+    whole = 0
+    for place in places():
+        for order in orders(place.workload):
+            found = [place.gain(seed, order, done) for seed in SCORED_ON]
+            medians = [gain for gain in found if gain is not None]
+            if not medians:
+                continue
+            whole += len(medians) == len(SCORED_ON)
+            gains[", ".join((*place, order))] = median(medians)
+            released = (place.gain(seed, order, done, over_defaults=True) for seed in SCORED_ON)
+            over_defaults.append(median(gain for gain in released if gain is not None))
+    losses = sorted((gain, name) for name, gain in gains.items() if gain < ENOUGH)
+    lines = [f"{gain:.3f}  {name}" for gain, name in losses]
+    return "\n".join(
+        [
+            f"{len(gains)} places, {whole} of them with all seeds; {len(gains) - len(losses)} at "
+            f"{ENOUGH} of the best peer or more; mean {mean(gains.values()):.3f}; over fcfs at "
+            f"default flags {mean(over_defaults):.3f} in the mean, {min(over_defaults):.3f} to "
+            f"{max(over_defaults):.3f}",
+            *lines,
+        ]
+    )
 
 
 def main() -> None:
@@ -128,21 +169,18 @@ def main() -> None:
     parser.add_argument("--device", choices=sorted({name for name, _ in MACHINES}))
     parser.add_argument("--minutes", type=float, help="begin no cell after so long")
     parser.add_argument("--workload", choices=WORKLOADS, help="this one alone")
+    parser.add_argument("--summary", action="store_true", help="run nothing, sum up")
     args = parser.parse_args()
+    if args.summary:
+        print(summary())
+        return
     wanted = [p for p in places(args.device) if args.workload in (None, p.workload)]
-    for place in wanted:
-        run("matrix", place.tuning(), args.minutes)
-        done = load("matrix")
-        if all(cell.key() in done for cell in place.tuning()):
-            for order in orders(place.workload):
-                run("matrix", place.scored(SCORED_ON[0], order, done), args.minutes)
-    for place in wanted:
-        for order in orders(place.workload):
-            for seed in SCORED_ON[1:]:
-                done = load("matrix")
-                first = [c for c in place.tuning() if c.key() not in done]
-                found = None if first else gain(place.scored(SCORED_ON[0], order, done), done)
-                if found is not None and found < NEAR:
+    for seed in SCORED_ON:
+        for place in wanted:
+            run("matrix", place.tuning(), args.minutes)
+            done = load("matrix")
+            if all(cell.key() in done for cell in place.tuning()):
+                for order in orders(place.workload):
                     run("matrix", place.scored(seed, order, done), args.minutes)
 
 

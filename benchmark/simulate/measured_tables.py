@@ -6,6 +6,8 @@ from collections.abc import Callable
 from statistics import median
 from typing import Any
 
+import matrix
+from cells import load
 from studies import (
     BEFORE,
     MEASURED_ENGINES,
@@ -205,12 +207,31 @@ def _again() -> str:
     return table(head, body)
 
 
+def _matrix(*, over_defaults: bool) -> str:
+    """One line a workload and order of the file: blendserve over the best peer, or over fcfs at
+    SGLang's default flags, on each machine."""
+    done = load("matrix")
+    body = []
+    for workload, requests in matrix.WORKLOADS.items():
+        for order in matrix.orders(workload):
+            line = [f"{workload}, {order}, {requests:,}"]
+            for machine in matrix.MACHINES:
+                place = matrix.Place(workload, *machine)
+                gains = [place.gain(seed, order, done, over_defaults) for seed in matrix.SCORED_ON]
+                line.append(spread([gain for gain in gains if gain is not None], ".3f"))
+            body.append(line)
+    names = (f"{device.split('-')[0]}, {engine}" for device, engine in matrix.MACHINES)
+    return table(["", *names], body)
+
+
 MEASURED_TABLES: dict[str, Callable[[], str]] = {
     "validation": _validation,
     **{f"measured {engine}": lambda e=engine: _engine(e) for engine in MEASURED_ENGINES},
     "hopper lanes": lambda: "\n\n".join(_engine("lanes", d, "hopper") for d in ("H100", "H200")),
     "hopper sequential": lambda: _engine("sequential", "H200", "hopper"),
     "again": _again,
+    "matrix": lambda: _matrix(over_defaults=False),
+    "matrix defaults": lambda: _matrix(over_defaults=True),
     "windows": _windows,
     "paces marginal": lambda: _paces("marginal"),
     "paces before": lambda: _paces("before"),

@@ -335,6 +335,37 @@ def alike() -> list[Cell]:
     ]
 
 
+def shortfalls() -> list[Cell]:
+    """Where the matrix has losses: requests in the order of arrival, and no safety margin."""
+    ordered = (("azure_conv", 20_000), ("trace1", 60_000), ("trace2", 60_000), ("trace4", 60_000))
+    long_answers = (
+        ("reasoning", 10_000, "H100", "sequential"),
+        ("burstgpt+reasoning", 20_000, "A100-80G", "lanes"),
+    )
+    no_margin = {"deviations": 0.0, "more_deviations": 0.0}
+    return [
+        *(
+            Cell(
+                "blendserve", workload, requests, 1, engine=engine, rates="tables", options=options
+            )
+            for workload, requests in ordered
+            for engine in ("sequential", "lanes")
+            for options in ({}, {"arrival_order": True})
+        ),
+        *(
+            Cell(
+                *("blendserve", workload, requests, 1),
+                device=device,
+                engine=engine,
+                rates="tables",
+                options=options,
+            )
+            for workload, requests, device, engine in long_answers
+            for options in ({}, no_margin)
+        ),
+    ]
+
+
 def paper() -> list[Cell]:
     """The paper's own scanner, which takes far longer than all others, on fewer requests."""
     return [Cell("paper", workload, SWEEP) for workload in TRACES]
@@ -590,6 +621,7 @@ STUDIES: dict[str, Callable[[], list[Cell]]] = {
     "hopper": hopper,
     "paces": paces,
     "alike": alike,
+    "shortfalls": shortfalls,
     "windows": windows,
     "traces": traces,
     "full": full,

@@ -22,7 +22,7 @@ STOCK = "flashinfer"
 """SGLang's own, for what `BACKEND` does not support."""
 
 HEAD_SIZES = (64, 128, 256)
-"""Those of FlashInfer's kernel that this project has looked at."""
+"""Head sizes of FlashInfer's kernel that this project has looked at."""
 
 CAPABILITIES = ((8, 0), (9, 0), (10, 0))
 """Of the GPUs whose SMs have the shared memory that two blocks of the kernel take."""
