@@ -11,8 +11,9 @@ BIN := .venv$(if $(filter-out 0.5.23,$(SGLANG)),-$(SGLANG))/bin
 unexport PYTHONDONTWRITEBYTECODE
 # What to hand to pytest, e.g. make test ARGS="-k scanner -x"
 ARGS ?=
-# Test processes at a time; an engine takes one core and up to 3 GB. A GPU is for one engine.
-JOBS ?= $(if $(shell command -v nvidia-smi),0,$(if $(filter 1,$(shell nproc)),0,2))
+# Test processes at a time; an engine takes one core and up to 3 GB. A GPU is for one engine. (nproc
+# says what OMP_NUM_THREADS says where that is set.)
+JOBS ?= $(if $(shell command -v nvidia-smi),0,$(if $(filter 1,$(shell env -u OMP_NUM_THREADS nproc)),0,2))
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
