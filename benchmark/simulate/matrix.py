@@ -20,6 +20,7 @@ from statistics import mean, median
 from typing import Any, NamedTuple
 
 from cells import Cell, load, run
+from studies import RELEASED
 
 CHOSEN_ON, SCORED_ON = 0, (1, 2, 3)
 """Seeds: the one on which the peers' flags are chosen, and those that count."""
@@ -52,8 +53,6 @@ MACHINES = (
     ("H200", "sequential"),
     ("H200", "lanes"),
 )
-RELEASED = (8192, 1.0)
-"""SGLang's default chunk on a large GPU and its default conservativeness: what people run."""
 FLAGS = ((512, 0.1), (2048, 0.1), RELEASED)
 """Chunk and conservativeness among which the peers' are chosen."""
 PEERS = ("fcfs", "dfs")
