@@ -56,22 +56,17 @@ VARIANTS: dict[str, Any] = {
     "scarce_width": 0.6,
     "outlived": 1e9,
     "reserve_all": True,
-    "deviations": 0.0,
+    "earned": 1e9,
+    "least_risk": 0.16,
     "more_deviations": 0.0,
     "many": 128,
     "alike": 0.0,
     "bias": 0.0,
-    "more_bias": 0.0,
-    "bias_from": 0.9,
-    "bias_width": 0.9,
-    "flow_from": 0.0,
-    "flow_width": 0.01,
     "many_caps": 1e9,
-    "some_caps": 16.0,
     "prompt_cost_kept": 0.0,
 }
 """The other value of each field. `worth_waiting`: nobody waits for a prefix. `outlived`: nobody is
-moved. `many_caps`: unknown kinds never count with their caps (but where compute is scarce)."""
+moved. `many_caps`: unknown kinds never count with their caps."""
 
 ELSEWHERE = {
     "paper_window": "concerns `paper` alone",

@@ -10,6 +10,7 @@ from sglang.srt.blendserve.cost.model_spec import ModelSpec
 from sglang.srt.blendserve.cost.prompt_cost import PromptCost
 from sglang.srt.blendserve.cost.remaining_work import RemainingWork
 from sglang.srt.blendserve.cost.step_seconds import RateSteps
+from sglang.srt.blendserve.policy.full_step import FullSteps
 from sglang.srt.blendserve.policy.marginal_pace import MarginalPace
 from sglang.srt.blendserve.policy.pace import StepLoad
 
@@ -43,8 +44,8 @@ def test_it_follows_the_prompts_of_the_last_dozens_of_steps() -> None:
 
 
 def test_a_step_computes_fewer_of_dearer_tokens() -> None:
-    pace = MarginalPace(COST, RateSteps(COST), kv_slots=400_000, max_tokens=8192)
-    rest = RemainingWork(100.0, 10.0)
+    pace = MarginalPace(FullSteps(COST, RateSteps(COST), kv_slots=400_000, max_tokens=8192))
+    rest = RemainingWork(20.0, 10.0)
     plain = [pace.budget(StepLoad(100, 300_000), rest).compute_side for _ in range(50)]
     dear = [pace.budget(StepLoad(100, 300_000, 1.25), rest).compute_side for _ in range(50)]
     assert sum(dear) == pytest.approx(sum(plain) / 1.25, rel=0.03)

@@ -16,6 +16,7 @@ from sglang.srt.blendserve.plan.prefix_tree import PrefixTree
 from sglang.srt.blendserve.plan.scanner import Side
 from sglang.srt.blendserve.policy.named import make_step_policy
 from sglang.srt.blendserve.policy.state import EngineState, Selection
+from sglang.srt.blendserve.policy.tuning import DEFAULTS, Tuning
 from sglang.srt.blendserve.pool.planning_rules import PlanningRules
 from sglang.srt.blendserve.pool.pool_request import PoolRequest
 from sglang.srt.blendserve.pool.request_pool import RequestPool
@@ -73,6 +74,7 @@ class Played:
         most_running: int = 64,
         online: Sequence[Online] = (),
         rules: PlanningRules | None = None,
+        tuning: Tuning = DEFAULTS,
     ) -> None:
         """``spare``: slots that the engine has and the pool does not know of. With enough of them
         the engine gives nothing back whatever is chosen, and `most_used` says what was needed."""
@@ -94,6 +96,7 @@ class Played:
             max_tokens=max_tokens,
             min_tokens=min_tokens,
             whole_prompts=whole_prompts,
+            tuning=tuning,
         )
         self.requests = [
             PoolRequest(str(at), prompt, one.max_tokens, one.known, namespace=one.namespace)

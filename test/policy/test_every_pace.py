@@ -7,6 +7,7 @@ The choices themselves are checked in `played_engine`, as they are made.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from dataclasses import replace
@@ -19,6 +20,10 @@ from played_engine import SLOTS, Asked, Online, Played
 
 from sglang.srt.blendserve.plan.scanner import Side
 from sglang.srt.blendserve.policy.pace import PACES
+from sglang.srt.blendserve.policy.tuning import Tuning
+
+TO_THE_END = Tuning(earned=math.inf)
+"""A request must fit to its end."""
 
 every_pace = pytest.mark.parametrize(
     ("pace", "examples"), [(pace, 80 if pace == "marginal" else 15) for pace in PACES]
@@ -113,7 +118,8 @@ def test_a_whole_prompt_joins_no_step_that_it_overfills(pace: str) -> None:
 
 @every_pace
 def test_known_lengths_alone_never_need_more_slots_than_there_are(pace: str, examples: int) -> None:
-    """So nothing is ever retracted. Whoever computed a shared prefix, it is in use until the last
+    """So nothing is retracted where no request is to pay for itself before memory runs short.
+    Whoever computed a shared prefix, it is in use until the last
     one in flight that begins with it has ended."""
     if pace == "paper":
         pytest.skip("the paper's scanner admits without a predicted peak")
@@ -127,7 +133,7 @@ def test_known_lengths_alone_never_need_more_slots_than_there_are(pace: str, exa
             replace(one, known=True, length=one.max_tokens, arrives=0, aborted=None)
             for one in asked
         ]
-        played = Played(told, pace, max_tokens=max_tokens, spare=2 * SLOTS).run()
+        played = Played(told, pace, max_tokens=max_tokens, spare=2 * SLOTS, tuning=TO_THE_END).run()
         assert played.most_used <= SLOTS
 
     check()

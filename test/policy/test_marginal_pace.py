@@ -21,6 +21,7 @@ from sglang.srt.blendserve.cost.step_seconds import (
     StepSeconds,
     stock_steps,
 )
+from sglang.srt.blendserve.policy.full_step import FullStep, FullSteps
 from sglang.srt.blendserve.policy.marginal_pace import MarginalPace
 from sglang.srt.blendserve.policy.pace import StepLoad
 
@@ -30,7 +31,7 @@ LOAD = StepLoad(running=48, kv_tokens=300_000)
 
 
 def pace_of(steps: StepSeconds) -> MarginalPace:
-    return MarginalPace(COST, steps, SLOTS, MOST)
+    return MarginalPace(FullSteps(COST, steps, SLOTS, MOST))
 
 
 def rest_of(tokens: float, load: StepLoad = LOAD, steps: float = 1000) -> RemainingWork:
@@ -77,7 +78,11 @@ def test_what_falls_between_two_sizes_is_computed_in_turn() -> None:
 def test_what_is_free_is_taken_at_once(running: int) -> None:
     load = StepLoad(running, 300_000)
     assert set(budgets(free_up_to_knee, 20, 50, load)) == {480 - running}  # 500, in sizes of 32
-    assert sum(budgets(free_up_to_knee, 1000, 64)) == pytest.approx(64_000, rel=0.03)
+
+
+def test_a_step_is_no_larger_than_is_worth_it() -> None:
+    """Beyond the knee a token costs the same in any step: half of the memory does."""
+    assert sum(budgets(free_up_to_knee, 1000, 64)) == pytest.approx(64 * 500, rel=0.1)
 
 
 def test_where_every_token_costs_the_same_the_average_is_taken() -> None:
@@ -89,7 +94,7 @@ def test_where_every_token_costs_the_same_the_average_is_taken() -> None:
 @pytest.mark.parametrize("most", [16, 64, 512, 2048])
 @pytest.mark.parametrize("running", [33, 48, 49])
 def test_small_chunks_are_filled_where_more_is_left_than_they_hold(most: int, running: int) -> None:
-    pace, load = MarginalPace(COST, KERNELS, SLOTS, most), StepLoad(running, 300_000)
+    pace, load = MarginalPace(FullSteps(COST, KERNELS, SLOTS, most)), StepLoad(running, 300_000)
     rest = rest_of(20_000, load)
     assert {pace.budget(load, rest).compute_side for _ in range(50)} == {most}
 
@@ -170,8 +175,16 @@ def test_the_budget_stays_within_bounds(
         assert running or budget.compute_side == MOST
 
 
+class WholeMemory(FullSteps):
+    """All memory is worth filling."""
+
+    def enough(self, full: FullStep) -> float:
+        return 1.0
+
+
 @given(tokens=st.floats(0, 8000), running=st.integers(1, 600))
 def test_over_many_steps_no_less_is_computed_than_is_left(tokens: float, running: int) -> None:
     load = StepLoad(running, 300_000)
-    sizes = budgets(KERNELS, tokens, 200, load)
+    pace, rest = MarginalPace(WholeMemory(COST, KERNELS, SLOTS, MOST)), rest_of(tokens, load)
+    sizes = [pace.budget(load, rest).compute_side for _ in range(200)]
     assert sum(sizes) >= 200 * min(tokens, MOST) - max(sizes)

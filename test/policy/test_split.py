@@ -70,6 +70,20 @@ def test_nothing_is_kept_where_the_sides_are_alike() -> None:
     assert shares[0] < 0.05 < shares[1]
 
 
+def test_nothing_is_kept_for_a_side_where_nothing_waits() -> None:
+    """All have started, and those that the engine gave back are to have the whole memory."""
+    pool = RequestPool(COST, 4000)
+    for number in range(8):
+        prompt = np.full(20, number, dtype=np.int32)
+        pool.add(PoolRequest(f"r{number}", prompt, 2000, known_length=True))
+    pool.plan_if_due(quiet=True)
+    for request in [*pool.table.all]:
+        pool.start(request)
+    split = MemorySplit(Tuning())
+    split.divide(pool.current, RemainingWork(1.0, 10.0), 2.0)
+    assert split.share == 0
+
+
 def test_the_memory_is_divided_in_the_first_step_and_then_every_few() -> None:
     split = MemorySplit(Tuning(split_steps=4))
     assert [split.due() for _ in range(9)] == [step % 4 == 0 for step in range(9)]

@@ -1,5 +1,7 @@
 """Cases of the step policy on the simulator's engine, each with what it is there for."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,6 +12,7 @@ from played_engine import MACHINE, SLOTS, Asked, Played
 from sglang.srt.blendserve.lengths.forecast import LEVELS, LengthForecast
 from sglang.srt.blendserve.plan.scanner import Side
 from sglang.srt.blendserve.policy.pace import PACES
+from sglang.srt.blendserve.policy.tuning import Tuning
 from sglang.srt.blendserve.pool.planning_rules import PlanningRules
 from sglang.srt.blendserve.pool.pool_request import PoolRequest, shared_tokens
 from sglang.srt.blendserve.pool.request_pool import RequestPool
@@ -60,10 +63,25 @@ def test_short_requests_of_known_lengths_fill_the_memory_between_the_ends_of_lon
     kinds = [(3, 300)] * 20 + [(3, 40)] * 20 + [(60, 2)] * 200
     prompts = random_prompts(2, [size for size, _ in kinds])
     asked = [Asked(p, out, out, known=True) for p, (_, out) in zip(prompts, kinds, strict=True)]
-    played = Played(asked, pace, slots=1000).run(steps=60)
+    to_the_end = Tuning(earned=math.inf)
+    played = Played(asked, pace, slots=1000, tuning=to_the_end).run(steps=60)
     assert sum(number < 20 for number in played.started) in (1, 2, 3)  # more do not fit
     assert sum(20 <= number < 40 for number in played.started) >= 5
     assert played.run().given_back == 0
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_long_request_starts_although_memory_will_run_short_long_after(known: bool) -> None:
+    """By then its slots have earned what computing it again costs. Where it must fit to its end,
+    a third of the memory stays empty."""
+    prompts = random_prompts(3, [3] * 12)
+    asked = [Asked(prompt, 900, 900, known=known) for prompt in prompts]
+    used = {}
+    for earned in (2.0, math.inf):
+        played = Played(asked, slots=1000, tuning=Tuning(earned=earned)).run()
+        assert sorted(played.ended) == [*range(12)]
+        used[earned] = played.engine.totals.kv_tokens / played.engine.totals.steps
+    assert used[2.0] > 1.15 * used[math.inf]
 
 
 def test_the_sample_of_lengths_is_on_neither_budget_of_the_paper_s_scanner() -> None:

@@ -3,10 +3,17 @@
 The predicted peak is an expectation. Among many requests errors cancel; with few in flight, as in a
 small KV cache, one that runs long is felt, so the margin follows the standard deviation
 
-    z * sqrt( sum of independent variances + (sum of common standard deviations)^2 )
+    sqrt( z^2 * sum of independent variances + (sum of common standard deviations)^2 )
 
 of what the requests in flight still write. The errors of requests of a kind of which nothing is
 known yet are not independent: what they have in common adds up in the second sum.
+
+How many deviations z are kept has a price. A slot that stays empty earns nothing in all the steps
+to the horizon; one too few, and the request that started last is computed again. So memory may run
+short as often as the first costs of the second: short answers leave a margin, long ones hardly any.
+By the same price a request may start although memory will run short later, if by then its slots
+have earned what it costs to compute them again. SGLang gives back the requests with the fewest
+output tokens first, so it is the last ones that pay.
 
 Where the memory holds many requests at their caps, requests of such a kind are even counted with
 their caps: that costs little, and learning does not begin with a flood. Where it does not, a cap
@@ -20,40 +27,40 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sglang.srt.blendserve.compiled import NUMBER, TABLE, VECTOR, compiled
-from sglang.srt.blendserve.policy.pace import rise
 from sglang.srt.blendserve.policy.tuning import Tuning
 
 Floats = NDArray[np.float64]
 
+_NORMAL = NormalDist()
+
 
 class Caution:
-    """How cautious the margin is: found anew with each partition of the memory, and kept."""
+    """How cautious the margin is."""
 
     def __init__(self, tuning: Tuning) -> None:
         self.tuning = tuning
-        self.bias = tuning.bias
-        """Error of the mean of predicted lengths to allow for, as a part."""
-        self.caps_held = tuning.many_caps
-        """How many requests at their caps the memory must hold for unknown kinds to count with
-        them."""
+        self.slot_price = 0.0
+        """What a KV slot earns in a step, over what it costs to compute its token again; found anew
+        with each partition of the memory (`FullSteps.slot_price`)."""
 
-    def renew(self, scarcity: float, prefill_part: float) -> None:
-        """Set `bias` and `caps_held` for how scarce compute is (`pace.compute_scarcity`).
+    @property
+    def horizon(self) -> float:
+        """Steps after which the slots of a request have earned what they cost, at least 1."""
+        if not self.slot_price > 0:
+            return math.inf
+        return max(self.tuning.earned / self.slot_price, 1.0)
 
-        ``prefill_part``: part of prompts among the tokens of a step: it is their flow that is kept
-        up by more caution.
-        """
-        tuning = self.tuning
-        scarce = rise(scarcity, tuning.bias_from, tuning.bias_width)
-        flow = rise(prefill_part, tuning.flow_from, tuning.flow_width)
-        self.bias = tuning.bias + tuning.more_bias * scarce * flow
-        self.caps_held = tuning.many_caps + (tuning.some_caps - tuning.many_caps) * scarce
+    def deviations(self, horizon: float) -> float:
+        """Standard deviations to keep free for the next ``horizon`` steps."""
+        risk = min(max(self.slot_price * horizon, self.tuning.least_risk), 0.5)
+        return _NORMAL.inv_cdf(1 - risk)
 
     def caps_count(self, cap: Floats | float, slots: int) -> Any:
         """Whether requests of an unknown kind count with what they may at most still write.
@@ -61,7 +68,7 @@ class Caution:
         ``cap``: their most output tokens, (m,) or one; ``slots``: of the KV cache. Returns (m,) or
         one truth.
         """
-        return self.caps_held * cap <= slots
+        return self.tuning.many_caps * cap <= slots
 
 
 @dataclass(slots=True)
@@ -82,7 +89,7 @@ class SafetyMargin:
         most still write if it is of an unknown kind; infinite: its cap does not count
         (`Caution.caps_count`)."""
         self._tuning = caution.tuning
-        self._bias = caution.bias
+        self._caution = caution
         self._remaining: Floats = np.asarray(remaining, dtype=np.float64, order="C")
         self._doubt: Floats = np.asarray(doubt, dtype=np.float64, order="C")
         self._worst: Floats = np.asarray(worst, dtype=np.float64, order="C")
@@ -104,17 +111,17 @@ class SafetyMargin:
         variance, common = sums.variance, sums.common
         tuning = self._tuning
         few = 1 - min((len(self._joined) + self._doubt.size) / tuning.many, 1.0)
-        deviations = tuning.deviations + tuning.more_deviations * few
+        deviations = self._caution.deviations(2.0**octave) + tuning.more_deviations * few
         return math.sqrt(max((deviations**2) * variance + common * common, 0.0))
 
     def _sum_up(self, octave: int) -> _Sums:
         """The sums up to a horizon of 2^``octave``, of all that were there before."""
-        errors = self._bias, self._tuning.alike, 2.0**octave
+        errors = self._tuning.bias, self._tuning.alike, 2.0**octave
         return _Sums(*_sum_up(self._remaining, self._doubt, self._worst, *errors))
 
     def _count_joined(self, octave: int, sums: _Sums) -> None:
         """Add those that have joined and are not among the ``sums`` yet."""
-        errors = self._bias, self._tuning.alike, 2.0**octave
+        errors = self._tuning.bias, self._tuning.alike, 2.0**octave
         for joined in self._joined[sums.joined :]:
             variance, common = _one(*joined, *errors)
             sums.variance += variance

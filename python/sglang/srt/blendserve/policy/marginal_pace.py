@@ -6,6 +6,9 @@ their price with the first prompt token. Over the steps that are left a given nu
 tokens is computed in the least time if each step lies on the lower convex hull of that curve: with
 as many tokens as fall to a step on average, or, where that is not a point of the hull, with the
 next ones below and above in turn.
+
+How many fall to a step depends on how many steps are left: as many as a full cache needs to be
+read, or more, where a smaller step of the same blend costs no more for each token.
 """
 
 from __future__ import annotations
@@ -15,12 +18,8 @@ from bisect import bisect_right
 from itertools import pairwise
 from typing import NamedTuple
 
-from sglang.srt.blendserve.cost.cost_model import CostModel
-from sglang.srt.blendserve.cost.step_seconds import StepSeconds
+from sglang.srt.blendserve.policy.full_step import FullStep, FullSteps
 from sglang.srt.blendserve.policy.pace import PrefillBudget, Rest, StepLoad
-
-_FULL = 0.95
-"""Part of the KV cache that is taken to be read in each step that is left. Unproven."""
 
 _NEAR = 0.005
 """How far a step may lie above the hull, as a part of its time, to count as on it. Unproven."""
@@ -31,6 +30,10 @@ the least time of a token may be exceeded. Unproven."""
 
 _FINE, _FINE_UP_TO, _COARSE = 32, 1024, 128
 """Tokens of a step, decodes included, that are looked at: multiples, as tiles of kernels are."""
+
+_PER_OCTAVE = 4
+"""Steps are nearly alike within so many parts of a factor of two, of prompt tokens and of
+decodes."""
 
 _DECODES, _READS = 16, 8
 """Decodes, and parts of the KV cache, for which steps are taken to have one shape."""
@@ -49,7 +52,8 @@ class MarginalPace:
     """Spreads the remaining prompt tokens over the remaining steps, where they add least time.
 
     The steps that are left are the remaining KV reads over those of a full cache, so that memory
-    fills at the pace that it will need and not at the one that a cache not yet full suggests. On
+    fills at the pace that it will need and not at the one that a cache not yet full suggests; more
+    of them where a full cache is worth nothing (`FullSteps.enough`). On
     average no step gets fewer than are free, or than make a token cheapest: sooner costs no more,
     and what is begun sooner ends sooner.
 
@@ -57,17 +61,12 @@ class MarginalPace:
     step, that of the decodes now running is taken off; a little too little while few run.
     """
 
-    def __init__(self, cost: CostModel, steps: StepSeconds, kv_slots: int, max_tokens: int) -> None:
-        """
-        Args:
-            cost: of the model on the device, by which the remaining work was added up.
-            steps: what a step takes.
-            kv_slots: KV tokens the cache holds.
-            max_tokens: largest prefill of one step, tokens.
-        """
-        self._cost, self._steps = cost, steps
-        self._kv_slots, self._max_tokens = kv_slots, max_tokens
+    def __init__(self, full_steps: FullSteps) -> None:
+        """``full_steps``: of the engine that is paced."""
+        self._full_steps, self._steps = full_steps, full_steps.steps
+        self._kv_slots, self._max_tokens = full_steps.kv_slots, full_steps.max_tokens
         self._shapes: dict[tuple[int, int], _Shape] = {}
+        self._enough: dict[tuple[int, int], float] = {}
         self._owed = 0.0
         """Prompt tokens by which the last steps fell short of the average."""
 
@@ -97,12 +96,20 @@ class MarginalPace:
         return below
 
     def _average(self, load: StepLoad, rest: Rest) -> float:
-        """Prompt tokens that fall to a step, if those that are left have a full cache to read."""
-        steps = rest.memory / float(self._cost.kv_read_seconds(_FULL * self._kv_slots))
-        decodes = float(self._cost.decode_compute_seconds(load.running, load.kv_tokens))
-        token = self._cost.prompt_token_seconds() * load.prompt_cost
-        tokens = (rest.compute / max(steps, 1.0) - decodes) / token
-        return 0.0 if math.isnan(tokens) else tokens
+        """Prompt tokens that fall to a step, with no more memory full than is worth it."""
+        full = self._full_steps.of(load, rest)
+        if not (0 < full.prompt_tokens < math.inf and 0 < full.decodes < math.inf):
+            return full.prompt_tokens
+        return full.prompt_tokens * self._part(full)
+
+    def _part(self, full: FullStep) -> float:
+        """`FullSteps.enough`, found once for steps that are nearly alike."""
+        key = _octaves(full.prompt_tokens), _octaves(full.decodes)
+        if key not in self._enough:
+            tokens, decodes = (2.0 ** (of / _PER_OCTAVE) for of in key)
+            alike = FullStep(tokens, decodes, full.kv_tokens)
+            self._enough[key] = self._full_steps.enough(alike)
+        return self._enough[key]
 
     def _shape(self, load: StepLoad) -> _Shape:
         # Rounded up: a step of the tokens found is then never one tile too large.
@@ -127,6 +134,10 @@ class MarginalPace:
             if time <= least * (1 + _NEAR)
         ]
         return _Shape(near, _cheapest(totals, seconds))
+
+
+def _octaves(number: float) -> int:
+    return round(_PER_OCTAVE * math.log2(max(number, 1.0)))
 
 
 def _lower_hull(x: list[int], y: list[float]) -> list[float]:

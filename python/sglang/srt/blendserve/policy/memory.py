@@ -189,7 +189,8 @@ class StepMemory:
         ``limit``: KV tokens, at most `limit`. ``room``: prompt tokens that the step has left.
         """
         least = one.footprint.needs(1, one.request.generated)
-        ends = one.remaining
+        # Later its slots have earned what it costs to compute them again.
+        ends = np.minimum(one.remaining, self._caution.horizon)
         most = min(limit, self.limit - self._margin_beside(one, float(ends[-1])))
         # A look-up is saved where it does not fit however much of it is cached.
         if not self.admission.fits(least, ends, most):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from sglang.srt.blendserve.cost.step_seconds import StepSeconds, stock_steps
+from sglang.srt.blendserve.policy.full_step import FullSteps
 from sglang.srt.blendserve.policy.marginal_pace import MarginalPace
 from sglang.srt.blendserve.policy.pace import PACES, FixedPace, Pace
 from sglang.srt.blendserve.policy.paper import PaperPolicy
@@ -11,6 +14,11 @@ from sglang.srt.blendserve.policy.tuning import DEFAULTS, Tuning
 from sglang.srt.blendserve.pool.request_pool import RequestPool
 
 AnyStepPolicy = StepPolicy | PaperPolicy
+
+
+def stock_full_steps(pool: RequestPool, max_tokens: int) -> FullSteps:
+    """Full steps of stock SGLang on the pool's device, of up to ``max_tokens`` prompt tokens."""
+    return FullSteps(pool.cost, stock_steps(pool.cost), pool.kv_slots, max_tokens)
 
 
 def make_step_policy(
@@ -40,13 +48,14 @@ def make_step_policy(
             whole_prompts=whole_prompts,
             tuning=tuning,
         )
-    chosen: Pace = FixedPace(max_tokens)
-    if pace == "marginal":
-        steps = steps or stock_steps(pool.cost)
-        chosen = MarginalPace(pool.cost, steps, pool.kv_slots, max_tokens)
+    full_steps = stock_full_steps(pool, max_tokens)
+    if steps is not None:
+        full_steps = replace(full_steps, steps=steps)
+    chosen: Pace = MarginalPace(full_steps) if pace == "marginal" else FixedPace(max_tokens)
     return StepPolicy(
         pool,
         chosen,
+        full_steps,
         max_tokens=max_tokens,
         min_tokens=min_tokens,
         whole_prompts=whole_prompts,

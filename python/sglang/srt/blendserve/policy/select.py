@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from sglang.srt.blendserve.cost.prompt_cost import PromptCost
 from sglang.srt.blendserve.plan.scanner import Side
+from sglang.srt.blendserve.policy.full_step import FullSteps
 from sglang.srt.blendserve.policy.margin import Caution
 from sglang.srt.blendserve.policy.pace import (
     Pace,
@@ -37,6 +38,7 @@ class StepPolicy:
         self,
         pool: RequestPool,
         pace: Pace,
+        full_steps: FullSteps,
         *,
         max_tokens: int,
         min_tokens: int = 1,
@@ -44,11 +46,13 @@ class StepPolicy:
         tuning: Tuning = DEFAULTS,
     ) -> None:
         """
-        ``max_tokens``: largest prefill of one step. ``min_tokens``: smallest worth a step; a
+        ``full_steps``: what the engine's memory is worth. ``max_tokens``: largest prefill of one
+        step. ``min_tokens``: smallest worth a step; a
         smaller budget is saved up. ``whole_prompts``: the engine cannot split a prompt.
         """
         self.pool = pool
         self.pace = pace
+        self.full_steps = full_steps
         self.max_tokens, self.min_tokens = max_tokens, min_tokens
         self.whole_prompts = whole_prompts
         self.tuning = tuning
@@ -103,10 +107,12 @@ class StepPolicy:
     def _pace(self, step: Step) -> PrefillBudget:
         """The prompt tokens that the step may compute."""
         state = step.state
-        begun = state.chunk is not None
-        load = StepLoad(state.running, state.kv_tokens, self.prompt_cost.factor, begun)
-        budget = self.pace.budget(load, RestOnDemand(lambda: step.rest))
+        budget = self.pace.budget(self._load(state), RestOnDemand(lambda: step.rest))
         return self.saved.add(budget.at_most(state.most_prefill))
+
+    def _load(self, state: EngineState) -> StepLoad:
+        begun = state.chunk is not None
+        return StepLoad(state.running, state.kv_tokens, self.prompt_cost.factor, begun)
 
     def _begun_prompt_ends(self, step: Step, budget: PrefillBudget) -> bool:
         """Go on with a prompt that has begun; say whether its end, if there is one, is in the step.
@@ -124,12 +130,13 @@ class StepPolicy:
         return tokens == state.chunk_tokens
 
     def _divide_memory(self, step: Step) -> None:
-        """Find anew what is kept for the compute-bound side, and for what may go wrong."""
+        """Find anew what is kept for the compute-bound side, and what a slot is worth."""
         cost, slots, running = self.pool.cost, self.pool.kv_slots, step.state.running
         scarcity = compute_scarcity(cost, slots, running, step.rest)
         self.split.divide(self.pool.current, step.rest, scarcity)
-        prefill = self.saved.latest.compute_side
-        self.caution.renew(scarcity, prefill / max(prefill + running, 1))
+        if step.state.kv_tokens > 0 and step.rest.memory > 0:
+            full = self.full_steps.of(self._load(step.state), step.rest)
+            self.caution.slot_price = self.full_steps.slot_price(full)
         move_underestimated(self.pool.table.running.values(), self.tuning.outlived)
 
     def _take(self, step: Step, side: Side, limit: float, budget: int) -> None:

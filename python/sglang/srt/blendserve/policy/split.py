@@ -65,10 +65,11 @@ class MemorySplit:
         """
         tuning = self._tuning
         compute_side, memory_side = self._densities(plan)
-        partition = 0.0
-        if not math.isnan(compute_side):
-            root = float(density(rest.compute, rest.memory))
-            partition = memory_partition(root, compute_side, memory_side)
+        if math.isnan(compute_side):  # nothing waits that memory could be kept for
+            self.share = 0.0
+            return
+        root = float(density(rest.compute, rest.memory))
+        partition = memory_partition(root, compute_side, memory_side)
         share = max(partition, tuning.least_share)
         share += tuning.scarce_share * rise(scarcity, tuning.scarce_from, tuning.scarce_width)
         apart = compute_side / memory_side if memory_side > 0 else math.inf

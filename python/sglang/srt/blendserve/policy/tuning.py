@@ -82,9 +82,11 @@ class Tuning:
 
     # --- the safety margin (margin.py) --------------------------------------------------------
 
-    deviations: float = 1.0
-    """Standard deviations of the memory in use that are kept free beside many requests. At 0:
-    +0.5 % and +0.0 %."""
+    earned: float = 2.0
+    """Times that the slots of a request must have earned what it costs to compute them again by
+    when memory is predicted to run short, for it to start nevertheless. Unproven."""
+    least_risk: float = 0.01
+    """Least probability with which memory may run short, where a slot earns nothing. Unproven."""
     more_deviations: float = 2.0
     """Standard deviations kept free besides where few are in flight: each one is felt there. At
     0: +0.0 % and -4.2 %."""
@@ -97,29 +99,9 @@ class Tuning:
     bias: float = 0.1
     """Error of the mean of lengths that are not known, as a part: it does not cancel among
     many. At 0: -2.6 % and -4.8 %."""
-    more_bias: float = 0.4
-    """What is added to `bias` where compute is the scarcer resource. Memory that stays empty
-    costs little there; one that outputs fill beyond expectation stops the prompts. At 0: -0.5 %
-    and +0.7 %."""
-    bias_from: float = 0.6
-    """Compute scarcity from which `more_bias` is added, and `many_caps` turns to `some_caps`.
-    At 0.9: -0.5 % and -1.3 %."""
-    bias_width: float = 0.3
-    """Range of compute scarcity, above `bias_from`, over which `more_bias` is added in full and
-    `many_caps` becomes `some_caps`. At 0.9: -2.5 % and -2.5 %."""
-    flow_from: float = 0.4
-    """Part of prompts among a step's tokens from which `more_bias` is added: where few are
-    computed, decodes are what keeps compute busy, and they need the memory. At 0: +0.0 % and
-    +0.0 %."""
-    flow_width: float = 0.3
-    """Range of the part of prompts, above `flow_from`, over which `more_bias` is added in full.
-    At 0.01: +0.0 % and +0.0 %."""
     many_caps: float = 16.0
     """How many requests at their caps the memory must hold for a request of an unknown kind to
     count with its cap. At 1e+09: -3.0 % and -0.3 %."""
-    some_caps: float = 5.0
-    """`many_caps` where compute is the scarcer resource: memory that stays empty costs less
-    there. At 16: +0.0 % and +0.0 %."""
 
     # --- the pace (pace.py) -------------------------------------------------------------------
 

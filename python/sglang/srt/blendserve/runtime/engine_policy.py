@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sglang.srt.blendserve.policy.named import AnyStepPolicy, make_step_policy
+from sglang.srt.blendserve.policy.named import (
+    AnyStepPolicy,
+    make_step_policy,
+    stock_full_steps,
+)
 from sglang.srt.blendserve.policy.select import StepPolicy
 from sglang.srt.blendserve.pool.request_pool import RequestPool
 from sglang.srt.blendserve.runtime.overlap.whole_chunks import WholeChunks
@@ -38,6 +42,7 @@ def engine_policy(pool: RequestPool, settings: Settings, engine: EngineTraits) -
         return StepPolicy(
             pool,
             WholeChunks(settings.overlap_chunk),
+            stock_full_steps(pool, settings.overlap_chunk),
             max_tokens=settings.overlap_chunk,
             whole_prompts=engine.chunk is None,
         )
