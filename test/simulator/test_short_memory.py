@@ -41,8 +41,13 @@ def test_the_same_in_sglang_s_own_scheduler() -> None:
     assert ours.retractions <= stock.retractions / 5
 
 
-def test_a_cache_of_a_few_requests_is_not_flooded_before_lengths_are_known() -> None:
+def test_a_small_cache_is_kept_full_and_not_flooded() -> None:
+    """Lengths of three kinds that nothing tells apart. Some requests are computed again, and the run
+    is shorter for it: at 1,757 steps every request had to fit to its end."""
     machine = Machine.build("Llama-3.1-8B", "A100-80G", "overlap", kv_slots=1500)
     lengths = np.random.default_rng(200).choice([20, 120, 180], 200)
     run = FastRun(requests([(6, int(length)) for length in lengths], cap=200), machine)
-    assert run.run("blendserve").retractions <= 60  # 213 before there was a margin
+    stock = run.run("fcfs", chunks=(512,), conservativeness=(1.0,))
+    ours = run.run("blendserve")
+    assert ours.steps < 0.7 * stock.steps
+    assert ours.retractions < 2.5 * 200
