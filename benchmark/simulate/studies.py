@@ -336,7 +336,7 @@ def alike() -> list[Cell]:
 
 
 def shortfalls() -> list[Cell]:
-    """Where the matrix has losses: requests in the order of arrival, and such as fit to their end."""
+    """Where the matrix has losses: requests by arrival, and such as fit to their end."""
     ordered = (("azure_conv", 20_000), ("trace1", 60_000), ("trace2", 60_000), ("trace4", 60_000))
     long_answers = (
         ("reasoning", 10_000, "H100", "sequential"),

@@ -5,6 +5,9 @@ pytest test/policy/test_full_step.py
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -62,7 +65,7 @@ def test_enough_is_where_larger_steps_stop_being_cheaper() -> None:
 
 def test_a_chunk_that_is_filled_has_no_use_for_more_memory() -> None:
     large = FullStep(50_000.0, 100.0, FULL * SLOTS)
-    assert full_steps(straight(1.0), 2048).enough(large) == pytest.approx(2048 / 50_000)
+    assert full_steps(straight(1.0), 2048).enough(large) == 1
     assert full_steps(straight(1.0), 2048).slot_price(large) == 0
 
 
@@ -71,17 +74,37 @@ def test_a_slot_earns_its_part_of_the_time_that_steps_share(fixed: float) -> Non
     """A step of F fixed seconds and V that grow with it: a part of memory is worth F / (F + V) of
     that part of the step, so a slot F over the slots, and a token costs `TOKEN` again."""
     price = full_steps(straight(fixed)).slot_price(BLEND)
-    assert price == pytest.approx(fixed / (FULL * SLOTS) / TOKEN, rel=0.15)
+    assert price == pytest.approx(fixed / (FULL * SLOTS) / TOKEN, rel=0.03)
+
+
+def test_what_is_computed_alone_costs_a_step_of_its_own() -> None:
+    """Its decodes wait for the fixed second, too."""
+    mixed = full_steps(straight(1.0))
+    alone = replace(mixed, alone=True)
+    dearer = (1.0 / alone.max_tokens + TOKEN) / TOKEN
+    assert mixed.slot_price(BLEND) == pytest.approx(dearer * alone.slot_price(BLEND), rel=0.03)
+
+
+@pytest.mark.parametrize("tokens", [0.0, 64.0, 1000.0])
+def test_one_decode_more_moves_no_price_far(tokens: float) -> None:
+    """Tiles of kernels are jumps of a step's time, and no reason to take memory for worthless."""
+    engine = full_steps(stock_steps(COST))
+    prices = [engine.slot_price(FullStep(tokens, n, FULL * SLOTS)) for n in range(40, 400)]
+    for one, other in pairwise(prices):
+        assert abs(one - other) < 0.65 * max(prices)
 
 
 @given(
-    st.floats(-10_000, 50_000), st.floats(0, 4000), st.sampled_from(["A100-80G", "H100", "H200"])
+    st.floats(-10_000, 50_000),
+    st.floats(0, 4000),
+    st.sampled_from(["A100-80G", "H100", "H200"]),
+    st.sampled_from([400, 6000, SLOTS]),
 )
 def test_a_price_is_a_finite_number_that_is_not_negative(
-    tokens: float, decodes: float, device: str
+    tokens: float, decodes: float, device: str, slots: int
 ) -> None:
     cost = CostModel(ModelSpec.named("Llama-3.1-8B"), DeviceSpec.named(device))
-    engine = FullSteps(cost, stock_steps(cost), SLOTS, 8192)
-    full = FullStep(tokens, decodes, FULL * SLOTS)
-    assert 0 <= engine.slot_price(full) < 100
+    engine = FullSteps(cost, stock_steps(cost), slots, 8192)
+    full = FullStep(tokens, decodes, FULL * slots)
+    assert 0 <= engine.slot_price(full) < 10
     assert 0 < engine.enough(full) <= 1

@@ -77,11 +77,20 @@ def test_a_long_request_starts_although_memory_will_run_short_long_after(known: 
     prompts = random_prompts(3, [3] * 12)
     asked = [Asked(prompt, 900, 900, known=known) for prompt in prompts]
     used = {}
-    for earned in (2.0, math.inf):
+    for earned in (1.0, math.inf):
         played = Played(asked, slots=1000, tuning=Tuning(earned=earned)).run()
         assert sorted(played.ended) == [*range(12)]
         used[earned] = played.engine.totals.kv_tokens / played.engine.totals.steps
-    assert used[2.0] > 1.15 * used[math.inf]
+        assert played.given_back <= 5 * 12
+    assert used[1.0] > 1.15 * used[math.inf]
+
+
+def test_a_slot_has_a_price_while_something_runs_and_none_before() -> None:
+    asked = [Asked(prompt, 200, 200) for prompt in random_prompts(3, [3] * 40)]
+    played = Played(asked, slots=1000)
+    assert played.policy.caution.slot_price == 0
+    played.run(steps=40)
+    assert played.policy.caution.slot_price > 0
 
 
 def test_the_sample_of_lengths_is_on_neither_budget_of_the_paper_s_scanner() -> None:

@@ -42,8 +42,8 @@ def test_the_same_in_sglang_s_own_scheduler() -> None:
 
 
 def test_a_small_cache_is_kept_full_and_not_flooded() -> None:
-    """Lengths of three kinds that nothing tells apart. Some requests are computed again, and the run
-    is shorter for it: at 1,757 steps every request had to fit to its end."""
+    """Lengths of three kinds that nothing tells apart. Some requests are computed again, and the
+    run is shorter for it: at 1,757 steps every request had to fit to its end."""
     machine = Machine.build("Llama-3.1-8B", "A100-80G", "overlap", kv_slots=1500)
     lengths = np.random.default_rng(200).choice([20, 120, 180], 200)
     run = FastRun(requests([(6, int(length)) for length in lengths], cap=200), machine)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from sglang.srt.blendserve.cost.cost_model import CostModel
 from sglang.srt.blendserve.cost.step_seconds import StepSeconds
-from sglang.srt.blendserve.policy.pace import Rest, StepLoad
+from sglang.srt.blendserve.policy.pace import Rest, StepLoad, rise
 
 FULL = 0.95
 """Part of the KV cache that is taken to be read in each step that is left. Unproven."""
@@ -26,15 +26,19 @@ _TILE = 128
 """Tokens of a step that are compared: multiples, as tiles of kernels are; of a fourth of it in
 smaller steps."""
 
-_LESS = 0.8
-"""A smaller step to compare the full one with, as a part of it. Unproven."""
+_LESS = 0.5
+"""A smaller step to compare the full one with, as a part of it: tiles make a smaller difference
+between two steps that are further apart. Unproven."""
 
-_MORE, _AT_LEAST = 0.5, 256
-"""Prompt tokens by which a step is made larger to see what one costs: as a part of those that it
-has, and besides. Unproven."""
+_AGAIN = 1024
+"""Prompt tokens by which a step is made larger to see what one costs. Unproven."""
 
 _CHEAP = 0.25
 """Least cost of a prompt token, as a part of its compute alone. Unproven."""
+
+_FILLED = 0.8
+"""Part of the memory that prompts need at most, in steps as large as they may be, for a slot to
+earn nothing. Unproven."""
 
 _PARTS = [2.0 ** (-k / 4) for k in range(17)]
 """Smaller steps that are compared, as parts of the full one."""
@@ -63,61 +67,73 @@ class FullSteps:
     """KV tokens the cache holds."""
     max_tokens: int
     """Largest prefill of one step, tokens."""
+    alone: bool = False
+    """Whether prompts are computed in steps of their own, while decodes wait."""
 
     def of(self, load: StepLoad, rest: Rest) -> FullStep:
         """Return the step in which ``rest`` is computed if memory is full to its end.
 
-        ``load``: the step as it is, whose decodes are taken to be like those that come.
+        ``load``: the step as it is, whose decodes are taken to be like those that come. Its compute
+        is taken off what is left for each step, which is a little too little while few run.
         """
-        kv_tokens = FULL * self.kv_slots
-        steps = rest.memory / float(self.cost.kv_read_seconds(kv_tokens))
-        decodes = float(self.cost.decode_compute_seconds(load.running, load.kv_tokens))
+        slots = FULL * self.kv_slots
+        steps = rest.memory / float(self.cost.kv_read_seconds(slots))
+        compute = float(self.cost.decode_compute_seconds(load.running, load.kv_tokens))
         token = self.cost.prompt_token_seconds() * load.prompt_cost
-        tokens = (rest.compute / max(steps, 1.0) - decodes) / token
-        running = load.running * kv_tokens / load.kv_tokens if load.kv_tokens > 0 else 0.0
-        return FullStep(0.0 if math.isnan(tokens) else tokens, running, kv_tokens)
+        tokens = (rest.compute / max(steps, 1.0) - compute) / token
+        # Where prefixes are shared, more is read than there are slots.
+        kv_tokens = max(slots, load.kv_tokens)
+        context = load.context or load.kv_tokens / max(load.running, 1)
+        decodes = kv_tokens / context if context > 0 else 0.0
+        return FullStep(0.0 if math.isnan(tokens) else tokens, decodes, kv_tokens)
 
     def enough(self, full: FullStep) -> float:
         """Return the smallest part of ``full`` in which a token costs no more; 1 if all is worth
-        having. No part has more prompt tokens than a step computes at most."""
-        most = self._most(full)
-        whole = max(full.prompt_tokens, 0.0) + max(full.decodes, 1.0)
+        having. No part that is looked at has more prompt tokens than a step may have."""
+        most, whole = self._most(full), _tokens(full)
         sizes = sorted({_whole_tiles(most * whole * part) for part in _PARTS})
         seconds = [self._seconds(full, size / whole) / size for size in sizes]
         least = min(seconds) * (1 + _ALIKE)
         size = next(s for s, time in zip(sizes, seconds, strict=True) if time <= least)
-        return most if size == sizes[-1] else size / whole
+        return 1.0 if size == sizes[-1] else size / whole
 
     def slot_price(self, full: FullStep) -> float:
         """Return what a KV slot earns in a step, over what it costs to compute its token again.
 
-        Where throughput grows with memory to the power e, a slot of M is worth e / M of the time
-        of a step. Where prompts alone fill the steps, none is.
+        A step takes a time that all its tokens share, and one that grows with them. More memory
+        saves steps and the first of these, so a slot of M is worth an M-th of it. Where prompts
+        alone fill the steps, none is worth anything.
         """
-        if self._most(full) < 1:
-            return 0.0
-        one, less = self._seconds(full, 1.0), self._seconds(full, _LESS)
-        worth = min(max(1 - math.log(one / less) / math.log(1 / _LESS), 0.0), 1.0)
-        tokens = _prompt_tokens(full, 1.0)
-        more = int(_MORE * tokens) + _AT_LEAST
-        larger = self.steps(tokens + more, int(full.decodes), full.kv_tokens)
-        token = max((larger - one) / more, _CHEAP * self.cost.prompt_token_seconds())
-        return worth * one / full.kv_tokens / token
+        whole = _tokens(full)
+        larger, smaller = (_whole_tiles(whole * part) for part in (1.0, _LESS))
+        one, less = (self._seconds(full, size / whole) for size in (larger, smaller))
+        shared = 1 - (one - less) / (1 - smaller / larger) / one
+        worth = min(max(shared, 0.0), 1.0) * rise(self._most(full), _FILLED, 1 - _FILLED)
+        return worth * one / full.kv_tokens / self._again(full, larger / whole)
+
+    def _again(self, full: FullStep, part: float) -> float:
+        """Seconds for each token that is computed again."""
+        if self.alone:
+            return self.steps(self.max_tokens, 1, 1.0) / self.max_tokens
+        more = self._seconds(full, part, _AGAIN) - self._seconds(full, part)
+        return max(more / _AGAIN, _CHEAP * self.cost.prompt_token_seconds())
 
     def _most(self, full: FullStep) -> float:
         """The largest part of ``full`` that a step computes, up to 1."""
         return min(self.max_tokens / max(full.prompt_tokens, 1.0), 1.0)
 
-    def _seconds(self, full: FullStep, part: float) -> float:
+    def _seconds(self, full: FullStep, part: float, more: int = 0) -> float:
         decodes = max(round(full.decodes * part), 1)
-        return self.steps(_prompt_tokens(full, part), decodes, full.kv_tokens * part)
+        tokens = round(max(full.prompt_tokens, 0.0) * part) + more
+        return self.steps(tokens, decodes, full.kv_tokens * part)
 
 
-def _whole_tiles(tokens: float) -> int:
-    """``tokens`` of a step, rounded down to multiples as tiles of kernels are."""
+def _tokens(full: FullStep) -> float:
+    return max(full.prompt_tokens, 0.0) + max(full.decodes, 1.0)
+
+
+def _whole_tiles(tokens: float) -> float:
+    """``tokens`` of a step, rounded down to multiples as tiles of kernels are; below the smallest
+    tile, in which weights are loaded for few, as they are."""
     tile = _TILE if tokens >= _TILE else _TILE // 4
-    return max(int(tokens) // tile, 1) * tile
-
-
-def _prompt_tokens(full: FullStep, part: float) -> int:
-    return round(max(full.prompt_tokens, 0.0) * part)
+    return tokens if tokens < tile else tokens // tile * tile

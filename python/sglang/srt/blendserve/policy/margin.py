@@ -20,7 +20,8 @@ their caps: that costs little, and learning does not begin with a flood. Where i
 says nothing, and the memory that it would keep empty costs more than the retractions it spares.
 
 Only what may go wrong while a new request is there is its concern: lengths are looked at up to its
-own, and a request that ends soon is not held up by others whose ends are far off and uncertain.
+own, or as far as it must fit, and a request that ends soon is not held up by others whose ends are
+far off and uncertain.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ class Caution:
 
     @property
     def horizon(self) -> float:
-        """Steps after which the slots of a request have earned what they cost, at least 1."""
+        """Steps after which the slots of a request have paid for being computed again, at least 1:
+        they have earned `Tuning.earned` times that."""
         if not self.slot_price > 0:
             return math.inf
         return max(self.tuning.earned / self.slot_price, 1.0)
@@ -111,7 +113,7 @@ class SafetyMargin:
         variance, common = sums.variance, sums.common
         tuning = self._tuning
         few = 1 - min((len(self._joined) + self._doubt.size) / tuning.many, 1.0)
-        deviations = self._caution.deviations(2.0**octave) + tuning.more_deviations * few
+        deviations = self._caution.deviations(horizon) + tuning.more_deviations * few
         return math.sqrt(max((deviations**2) * variance + common * common, 0.0))
 
     def _sum_up(self, octave: int) -> _Sums:

@@ -137,7 +137,7 @@ class MarginalPace:
 
 
 def _octaves(number: float) -> int:
-    return round(_PER_OCTAVE * math.log2(max(number, 1.0)))
+    return round(_PER_OCTAVE * math.log2(min(max(number, 1.0), 2.0**40)))
 
 
 def _lower_hull(x: list[int], y: list[float]) -> list[float]:

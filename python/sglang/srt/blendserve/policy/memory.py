@@ -157,6 +157,8 @@ class StepMemory:
             first = self._forecast.remaining(running.indices[:1], running.generated[:1])[0]
             if first[0] != first[-1]:
                 return False  # mostly so, and found out without a look at all of them
+        if self._caution.horizon < math.inf:
+            return False  # memory may run short later
         known = bool((self.remaining[:, 0] == self.remaining[:, -1]).all())
         return known and self.admission.peak + self._state.running > self.limit
 
@@ -189,8 +191,10 @@ class StepMemory:
         ``limit``: KV tokens, at most `limit`. ``room``: prompt tokens that the step has left.
         """
         least = one.footprint.needs(1, one.request.generated)
-        # Later its slots have earned what it costs to compute them again.
-        ends = np.minimum(one.remaining, self._caution.horizon)
+        ends = one.remaining
+        if not self._caution.tuning.reserve_all:
+            # Later its slots have paid for being computed again.
+            ends = np.minimum(ends, self._caution.horizon)
         most = min(limit, self.limit - self._margin_beside(one, float(ends[-1])))
         # A look-up is saved where it does not fit however much of it is cached.
         if not self.admission.fits(least, ends, most):
@@ -242,7 +246,9 @@ class StepMemory:
     def _margin_beside(self, one: Candidate, horizon: float) -> float:
         """KV tokens to keep free for what may go wrong while ``one`` is there.
 
-        ``horizon``: steps until it is expected to end at the latest.
+        ``horizon``: steps until it is expected to end at the latest, or has paid for itself. Where
+        nothing is known of its kind it is looked at up to its cap all the same: learning is not to
+        begin with a flood.
         """
         return self.margin.up_to(one.worst if horizon < one.worst < math.inf else horizon)
 

@@ -48,7 +48,7 @@ def make_step_policy(
             whole_prompts=whole_prompts,
             tuning=tuning,
         )
-    full_steps = stock_full_steps(pool, max_tokens)
+    full_steps = replace(stock_full_steps(pool, max_tokens), alone=min_tokens >= max_tokens)
     if steps is not None:
         full_steps = replace(full_steps, steps=steps)
     chosen: Pace = MarginalPace(full_steps) if pace == "marginal" else FixedPace(max_tokens)

@@ -28,6 +28,9 @@ class StepLoad(NamedTuple):
     """Compute of a prompt token over that of one that attends to nothing (`PromptCost`)."""
     begun: bool = False
     """Whether a prompt is partly computed."""
+    context: float = 0.0
+    """KV tokens that a decode reads in the mean until the requests in flight have ended; 0: as
+    many as now."""
 
 
 class Rest(Protocol):

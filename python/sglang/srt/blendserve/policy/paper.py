@@ -16,6 +16,7 @@ first, by predicted peak as in `select`: the paper says nothing of how they are 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from sglang.srt.blendserve.cost.cost_model import density
 from sglang.srt.blendserve.cost.prompt_cost import PromptCost
@@ -32,6 +33,9 @@ from sglang.srt.blendserve.pool.pool_request import PoolRequest
 from sglang.srt.blendserve.pool.request_pool import RequestPool
 
 BySide = dict[Side, float]
+
+_ONE_DEVIATION = 0.1587
+"""Probability that a normal distribution lies more than one standard deviation above its mean."""
 
 
 class PaperPolicy:
@@ -57,7 +61,8 @@ class PaperPolicy:
         """What the last step was allowed, prompt tokens."""
         self.saved: BySide = dict.fromkeys(Side, 0.0)
         """Prompt tokens that each side has left over; below 0 if a whole prompt exceeded them."""
-        self._caution = Caution(tuning)
+        # One deviation: what is given back and sampled is admitted by the predicted peak.
+        self._caution = Caution(replace(tuning, least_risk=_ONE_DEVIATION))
         self._prompt_cost = PromptCost(pool.cost.model, tuning.prompt_cost_kept)
 
     def select(self, state: EngineState) -> Selection:

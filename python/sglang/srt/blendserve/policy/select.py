@@ -6,7 +6,8 @@ request must fit by the predicted peak of all that is in flight. `StepPolicy.sel
 to bottom. Where it departs from algorithm 3, which is in `paper`:
 
 - budgets follow the step as it is (`pace`), not the mean of requests at the two sides;
-- memory is admitted by predicted peak and margin (`admission`, `margin`), not by averages;
+- memory is admitted by predicted peak and margin (`admission`, `margin`), not by averages, up to
+  the time by which a request has paid for being computed again (`full_step`);
 - the partition of the memory (`split`) only limits the memory-bound side.
 """
 
@@ -106,13 +107,13 @@ class StepPolicy:
 
     def _pace(self, step: Step) -> PrefillBudget:
         """The prompt tokens that the step may compute."""
-        state = step.state
-        budget = self.pace.budget(self._load(state), RestOnDemand(lambda: step.rest))
-        return self.saved.add(budget.at_most(state.most_prefill))
+        budget = self.pace.budget(self._load(step), RestOnDemand(lambda: step.rest))
+        return self.saved.add(budget.at_most(step.state.most_prefill))
 
-    def _load(self, state: EngineState) -> StepLoad:
-        begun = state.chunk is not None
-        return StepLoad(state.running, state.kv_tokens, self.prompt_cost.factor, begun)
+    def _load(self, step: Step) -> StepLoad:
+        state, begun = step.state, step.state.chunk is not None
+        factor = self.prompt_cost.factor
+        return StepLoad(state.running, state.kv_tokens, factor, begun, step.context)
 
     def _begun_prompt_ends(self, step: Step, budget: PrefillBudget) -> bool:
         """Go on with a prompt that has begun; say whether its end, if there is one, is in the step.
@@ -134,8 +135,9 @@ class StepPolicy:
         cost, slots, running = self.pool.cost, self.pool.kv_slots, step.state.running
         scarcity = compute_scarcity(cost, slots, running, step.rest)
         self.split.divide(self.pool.current, step.rest, scarcity)
+        self.caution.slot_price = 0.0
         if step.state.kv_tokens > 0 and step.rest.memory > 0:
-            full = self.full_steps.of(self._load(step.state), step.rest)
+            full = self.full_steps.of(self._load(step), step.rest)
             self.caution.slot_price = self.full_steps.slot_price(full)
         move_underestimated(self.pool.table.running.values(), self.tuning.outlived)
 

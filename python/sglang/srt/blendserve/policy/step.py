@@ -45,16 +45,29 @@ class Step:
     @cached_property
     def rest(self) -> RemainingWork:
         """Predicted work left before the step: the pool's and that of the requests in flight."""
-        running, cost = self.memory.in_flight, self._pool.cost
-        context = running.prompt_tokens + running.generated
-        remaining = self.memory.remaining.mean(axis=1)
-        reads = float((remaining * (context + remaining / 2)).sum())
-        compute = float(cost.decode_compute_seconds(remaining.sum(), reads))
+        cost = self._pool.cost
+        decodes, reads = self._decodes
+        compute = float(cost.decode_compute_seconds(decodes, reads))
         compute += float(cost.prefill_seconds(self.state.chunk_tokens))
         waiting = self._pool.current.rest
         return RemainingWork(
             waiting.compute + compute, waiting.memory + float(cost.kv_read_seconds(reads))
         )
+
+    @property
+    def context(self) -> float:
+        """KV tokens that a decode of the requests in flight reads in the mean until they end; 0
+        without any."""
+        decodes, reads = self._decodes
+        return reads / decodes if decodes else 0.0
+
+    @cached_property
+    def _decodes(self) -> tuple[float, float]:
+        """Decodes that the requests in flight still have, and KV tokens that these read."""
+        running = self.memory.in_flight
+        context = running.prompt_tokens + running.generated
+        remaining = self.memory.remaining.mean(axis=1)
+        return float(remaining.sum()), float((remaining * (context + remaining / 2)).sum())
 
     def room(self, budget: int) -> bool:
         """Whether the step takes more: of prompt tokens within ``budget``, and of requests."""

@@ -11,7 +11,8 @@ nearly any change moves that. So one seed proves what is worth more, `reserve_al
 of 0.0 says that the field decides nothing on these traces, and that many are below zero that the
 defaults are not the best there. "Unproven": these runs do not reach the field.
 
-Those of the pace, which are no constants of a workload, stand in `marginal_pace`.
+Those of the pace and of what a slot is worth, which are no constants of a workload, stand in
+`marginal_pace` and `full_step`.
 
 Three constants are the paper's and stay where they are used: 1 % of the requests are sampled
 (`pool.planning_rules.SAMPLE`), node splits keep 99 % of the sharing
@@ -82,7 +83,7 @@ class Tuning:
 
     # --- the safety margin (margin.py) --------------------------------------------------------
 
-    earned: float = 2.0
+    earned: float = 1.0
     """Times that the slots of a request must have earned what it costs to compute them again by
     when memory is predicted to run short, for it to start nevertheless. Unproven."""
     least_risk: float = 0.01
