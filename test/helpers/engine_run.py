@@ -3,7 +3,7 @@
     python engine_run.py '{"engine": {...}, "requests": [[prompt_ids, sampling_params], ...]}'
 
 A process of its own, because SGLang patches its classes once per process and its engines leave
-threads behind; the plugin must also be seen to work from a cold start.
+threads behind.
 """
 
 from __future__ import annotations

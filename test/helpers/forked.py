@@ -5,6 +5,9 @@
 Each line of its input is a JSON list of ``[before, code]``, two pieces of Python each: what happens
 before SGLang loads its plugins, and what then runs in ``__main__``. A line of its output is a list
 of ``[status, stdout, stderr]``. The process stays for the next orders of the same test process.
+
+An engine that starts in such a fork (`engine_script`) forks its own processes, too, where SGLang
+would start them anew, and saves three imports.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,6 +46,23 @@ class Ended(NamedTuple):
 def command(*flags: str) -> str:
     """Return code that starts SGLang's server with ``flags``."""
     return f"import sys; sys.argv = {['launch_server', *flags]!r}; {SERVER}"
+
+
+def engine_script(
+    script: Path, arguments: Sequence[str], env: Mapping[str, str], seconds: int
+) -> tuple[str, str]:
+    """Return what `run_all` takes to run ``script``, which starts engines; it is killed after so
+    many ``seconds``. ``env``: read by what SGLang does, not by what it imports."""
+    before = f"""
+import multiprocessing, os, signal, sys
+os.environ.update({dict(env)!r})
+signal.alarm({seconds})
+sys.path.insert(0, {str(script.parent)!r})
+sys.argv = {[str(script), *arguments]!r}
+start = multiprocessing.set_start_method
+multiprocessing.set_start_method = lambda method, force=False: start("fork", force=True)
+"""
+    return before, f"import runpy; runpy.run_path({str(script)!r}, run_name='__main__')"
 
 
 _processes: dict[Path | None, subprocess.Popen[str]] = {}
@@ -109,6 +130,7 @@ def main() -> None:
     os.dup2(2, 1)  # what an import prints is no answer
     # What each of them would import; nothing of SGLang is hooked yet.
     import sglang.srt.entrypoints.http_server
+    import sglang.srt.managers.scheduler
 
     import sglang.srt.blendserve.policy.named
     import sglang.srt.blendserve.pool.planner  # noqa: F401

@@ -41,13 +41,18 @@ KEYS = {
 def test_the_real_scheduler_agrees_with_the_step_model(
     policy: str, conservativeness: float, mixed: Workload, machine: Machine
 ) -> None:
-    """In a KV cache that is full for most of the run, where retractions are part of it."""
-    full = FullRun(mixed, machine, "Llama-3.1-8B", DeviceSpec.named("A100-80G"))
+    """In a KV cache that is full for most of the run, where retractions are part of it.
+
+    Ours with requests that must fit to their end: where they may be given back, single ones decide
+    in so small a run, and either of the two is up to 7 % faster, now one and now the other.
+    """
+    options = BlendOptions.of(earned=1e9)
+    full = FullRun(mixed, machine, "Llama-3.1-8B", DeviceSpec.named("A100-80G"), options=options)
     ended: list[int] = []
     flags = {"chunks": (512,), "conservativeness": (conservativeness,)}
     real = full.run(policy, **flags, progress=ended.append)
     assert sum(ended) == mixed.size
-    model = FastRun(mixed, machine).run(policy, **flags)
+    model = FastRun(mixed, machine, options).run(policy, **flags)
     # SGLang 0.5.23 thinks again after a retraction in another way than 0.5.17, which the step model
     # follows: 1.7 and 2.9 % faster where there are many of them, sharing 0.004 more.
     seconds, sharing = (0.04, 0.006) if conservativeness < 1.0 and not OLD else (0.01, 0.003)
@@ -95,7 +100,7 @@ def test_prompts_that_are_cut_to_tiles_get_on(
 @pytest.mark.parametrize(
     "options",
     [
-        BlendOptions(told="wrong"),
+        BlendOptions.of(told="wrong", earned=1e9),
         BlendOptions.of(reserve_all=True, lru_eviction=True, keep_sharing=1.0),
     ],
 )
