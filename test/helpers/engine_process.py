@@ -1,7 +1,6 @@
 """Engines in processes of their own, for the tests of this folder.
 
-SGLang patches its classes once per process and its engines leave threads behind; the plugin must
-also be seen to work from a cold start.
+SGLang patches its classes once per process and its engines leave threads behind.
 """
 
 from __future__ import annotations
@@ -43,8 +42,8 @@ def rank_cores(flags: dict[str, Any]) -> dict[str, str]:
 _SECONDS = 400
 """How long a script may take."""
 
-_READ_AT_IMPORT = ("SGLANG_TEST_RETRACT",)
-"""Variables that SGLang reads when it is imported."""
+_READ_AT_START = ("PYTHONPATH", "SGLANG_TEST_RETRACT")
+"""Variables that Python or SGLang reads when it starts or is imported."""
 
 
 def play(
@@ -59,21 +58,22 @@ def play(
     source, target, log = (folder / name for name in ("order.json", "result.json", "log.txt"))
     source.write_text(json.dumps(order))
     env = env or {}
-    if shutil.which("nvidia-smi") is None and not any(name in env for name in _READ_AT_IMPORT):
+    if shutil.which("nvidia-smi") is None and not any(name in env for name in _READ_AT_START):
         files = [str(source), str(target)]
         (done,) = run_all([engine_script(HERE / script, files, env, _SECONDS)])
-        assert done.status == 0, (done.out + done.err)[-4000:]
+        log.write_text(done.out + done.err)
+        status = done.status
     else:
         with log.open("w") as output:  # a pipe would stay open as long as any of SGLang's processes
-            ended = subprocess.run(
+            status = subprocess.run(
                 [sys.executable, str(HERE / script), str(source), str(target)],
                 env=os.environ | env,
                 stdout=output,
                 stderr=output,
                 timeout=_SECONDS,
                 check=False,
-            )
-        assert ended.returncode == 0, log.read_text()[-4000:]
+            ).returncode
+    assert status == 0, log.read_text()[-4000:]
     result: dict[str, Any] = json.loads(target.read_text())
     return result
 
