@@ -85,6 +85,14 @@ def test_a_long_request_starts_although_memory_will_run_short_long_after(known: 
     assert used[1.0] > 1.15 * used[math.inf]
 
 
+@pytest.mark.parametrize(("min_tokens", "alone"), [(1, False), (64, True)])
+def test_an_engine_that_saves_up_whole_chunks_computes_prompts_alone(
+    min_tokens: int, alone: bool
+) -> None:
+    played = Played([Asked([1, 2], 3, 3)], max_tokens=64, min_tokens=min_tokens)
+    assert played.policy.full_steps.alone == alone
+
+
 def test_a_slot_has_a_price_while_something_runs_and_none_before() -> None:
     asked = [Asked(prompt, 200, 200) for prompt in random_prompts(3, [3] * 40)]
     played = Played(asked, slots=1000)
