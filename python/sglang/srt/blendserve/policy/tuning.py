@@ -7,8 +7,9 @@ engine that overlaps (``--seeds 0``). Plus: slower with the other
 value, so the default is worth it.
 
 Read them with care. When the few longest outputs start moves a single run by up to 5 per cent, and
-nearly any change moves that. So one seed proves what is worth more, `reserve_all` and `least_share`;
-a figure of 0.0 says that the field decides nothing on these traces. "Unproven": these runs do not reach the field.
+nearly any change moves that. So one seed proves what is worth more, `reserve_all` and
+`least_share`; a figure of 0.0 says that the field decides nothing on these traces. "Unproven":
+these runs do not reach the field.
 
 Those of the pace and of what a slot is worth, which are no constants of a workload, stand in
 `marginal_pace` and `full_step`.
