@@ -18,6 +18,9 @@ from sglang.srt.blendserve.runtime.record.row_file import RowFile, trace_file
 from sglang.srt.blendserve.runtime.record.step_record import COLUMNS, StepRecord
 from sglang.srt.blendserve.settings import Settings
 
+UNREACHABLE = {"blendserve_online_ttft": "0.001", "blendserve_online_tpot": "0.001"}
+"""Latency targets (milliseconds) that leave offline requests the least that they always get."""
+
 
 def test_a_row_has_every_figure(tmp_path: Path) -> None:
     path = tmp_path / "steps.csv"
@@ -95,10 +98,12 @@ def test_trace_and_series_add_up_to_the_run(
 
 
 @pytest.mark.engine
+@pytest.mark.parametrize("targets", [{}, UNREACHABLE], ids=["default", "unreachable"])
 def test_offline_prefill_makes_way_for_online_decodes(
     tmp_path: Path,
     tiny_model: Path,
     stock_run: dict[str, Any],
+    targets: dict[str, str],
 ) -> None:
     requests = workload()
     online = {2, 5, 8}  # short prompts with long answers
@@ -111,6 +116,7 @@ def test_offline_prefill_makes_way_for_online_decodes(
             "max_total_tokens": 20_000,
             "chunked_prefill_size": 512,
             "blendserve_trace": str(tmp_path / "steps.csv"),
+            **targets,
         },
         call={"rid": [f"chat{i}" if i in online else next(marked) for i in range(45)]},
     )
@@ -126,11 +132,14 @@ def test_offline_prefill_makes_way_for_online_decodes(
     )
     between = kinds[first : last + 1]
     assert sum(online for online, _ in between) >= 59
-    assert sum(tokens for _, tokens in between) > 0, "the pool does not stand still meanwhile"
+    offline = [int(row["decode_compute"]) + int(row["decode_memory"]) for row in rows]
+    meanwhile = sum(offline[first : last + 1]) + sum(tokens for _, tokens in between)
+    assert meanwhile > 0, "the pool does not stand still meanwhile"
     # Prefill and decode share no forward here: they take turns, so no online request waits for
-    # more than one prefill, and none is near a full chunk.
+    # more than one prefill.
     assert all(one or other for (one, _), (other, _) in itertools.pairwise(between))
-    assert max(tokens for _, tokens in between) < 512 / 2
+    if targets:  # how many tokens reachable ones leave depends on how fast the machine is
+        assert max(tokens for _, tokens in between) <= 32
 
 
 def read_series(folder: Path) -> dict[str, float]:
