@@ -32,7 +32,7 @@ RESULTS = Path(__file__).parent / "results"
 
 @dataclass(frozen=True)
 class Cell:
-    """What is run; defaults are those of the main study."""
+    """What is run, at measured kernel times; defaults are those of the main study."""
 
     policy: str
     workload: str = "trace1"
@@ -45,15 +45,11 @@ class Cell:
     model: str = "Llama-3.1-8B"
     device: str = "A100-80G"
     tp: int = 1
-    engine: str = "overlap"
+    engine: str = "lanes"
     order: str = "shuffled"
     """Of the file (`kinds.ORDERS`)."""
-    rates: str = "peaks"
-    """``tables``: measured kernel times; ``peaks``: the data sheet's rates."""
     scale: float = 8
     kv_slots: int | None = None
-    interference: float = 1.08
-    interference_scope: str = "step"
     options: dict[str, Any] = field(default_factory=dict)
     """Parts of our policies that differ from their defaults, by name (`BlendOptions.of`)."""
     simulation: str = "fast"
@@ -110,15 +106,7 @@ def run(study: str, cells: Iterable[Cell], minutes: float | None = None) -> None
                 return
             row = {"cell": asdict(cell), "result": play(cell)}
         append(study, row)
-        what = [
-            cell.workload,
-            cell.seed,
-            cell.device,
-            cell.engine,
-            cell.rates,
-            cell.policy,
-            cell.chunk,
-        ]
+        what = [cell.workload, cell.seed, cell.device, cell.engine, cell.policy, cell.chunk]
         what += [cell.conservativeness, cell.division, cell.replicas, cell.fleet, cell.options]
         result = row["result"]
         print(
@@ -139,18 +127,14 @@ def append(study: str, row: dict[str, Any]) -> None:
 def play(cell: Cell) -> dict[str, Any]:
     """Run one cell; its figures, rounded to six digits."""
     workload = _workload(cell.workload, cell.requests, cell.seed, cell.order)
-    calibration = Calibration(
-        interference=cell.interference, interference_scope=cell.interference_scope
-    )
     machine = Machine.build(
         cell.model,
         cell.device,
         cell.engine,
         ranks=cell.tp,
         scale=cell.scale,
-        calibration=calibration,
         kv_slots=cell.kv_slots,
-        rates=cell.rates,
+        rates="tables",
     )
     ours = cell.policy in OURS
     flags = {} if ours else {"chunks": (cell.chunk,), "conservativeness": (cell.conservativeness,)}
@@ -161,7 +145,7 @@ def play(cell: Cell) -> dict[str, Any]:
         )
     elif cell.simulation == "full":
         device = DeviceSpec.named(cell.device)
-        full = FullRun(workload, machine, cell.model, device, cell.tp, calibration)
+        full = FullRun(workload, machine, cell.model, device, cell.tp, Calibration())
         result = full.run(cell.policy, options=options, **flags).as_dict()
     else:
         played = _fast(cell, workload, machine).run(cell.policy, options=options, **flags)

@@ -76,7 +76,6 @@ class Place(NamedTuple):
             device=self.device,
             engine=self.engine,
             order=order,
-            rates="tables",
         )
 
     def tuning(self) -> list[Cell]:
@@ -168,13 +167,16 @@ def main() -> None:
     parser.add_argument("--device", choices=sorted({name for name, _ in MACHINES}))
     parser.add_argument("--minutes", type=float, help="begin no cell after so long")
     parser.add_argument("--workload", choices=WORKLOADS, help="this one alone")
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", choices=SCORED_ON, default=SCORED_ON, metavar="SEED"
+    )
     parser.add_argument("--summary", action="store_true", help="run nothing, sum up")
     args = parser.parse_args()
     if args.summary:
         print(summary())
         return
     wanted = [p for p in places(args.device) if args.workload in (None, p.workload)]
-    for seed in SCORED_ON:
+    for seed in args.seeds:
         for place in wanted:
             run("matrix", place.tuning(), args.minutes)
             done = load("matrix")

@@ -31,7 +31,7 @@ Floats = NDArray[np.float64]
 
 def main() -> None:
     """Run both and write the file."""
-    machine = Machine.build("Llama-3.1-8B", "A100-80G", "overlap", scale=8)
+    machine = Machine.build("Llama-3.1-8B", "A100-80G", "lanes", scale=8, rates="tables")
     run = FastRun(Recipe.parse(WORKLOAD).workload(REQUESTS, 0), machine)
     series = {}
     for policy, chunk in RUNS.items():

@@ -39,7 +39,7 @@ from tqdm import tqdm
 from sglang.srt.blendserve.policy.tuning import Tuning
 
 STUDY = "tuning"
-TRACES, ENGINES = ("trace1", "trace4"), ("overlap", "sequential")
+TRACES, ENGINES = ("trace1", "trace4"), ("lanes", "sequential")
 
 VARIANTS: dict[str, Any] = {
     "look_ahead": 16,
@@ -161,7 +161,7 @@ def main() -> None:
     parser.add_argument(
         "fields", nargs="*", metavar="FIELD", help="fields of Tuning (default: all)"
     )
-    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=["overlap"])
+    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=["lanes"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="(default: 0 1 2)")
     parser.add_argument(
         "--requests", type=int, default=100_000, help="of each run (default: 100000)"

@@ -26,9 +26,9 @@ _TILE = 128
 """Tokens of a step that are compared: multiples, as tiles of kernels are; of a fourth of it in
 smaller steps."""
 
-_LESS = 0.5
-"""A smaller step to compare the full one with, as a part of it: tiles make a smaller difference
-between two steps that are further apart. Unproven."""
+_LEAST, _SIZES = 0.5, 16
+"""Steps of so many sizes above the least, as a part of the full one, tell what steps share: a line
+through all of them, since tiles of kernels are jumps between any two. Unproven."""
 
 _AGAIN = 1024
 """Prompt tokens by which a step is made larger to see what one costs. Unproven."""
@@ -104,18 +104,17 @@ class FullSteps:
         saves steps and the first of these, so a slot of M is worth an M-th of it. Where prompts
         alone fill the steps, none is worth anything.
         """
-        whole = _tokens(full)
-        larger, smaller = (_whole_tiles(whole * part) for part in (1.0, _LESS))
-        one, less = (self._seconds(full, size / whole) for size in (larger, smaller))
-        shared = 1 - (one - less) / (1 - smaller / larger) / one
-        worth = min(max(shared, 0.0), 1.0) * rise(self._most(full), _FILLED, 1 - _FILLED)
-        return worth * one / full.kv_tokens / self._again(full, larger / whole)
+        sizes = [_LEAST + (1 - _LEAST) * place / _SIZES for place in range(_SIZES + 1)]
+        shared, growing = _line(sizes, [self._seconds(full, size) for size in sizes])
+        worth = min(max(shared, 0.0), shared + growing)
+        worth *= rise(self._most(full), _FILLED, 1 - _FILLED)
+        return worth / full.kv_tokens / self._again(full)
 
-    def _again(self, full: FullStep, part: float) -> float:
+    def _again(self, full: FullStep) -> float:
         """Seconds for each token that is computed again."""
         if self.alone:
             return self.steps(self.max_tokens, 1, 1.0) / self.max_tokens
-        more = self._seconds(full, part, _AGAIN) - self._seconds(full, part)
+        more = self._seconds(full, 1.0, _AGAIN) - self._seconds(full, 1.0)
         return max(more / _AGAIN, _CHEAP * self.cost.prompt_token_seconds())
 
     def _most(self, full: FullStep) -> float:
@@ -126,6 +125,14 @@ class FullSteps:
         decodes = max(round(full.decodes * part), 1)
         tokens = round(max(full.prompt_tokens, 0.0) * part) + more
         return self.steps(tokens, decodes, full.kv_tokens * part)
+
+
+def _line(x: list[float], y: list[float]) -> tuple[float, float]:
+    """Return the line of least squares through points: its value at 0, and its slope."""
+    middle, height = sum(x) / len(x), sum(y) / len(y)
+    square = sum((a - middle) ** 2 for a in x)
+    slope = sum((a - middle) * (b - height) for a, b in zip(x, y, strict=True)) / square
+    return height - slope * middle, slope
 
 
 def _tokens(full: FullStep) -> float:

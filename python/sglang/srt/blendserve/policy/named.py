@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from sglang.srt.blendserve.cost.step_seconds import StepSeconds, stock_steps
 from sglang.srt.blendserve.policy.full_step import FullSteps
 from sglang.srt.blendserve.policy.marginal_pace import MarginalPace
@@ -14,11 +12,6 @@ from sglang.srt.blendserve.policy.tuning import DEFAULTS, Tuning
 from sglang.srt.blendserve.pool.request_pool import RequestPool
 
 AnyStepPolicy = StepPolicy | PaperPolicy
-
-
-def stock_full_steps(pool: RequestPool, max_tokens: int) -> FullSteps:
-    """Full steps of stock SGLang on the pool's device, of up to ``max_tokens`` prompt tokens."""
-    return FullSteps(pool.cost, stock_steps(pool.cost), pool.kv_slots, max_tokens)
 
 
 def make_step_policy(
@@ -48,9 +41,9 @@ def make_step_policy(
             whole_prompts=whole_prompts,
             tuning=tuning,
         )
-    full_steps = replace(stock_full_steps(pool, max_tokens), alone=min_tokens >= max_tokens)
-    if steps is not None:
-        full_steps = replace(full_steps, steps=steps)
+    steps = steps or stock_steps(pool.cost)
+    alone = min_tokens >= max_tokens
+    full_steps = FullSteps(pool.cost, steps, pool.kv_slots, max_tokens, alone)
     chosen: Pace = MarginalPace(full_steps) if pace == "marginal" else FixedPace(max_tokens)
     return StepPolicy(
         pool,

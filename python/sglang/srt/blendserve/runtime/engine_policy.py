@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sglang.srt.blendserve.policy.named import (
-    AnyStepPolicy,
-    make_step_policy,
-    stock_full_steps,
-)
+from sglang.srt.blendserve.cost.step_seconds import stock_steps
+from sglang.srt.blendserve.policy.full_step import FullSteps
+from sglang.srt.blendserve.policy.named import AnyStepPolicy, make_step_policy
 from sglang.srt.blendserve.policy.select import StepPolicy
 from sglang.srt.blendserve.pool.request_pool import RequestPool
 from sglang.srt.blendserve.runtime.overlap.whole_chunks import WholeChunks
@@ -39,11 +37,12 @@ def engine_policy(pool: RequestPool, settings: Settings, engine: EngineTraits) -
     chunk = engine.chunk or engine.max_prefill_tokens
     lanes = settings.overlap != "off"
     if lanes and settings.pace == "auto":
+        most = settings.overlap_chunk
         return StepPolicy(
             pool,
-            WholeChunks(settings.overlap_chunk),
-            stock_full_steps(pool, settings.overlap_chunk),
-            max_tokens=settings.overlap_chunk,
+            WholeChunks(most),
+            FullSteps(pool.cost, stock_steps(pool.cost), pool.kv_slots, most),
+            max_tokens=most,
             whole_prompts=engine.chunk is None,
         )
     return make_step_policy(
