@@ -104,6 +104,13 @@ async def test_status_fetch_and_retry_of_what_failed(
     assert await shop.run("status", batch) == 0
     shown = capsys.readouterr().out
     assert shown.startswith(f"{batch}  completed  18 done, 4 failed of 22  Line 21: url is")
+    kinds = sorted(shown.splitlines()[1:])
+    assert kinds[0].startswith("  1 x not sent: duplicate_custom_id Line 22:")
+    assert kinds[1].startswith("  1 x not sent: unsupported_url Line 21: url is '/v1/nothing'")
+    assert kinds[1].endswith(" (bad)")
+    assert kinds[2].startswith("  2 x 400: ")
+    assert kinds[2].endswith((" (n3, n4)", " (n4, n3)"))
+    assert len(kinds) == 3
     engine.refused = frozenset()
     assert await shop.run("retry", batch, "--wait", "-o", "again.jsonl") == 0
     again = capsys.readouterr().out.splitlines()[0]

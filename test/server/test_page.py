@@ -288,7 +288,9 @@ async def test_ten_thousand_lines_in_a_browser(directory: Path, tmp_path: Path) 
         assert "9400 done, 600 failed of 10000" in page
         rows = re.findall(r"<tr><td class=.number.>(\d+)</td><td>(.*?)</td>", page)
         assert rows == [("500", "400"), ("100", "not sent")]
-        assert html.escape(NASTY, quote=False) in page
+        assert html.escape(f"{7} {NASTY}", quote=False) in page  # a custom_id
+        assert html.escape(repr(NASTY), quote=False) in page  # a message
+        assert "<td>0, 20, 40, 60, 80, 100, 120, 140, 160, 180</td>" in page
         assert "<script" not in page
 
 

@@ -138,6 +138,7 @@ async def test_errors_are_grouped_by_kind_before_and_after_the_end(directory: Pa
         first = found["data"][0]
         assert (first["status_code"], first["code"], first["count"]) == (400, "400", 6)
         assert "too long" in first["message"]
+        assert sorted(first["custom_ids"]) == [f"long{n}" for n in range(6)]
         kinds = {(one["code"], one["count"]): one["lines"] for one in found["data"]}
         assert kinds["missing_required_parameter", 2] == [8, 9]
         assert [one["lines"] for one in found["data"] if one["lines"] == [10]]

@@ -27,7 +27,7 @@ from sglang.srt.blendserve.store.objects import BatchStatus
 MOST_BYTES = 8 << 20
 """Of one answer, unless its first line is longer."""
 
-_MOST_KINDS, _LINES_SHOWN, _MESSAGE_CHARACTERS = 100, 10, 300
+_MOST_KINDS, _LINES_SHOWN, _MESSAGE_CHARACTERS, _ID_CHARACTERS = 100, 10, 300, 100
 _OTHER = "other"
 _ENDED_KEPT = 100
 """Batches that have ended whose errors are remembered."""
@@ -40,6 +40,7 @@ class ErrorKind(BaseModel):
         status_code: the endpoint's, None where a line never reached it.
         message: of the first of them.
         lines: numbers of the first of them in the input, where they are known.
+        custom_ids: of the first of them that have one.
     """
 
     status_code: int | None
@@ -47,6 +48,7 @@ class ErrorKind(BaseModel):
     message: str
     count: int = 0
     lines: list[int] = []
+    custom_ids: list[str] = []
 
 
 class ErrorKinds(BaseModel):
@@ -217,13 +219,14 @@ def _count(lines: Iterable[bytes]) -> Kinds:
             error = error if isinstance(error, dict) else {"message": str(error or body)}
         message = str(error.get("message") or "")[:_MESSAGE_CHARACTERS]
         code = error.get("code") or error.get("type")
-        number = error.get("line")
+        number, custom_id = error.get("line"), result["custom_id"]
         kind = ErrorKind(
             status_code=status,
             code=None if code is None else str(code),
             message=message,
             count=1,
             lines=[number] if isinstance(number, int) else [],
+            custom_ids=[] if custom_id is None else [custom_id[:_ID_CHARACTERS]],
         )
         _merge(kinds, {(status, kind.code, re.sub(r"\d+", "0", message)): kind})
     return kinds
@@ -238,5 +241,6 @@ def _merge(kinds: Kinds, more: Kinds) -> None:
         if key in kinds:
             kinds[key].count += kind.count
             kinds[key].lines = (kinds[key].lines + kind.lines)[:_LINES_SHOWN]
+            kinds[key].custom_ids = (kinds[key].custom_ids + kind.custom_ids)[:_LINES_SHOWN]
         else:
             kinds[key] = kind
