@@ -119,6 +119,9 @@ class ScriptedEngine:
     def weigh(self, tally: Tally) -> float:
         return float(tally.output_tokens)
 
+    def work(self, tally: Tally) -> float | None:
+        return None
+
     def standings(self) -> Sequence[Any]:
         return ()
 

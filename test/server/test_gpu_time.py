@@ -88,17 +88,16 @@ def test_no_time_is_lost_and_none_is_invented(
 
 def test_a_prediction_goes_over_from_others_to_the_batch_itself() -> None:
     none, half = Done.by_lines(0.0), Done.by_lines(0.5)
-    assert predicted(0.0, none, 1000, None) is None
-    assert predicted(0.0, none, 1000, 0.5) == 500
-    assert predicted(600.0, none, 1000, 0.5) == 600
-    assert predicted(10.0, Done.by_lines(0.1), 1000, None) == 100
-    assert predicted(300.0, half, 1000, 0.5) == 500  # lines say little before half of them
+    assert predicted(0.0, none, None) is None
+    assert predicted(0.0, none, 500.0) == 500
+    assert predicted(600.0, none, 500.0) == 600
+    assert predicted(10.0, Done.by_lines(0.1), None) == 100
+    assert predicted(300.0, half, 500.0) == 500  # lines say little before half of them
     late = Done.by_lines(0.75)
-    assert predicted(600.0, late, 1000, 0.5) == pytest.approx(0.5 * 600 + 0.5 * 800)
+    assert predicted(600.0, late, 500.0) == pytest.approx(0.5 * 600 + 0.5 * 800)
     work = Done.by_work(0.5)
-    assert predicted(500.0, work, 100, 1.0) == pytest.approx(0.5 * 500 + 0.5 * 1000)
-    assert predicted(90.0, Done.by_lines(1.0), 1000, 0.5) == 90
-    assert predicted(10.0, none, 0, 0.5) is None  # of old batches the size is not known
+    assert predicted(500.0, work, 100.0) == pytest.approx(0.5 * 500 + 0.5 * 1000)
+    assert predicted(90.0, Done.by_lines(1.0), 500.0) == 90
 
 
 async def shown(service: Any, batch_id: str) -> dict[str, Any]:

@@ -88,12 +88,14 @@ class Standing(NamedTuple):
         share: of all predicted work that is done, 0 to 1; a request that runs counts half. None
             before there is a plan.
         left: predicted work of what is planned and was not handed over, seconds.
+        work: predicted work of all of it, compute and memory, seconds; None before there is a plan.
     """
 
     prepared: int
     planned: int
     share: float | None
     left: RemainingWork
+    work: float | None = None
 
 
 class PlannedLines:
@@ -172,15 +174,15 @@ class PlannedLines:
             return Standing(0, 0, None, self.left)
         prepared, planned, work = taken.prepared, taken.planned, taken.work
         everything = max(work.compute, 0.0) + max(work.memory, 0.0) + work.running + work.done
-        share = None
+        share = in_all = None
         if everything > 0:
             # What is not prepared yet is taken to be like what is.
-            more = max(self._preparation.found.lines / max(prepared, 1), 1.0)
-            share = min((work.done + work.running / 2) / (everything * more), 1.0)
+            in_all = everything * max(self._preparation.found.lines / max(prepared, 1), 1.0)
+            share = min((work.done + work.running / 2) / in_all, 1.0)
         if self._rest is not None:  # the planner says no more: those that ran then end alike
             running = len(self._open) / max(self._open_at_the_end, 1) * (1 - (share or 0.0))
             share = 1 - running
-        return Standing(prepared, planned, share, self.left)
+        return Standing(prepared, planned, share, self.left, in_all)
 
     def next_lines(self) -> list[SizedLine] | None:
         """Return the next lines; see `LineSource`."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import aiosqlite
 
 from sglang.srt.blendserve.allowed_hosts import AllowedHosts
 from sglang.srt.blendserve.server.batch_creation import BatchCreation, Created
 from sglang.srt.blendserve.server.file_service import FileService
+from sglang.srt.blendserve.server.forecasts import Prices, prices
 from sglang.srt.blendserve.server.openai_errors import ApiError, invalid, shortened
 from sglang.srt.blendserve.server.parameters import (
     ChangeBatch,
@@ -45,7 +46,7 @@ class BatchService:
         users: Users,
     ) -> None:
         """``webhooks``: whom batches may have called."""
-        self._store, self._runner = store, runner
+        self._store, self._runner, self._engine = store, runner, engine
         self._partial = PartialResults(store, runner)
         self._creation = BatchCreation(store, files, engine, webhooks, users)
 
@@ -187,17 +188,18 @@ class BatchService:
     async def _show(self, record: BatchRecord) -> BatchObject:
         return self._shown(record, await self._prices([record]))
 
-    async def _prices(self, records: Iterable[BatchRecord]) -> dict[str, float | None]:
-        """What a byte of input has cost, of all endpoints if one of the batches is open."""
+    async def _prices(self, records: Iterable[BatchRecord]) -> Prices:
+        """What batches have cost of late, if one of ``records`` is open."""
         if all(record.done for record in records):
             return {}
-        return await self._store.db.read(batch_table.prices)
+        ended = await self._store.db.read(batch_table.last_completed)
+        return prices(ended, self._engine.work)
 
-    def _shown(self, record: BatchRecord, prices: Mapping[str, float | None]) -> BatchObject:
+    def _shown(self, record: BatchRecord, prices: Prices) -> BatchObject:
         problem = self._runner.problem(record.id)
         shown = record.model_copy(update={"errors": [*problem, *record.errors]}).to_api()
         used = round(self._runner.gpu_seconds(record), 3)
-        forecast = None if record.done else self._runner.forecast(record, prices)
+        forecast = None if record.done else self._runner.forecasts.of(record, prices)
         return shown.model_copy(update={"forecast": forecast, "gpu_seconds": used})
 
 

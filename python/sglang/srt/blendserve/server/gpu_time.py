@@ -104,17 +104,15 @@ class Done(NamedTuple):
         return cls(share, max(2 * share - 1, 0.0))
 
 
-def predicted(used: float, done: Done, size: int, price: float | None) -> float | None:
+def predicted(used: float, done: Done, expected: float | None) -> float | None:
     """Return the GPU-seconds that a batch will have taken in all; None: nobody knows.
 
     Args:
         used: those so far.
         done: how much of it is done.
-        size: bytes of its input.
-        price: GPU-seconds of a byte of the batches before; None: there was none.
+        expected: those in all by what the batches before have cost; None: not known.
     """
-    by_size = size * price if price and size else None  # of old batches the size is not known
     by_itself = used / done.share if done.share > 0 and used > 0 else None
-    if by_size is None or by_itself is None:
-        return by_itself if by_size is None else max(by_size, used)
-    return (1 - done.trusted) * max(by_size, used) + done.trusted * by_itself
+    if expected is None or by_itself is None:
+        return by_itself if expected is None else max(expected, used)
+    return (1 - done.trusted) * max(expected, used) + done.trusted * by_itself

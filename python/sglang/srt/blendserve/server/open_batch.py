@@ -7,7 +7,7 @@ import time
 from sglang.srt.blendserve.answering.line_source import LineSource
 from sglang.srt.blendserve.answering.loop import AnsweringLoop
 from sglang.srt.blendserve.answering.pause import Pause
-from sglang.srt.blendserve.dispatch.planned_lines import PlannedLines
+from sglang.srt.blendserve.dispatch.planned_lines import PlannedLines, Standing
 from sglang.srt.blendserve.dispatch.remaining_time import RemainingTime
 from sglang.srt.blendserve.server.gpu_time import Done
 from sglang.srt.blendserve.store.batch_table import BatchRecord
@@ -97,11 +97,20 @@ class OpenBatch:
         return self._record.gpu_seconds + self._written
 
     @property
+    def work(self) -> float | None:
+        """Predicted work of all of it, seconds; None before there is a plan."""
+        return None if self._standing is None else self._standing.work
+
+    @property
+    def _standing(self) -> Standing | None:
+        return self._source.standing if isinstance(self._source, PlannedLines) else None
+
+    @property
     def done(self) -> Done:
         """How much of it is done."""
-        work = self._source.standing.share if isinstance(self._source, PlannedLines) else None
-        if work is not None:
-            return Done.by_work(work)
+        share = None if self._standing is None else self._standing.share
+        if share is not None:
+            return Done.by_work(share)
         return Done.by_lines(1 - self.lines_left / self.lines if self.lines else 0.0)
 
     @property
@@ -123,8 +132,8 @@ class OpenBatch:
         if self._pause.paused:
             self._time_left.forget()
             return
-        work = self._source.standing.share if isinstance(self._source, PlannedLines) else None
-        if work is not None:
-            self._time_left.note(time.monotonic(), work)
+        share = None if self._standing is None else self._standing.share
+        if share is not None:
+            self._time_left.note(time.monotonic(), share)
         else:
             self._time_left.note(time.monotonic(), self.done.share, by="lines")

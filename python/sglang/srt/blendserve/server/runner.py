@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import aiosqlite
@@ -18,13 +18,14 @@ from sglang.srt.blendserve.server.activity import STATUSES, Activity, planned_wo
 from sglang.srt.blendserve.server.batch_run import BatchContext, BatchRun
 from sglang.srt.blendserve.server.batch_settings import BatchSettings
 from sglang.srt.blendserve.server.finalizing import abandon
-from sglang.srt.blendserve.server.gpu_time import GpuTime, Running, predicted
+from sglang.srt.blendserve.server.forecasts import Forecasts
+from sglang.srt.blendserve.server.gpu_time import GpuTime, Running
 from sglang.srt.blendserve.server.served_engine import ServedEngine
 from sglang.srt.blendserve.server.users import Users
 from sglang.srt.blendserve.store import batch_table
 from sglang.srt.blendserve.store.batch_table import BatchRecord
 from sglang.srt.blendserve.store.directory import Store, now
-from sglang.srt.blendserve.store.objects import Forecast, job_of
+from sglang.srt.blendserve.store.objects import job_of
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +59,8 @@ class Runner:
         )
         self._runs: dict[str, BatchRun] = {}
         self._gpu_time = GpuTime(engine.busy_gpus, engine.weigh)
+        self.forecasts = Forecasts(self._runs, engine, self._gpu_time, self._meter)
+        """When the open batches will end."""
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._ready = asyncio.Event()
         self._stopping = False
@@ -110,84 +113,6 @@ class Runner:
     def gpu_seconds(self, record: BatchRecord) -> float:
         """Return what a batch has used of the GPUs so far."""
         return record.gpu_seconds + self._gpu_time.due(record.id)
-
-    def forecast(self, record: BatchRecord, prices: Mapping[str, float | None]) -> Forecast | None:
-        """Return what is expected of an open batch; None: nobody knows, or it waits.
-
-        See `_seconds_to_end`.
-
-        Args:
-            prices: GPU-seconds of a byte of input, by endpoint.
-        """
-        run = self._runs.get(record.id)
-        if run is None or run.waits:
-            return None
-        going = [other for other in self._runs.values() if not other.waits]
-        seconds = self._seconds_to_end(run, going, prices)
-        if seconds is None:
-            return None
-        before = [other for other in going if other.priority > run.priority]
-        starts_at = now() + round(self._seconds_for(before, prices) or 0)
-        if run.begun and record.in_progress_at is not None:
-            starts_at = record.in_progress_at
-        ends_at = now() + round(seconds)
-        used = self.gpu_seconds(record)
-        in_all = predicted(used, run.done, record.input_bytes, prices.get(record.endpoint))
-        return Forecast(
-            starts_at=min(starts_at, ends_at),
-            ends_at=ends_at,
-            in_time=ends_at <= record.expires_at,
-            gpu_seconds=None if in_all is None else round(max(in_all, used), 3),
-        )
-
-    def _seconds_to_end(
-        self, run: BatchRun, going: Sequence[BatchRun], prices: Mapping[str, float | None]
-    ) -> float | None:
-        """Return how long a batch will still take beside others; None: nobody knows.
-
-        First by what its bytes have cost in other batches, and the more of it is done the more by
-        what it has cost itself and how fast its predicted work gets done.
-        """
-        of_late = self.seconds_left(run.id)
-        left = {one.id: self._gpu_seconds_left(one, prices) for one in going}
-        mine = left.get(run.id)
-        if mine is None or None in left.values():
-            return self._seconds_for(going, prices) if of_late is None else of_late
-        # Batches of one priority get on together, so those with more left matter for a part.
-        higher = {one.id for one in going if one.priority > run.priority}
-        lower = {one.id for one in going if one.priority < run.priority}
-        others = (
-            seconds if name in higher else min(seconds, mine)
-            for name, seconds in left.items()
-            if seconds is not None and name not in lower
-        )
-        by_cost = sum(others) / self._engine.gpus
-        trusted = run.done.trusted
-        return by_cost if of_late is None else (1 - trusted) * by_cost + trusted * of_late
-
-    def _gpu_seconds_left(self, run: BatchRun, prices: Mapping[str, float | None]) -> float | None:
-        used = run.gpu_seconds + self._gpu_time.due(run.id)
-        in_all = predicted(used, run.done, run.input_bytes, prices.get(run.endpoint))
-        return None if in_all is None else max(in_all - used, 0.0)
-
-    def _seconds_for(
-        self, runs: Iterable[BatchRun], prices: Mapping[str, float | None]
-    ) -> float | None:
-        """Return how long batches take: by the rate of late, and where that or their lines are not
-        known by what a byte of input has cost; None: nobody knows."""
-        seconds, rate = 0.0, self._meter.request_rate()
-        for run in runs:
-            price = prices.get(run.endpoint)
-            if run.lines and not run.lines_left:
-                continue
-            if rate and run.lines_left:
-                seconds += run.lines_left / rate
-            elif price and run.input_bytes:
-                left = run.input_bytes * price - run.gpu_seconds
-                seconds += max(left, 0.0) / self._engine.gpus
-            else:
-                return None
-        return seconds
 
     def journal_size(self, batch_id: str) -> int | None:
         """Return how many bytes of a batch's results are on the disk; None: it has not begun."""

@@ -79,6 +79,11 @@ class ServedEngine(Engine, Protocol):
         """Return the predicted work of what was answered, in any unit."""
         ...
 
+    def work(self, tally: Tally) -> float | None:
+        """Return the predicted work of what was answered, compute and memory, seconds; None: not
+        known yet."""
+        ...
+
     def standings(self) -> Sequence[EngineStanding]:
         """Return what each of several engines does; nothing where there is one."""
         ...
@@ -179,12 +184,19 @@ class LaunchedEngine:
 
     def weigh(self, tally: Tally) -> float:
         """Return the predicted work of what was answered; by tokens until the costs are known."""
+        work = self.work(tally)
+        if work is not None:
+            return work
+        return float(tally.input_tokens - tally.cached_tokens + tally.output_tokens)
+
+    def work(self, tally: Tally) -> float | None:
+        """Return the predicted work of what was answered, as if all its lines were alike."""
+        if self._cost is None:
+            self._costing = self._costing or asyncio.ensure_future(self._learn_costs())
+            return None
         lines = max(tally.completed, 1)
         prompt, output = tally.input_tokens / lines, tally.output_tokens / lines
         computed = prompt - tally.cached_tokens / lines
-        if self._cost is None:
-            self._costing = self._costing or asyncio.ensure_future(self._learn_costs())
-            return lines * (computed + output)
         cost = self._cost.compute_seconds(prompt, output, computed)
         return float(lines * (cost + self._cost.memory_seconds(prompt, output)))
 

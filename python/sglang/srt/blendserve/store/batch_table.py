@@ -7,7 +7,7 @@ Every function takes the database's connection: call it inside a function that i
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import aiosqlite
 from pydantic import BaseModel, BeforeValidator, ConfigDict
@@ -246,15 +246,30 @@ async def add_gpu_seconds(db: aiosqlite.Connection, batch_id: str, seconds: floa
     )
 
 
-async def prices(db: aiosqlite.Connection) -> dict[str, float | None]:
-    """Return the GPU-seconds that a byte of input has cost in the last 50 batches that were
-    completed, by endpoint."""
+class EndedBatch(NamedTuple):
+    """What a batch that was completed has cost: GPU-seconds, for so much input and these tokens."""
+
+    endpoint: str
+    gpu_seconds: float
+    input_bytes: int
+    tally: Tally
+
+
+async def last_completed(db: aiosqlite.Connection) -> list[EndedBatch]:
+    """Return the last 50 batches that were completed and of which it is known what they cost."""
     rows = await db.execute_fetchall(
-        "SELECT endpoint, sum(gpu_seconds) / sum(input_bytes) AS price FROM (SELECT * FROM batches "
-        "WHERE status = 'completed' AND gpu_seconds > 0 AND input_bytes > 0 "
-        "ORDER BY seq DESC LIMIT 50) GROUP BY endpoint"
+        "SELECT * FROM batches WHERE status = 'completed' AND gpu_seconds > 0 AND input_bytes > 0 "
+        "ORDER BY seq DESC LIMIT 50"
     )
-    return {row["endpoint"]: row["price"] for row in rows}
+    return [
+        EndedBatch(
+            row["endpoint"],
+            row["gpu_seconds"],
+            row["input_bytes"],
+            Tally(*(row[name] for name in Tally._fields)),
+        )
+        for row in rows
+    ]
 
 
 async def set_results(
