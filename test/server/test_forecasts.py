@@ -26,15 +26,21 @@ def work(tally: Tally) -> float | None:
     return tally.output_tokens / 100
 
 
-def ended(endpoint: str, gpu_seconds: float, input_bytes: int, tokens: int) -> EndedBatch:
-    return EndedBatch(endpoint, gpu_seconds, input_bytes, Tally(output_tokens=tokens))
+def ended(
+    endpoint: str, gpu_seconds: float, input_bytes: int, tokens: int, caps: int | None = None
+) -> EndedBatch:
+    return EndedBatch(endpoint, gpu_seconds, input_bytes, Tally(output_tokens=tokens), caps)
 
 
 def test_what_an_endpoint_s_batches_have_cost() -> None:
-    before = [ended(CHATS, 10.0, 100, 2000), ended(CHATS, 30.0, 300, 2000), ended(WORDS, 1.0, 5, 0)]
+    before = [
+        ended(CHATS, 10.0, 100, 2000, caps=8000),
+        ended(CHATS, 30.0, 300, 2000),  # a line of it had no cap
+        ended(WORDS, 1.0, 5, 0),
+    ]
     found = prices(before, work)
-    assert found == {CHATS: Price(0.1, 1.0), WORDS: Price(0.2, None)}
-    assert prices(before, lambda tally: None)[CHATS] == Price(0.1, None)
+    assert found == {CHATS: Price(0.1, 1.0, 0.25), WORDS: Price(0.2)}
+    assert prices(before, lambda tally: None)[CHATS] == Price(0.1, None, 0.25)
     assert prices([], work) == {}
 
 
@@ -53,6 +59,7 @@ class Run(SimpleNamespace):
             "lines_left": 100 - answered,
             "done": Done.by_work(answered / 100),
             "work": 50.0,
+            "output_caps": None,
             "input_bytes": 100,
             "gpu_seconds": 0.0,
             "seconds_left": None,
@@ -68,7 +75,9 @@ def record(**more: Any) -> Any:
 def forecasts(*runs: Run) -> Forecasts:
     gpu_time = GpuTime(lambda: 1, lambda tally: 1.0)
     there: Any = {run.id: run for run in runs}
-    return Forecasts(there, ScriptedEngine(), gpu_time, RateMeter())
+    engine = ScriptedEngine()
+    engine.work = work  # type: ignore[method-assign]
+    return Forecasts(there, engine, gpu_time, RateMeter())
 
 
 COST: Prices = {CHATS: Price(of_byte=1.0, of_work=4.0)}
@@ -94,6 +103,18 @@ def test_bytes_count_where_no_work_is_known() -> None:
         assert found is not None
         assert found.gpu_seconds == 100
     assert forecasts(Run()).of(record(), {}) is None
+
+
+@pytest.mark.parametrize(("output_caps", "gpu_seconds"), [(4000, 40.0), (None, 100.0)])
+def test_caps_say_how_long_outputs_will_be_where_there_is_no_plan(
+    output_caps: int | None, gpu_seconds: float
+) -> None:
+    """A quarter of the 4,000 tokens that are allowed, a hundredth of a second of work for each."""
+    run = Run(answered=20, work=None, output_caps=output_caps)
+    run.done = Done.by_lines(0.2)
+    found = forecasts(run).of(record(), {CHATS: Price(1.0, 4.0, 0.25)})
+    assert found is not None
+    assert found.gpu_seconds == gpu_seconds
 
 
 def test_one_beside_another_has_to_wait_for_a_part_of_it() -> None:

@@ -29,6 +29,7 @@ class InputScan(NamedTuple):
         errors: the first hundred bad lines.
         bad_lines: numbers of all bad lines.
         last_line: number of the last line, blank lines counted.
+        output_caps: most tokens that all valid requests may have as output; None: one has no cap.
     """
 
     total: int
@@ -37,6 +38,7 @@ class InputScan(NamedTuple):
     errors: list[LineError]
     bad_lines: Sequence[int] = ()
     last_line: int = 0
+    output_caps: int | None = None
 
 
 def scan(
@@ -56,6 +58,7 @@ def scan(
         Stopped: a stop was requested.
     """
     total = todo = last = 0
+    caps: int | None = 0
     errors: list[LineError] = []
     bad = array("q")
     for line in lines:
@@ -66,11 +69,13 @@ def scan(
         done = has_result(line)
         if isinstance(line, BatchLine):
             todo += not done
+            cap = line.output_cap
+            caps = None if caps is None or cap is None else caps + cap
             continue
         bad.append(line.line or 0)
         if len(errors) < _MAX_LISTED:
             errors.append(line)
-    return InputScan(total, len(bad), todo, errors, bad, last)
+    return InputScan(total, len(bad), todo, errors, bad, last, caps)
 
 
 def read_input(path: Path, rules: Rules) -> Iterator[BatchLine | LineError]:

@@ -10,6 +10,7 @@ with the file as a whole (empty, too large, unreadable) is a `BatchFileError`.
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from typing import Any
 
@@ -60,6 +61,10 @@ class ErrorCode(StrEnum):
     ENGINE_DIED = "engine_died"
 
 
+_CAPS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+"""Fields of a body that say how long an answer may be; the first that is given counts."""
+
+
 class BatchLine(BaseModel):
     """One valid request line.
 
@@ -79,6 +84,16 @@ class BatchLine(BaseModel):
     method: str
     url: Endpoint
     body: dict[str, Any]
+
+    @property
+    def output_cap(self) -> int | None:
+        """Most output tokens of all its answers together; None where the body has no cap."""
+        given = (self.body.get(field) for field in _CAPS)
+        cap = next((value for value in given if value is not None), None)
+        answers = self.body.get("n") or 1
+        if isinstance(cap, bool) or not isinstance(cap, int | float) or not math.isfinite(cap):
+            return None
+        return max(int(cap), 0) * (answers if isinstance(answers, int) else 1)
 
 
 class LineError(BaseModel):

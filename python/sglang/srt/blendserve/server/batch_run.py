@@ -194,6 +194,7 @@ class BatchRun(OpenBatch):
             errors = [error.to_batch_error() for error in found.errors]
             await batch_table.set_errors(db, self._record.id, errors)
             await batch_table.set_counts(db, self._record.id, found.total, self._record.tally)
+            await batch_table.set_output_caps(db, self._record.id, found.output_caps)
             current = await batch_table.get_batch(db, self._record.id)
             if current.status == "validating" and found.bad < found.total:
                 await batch_table.enter(db, self._record.id, "in_progress", now())

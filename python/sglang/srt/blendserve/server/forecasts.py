@@ -1,8 +1,9 @@
 """When open batches will end, and what they will have used of the GPUs.
 
-First by what the batches before have cost: for a byte of input, and once some of the lines have
-ended, so that their lengths say something of the others', for a second of predicted work. The more
-of a batch is done, the more by what it has cost itself and how fast its predicted work gets done.
+First by what a byte of input has cost in the batches before. Once some lines have ended, whose
+lengths say something of the others', by what a second of predicted work has cost: of the plan, or
+where the engine takes the batch in at once and there is none, of the prompts so far and the caps of
+outputs. The more of a batch is done, the more by what it has cost itself.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from sglang.srt.blendserve.store.directory import now
 from sglang.srt.blendserve.store.objects import Forecast
 from sglang.srt.blendserve.store.tally import Tally
 
+WorkOf = Callable[[Tally], float | None]
+"""Returns the predicted work of what was answered, seconds; None: not known."""
+
 _LENGTHS_KNOWN = 16
 """Lines of a batch that have ended by which the predicted work of its others is gone by: before,
 unknown lengths may count with their caps. Unproven."""
@@ -30,31 +34,38 @@ class Price(NamedTuple):
     Attributes:
         of_byte: of a byte of input.
         of_work: of a second of predicted work.
+        of_cap: output tokens for each token that was allowed.
     """
 
     of_byte: float | None = None
     of_work: float | None = None
+    of_cap: float | None = None
 
     @classmethod
-    def of(cls, ended: Sequence[EndedBatch], work: Callable[[Tally], float | None]) -> Price:
-        """Return what these batches have cost in the mean.
-
-        Args:
-            work: returns the predicted work of what was answered, seconds; None: not known.
-        """
+    def of(cls, ended: Sequence[EndedBatch], work: WorkOf) -> Price:
+        """Return what these batches have cost in the mean."""
         used, size = sum(one.gpu_seconds for one in ended), sum(one.input_bytes for one in ended)
         done = [work(one.tally) for one in ended]
         in_all = sum(one for one in done if one is not None)
-        known = in_all > 0 and None not in done
-        return cls(used / size if size else None, used / in_all if known else None)
+        capped = [one for one in ended if one.output_caps]
+        caps, tokens = sum(one.output_caps or 0 for one in capped), _output_tokens(capped)
+        return cls(
+            used / size if size else None,
+            used / in_all if in_all > 0 and None not in done else None,
+            tokens / caps if caps else None,
+        )
+
+
+def _output_tokens(batches: Iterable[EndedBatch]) -> int:
+    return sum(one.tally.output_tokens for one in batches)
 
 
 Prices = Mapping[str, Price]
 """By endpoint."""
 
 
-def prices(ended: Iterable[EndedBatch], work: Callable[[Tally], float | None]) -> Prices:
-    """Return what batches of each endpoint have cost; arguments as of `Price.of`."""
+def prices(ended: Iterable[EndedBatch], work: WorkOf) -> Prices:
+    """Return what batches of each endpoint have cost in the mean."""
     by_endpoint: dict[str, list[EndedBatch]] = {}
     for one in ended:
         by_endpoint.setdefault(one.endpoint, []).append(one)
@@ -94,7 +105,7 @@ class Forecasts:
             starts_at = record.in_progress_at
         ends_at = now() + round(seconds)
         used = self.gpu_seconds(run)
-        in_all = predicted(used, run.done, _expected(run, prices))
+        in_all = predicted(used, run.done, self._expected(run, prices))
         return Forecast(
             starts_at=min(starts_at, ends_at),
             ends_at=ends_at,
@@ -129,7 +140,7 @@ class Forecasts:
 
     def _gpu_seconds_left(self, run: OpenBatch, prices: Prices) -> float | None:
         used = self.gpu_seconds(run)
-        in_all = predicted(used, run.done, _expected(run, prices))
+        in_all = predicted(used, run.done, self._expected(run, prices))
         return None if in_all is None else max(in_all - used, 0.0)
 
     def _seconds_for(self, runs: Iterable[OpenBatch], prices: Prices) -> float | None:
@@ -137,7 +148,7 @@ class Forecasts:
         known by what they are expected to cost; None: nobody knows."""
         seconds, rate = 0.0, self._meter.request_rate()
         for run in runs:
-            expected = _expected(run, prices)
+            expected = self._expected(run, prices)
             if run.lines and not run.lines_left:
                 continue
             if rate and run.lines_left:
@@ -148,13 +159,31 @@ class Forecasts:
                 return None
         return seconds
 
+    def _expected(self, run: OpenBatch, prices: Prices) -> float | None:
+        """Return what a batch costs in all by what others have cost, GPU-seconds."""
+        price = prices.get(run.endpoint, Price())
+        if price.of_work is not None:
+            work = self._work(run, price)
+            if work is not None:
+                return work * price.of_work
+        if price.of_byte is None or not run.input_bytes:  # of old batches the size is not known
+            return None
+        return run.input_bytes * price.of_byte
 
-def _expected(run: OpenBatch, prices: Prices) -> float | None:
-    """Return what a batch costs in all by what others have cost, GPU-seconds."""
-    price = prices.get(run.endpoint, Price())
-    ended = run.tally.completed + run.tally.failed
-    if price.of_work is not None and run.work is not None and ended >= _LENGTHS_KNOWN:
-        return run.work * price.of_work
-    if price.of_byte is None or not run.input_bytes:  # of old batches the size is not known
-        return None
-    return run.input_bytes * price.of_byte
+    def _work(self, run: OpenBatch, price: Price) -> float | None:
+        """Return the predicted work of all of a batch, seconds; None: too little has ended of it,
+        or nothing says how long its outputs will be."""
+        ended = run.tally.completed
+        if ended < _LENGTHS_KNOWN:
+            return None
+        if run.work is not None:
+            return run.work
+        if price.of_cap is None or not run.output_caps or not run.lines:
+            return None
+        lines = max(run.lines - run.tally.failed, ended)
+        prompts, cached = (
+            round(tokens / ended * lines)
+            for tokens in (run.tally.input_tokens, run.tally.cached_tokens)
+        )
+        outputs = max(round(price.of_cap * run.output_caps), run.tally.output_tokens)
+        return self._engine.work(Tally(lines, 0, prompts, cached, outputs))

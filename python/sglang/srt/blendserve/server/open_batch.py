@@ -92,6 +92,11 @@ class OpenBatch:
         return self._record.input_bytes
 
     @property
+    def output_caps(self) -> int | None:
+        """Most tokens that its lines may have as output; None: not known, or one has no cap."""
+        return self._record.output_caps
+
+    @property
     def gpu_seconds(self) -> float:
         """What it has used of the GPUs, as far as it is written down."""
         return self._record.gpu_seconds + self._written

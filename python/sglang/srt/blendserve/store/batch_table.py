@@ -43,6 +43,8 @@ class BatchRecord(BaseModel):
         owner: the user whose it is, None: the operator's.
         gpu_seconds: what it has used of the engines, as far as it is written down.
         input_bytes: size of its input.
+        output_caps: most tokens that its valid lines may have as output, None: not known, or one
+            has no cap.
         created_at, expires_at and all others in ``_at``: Unix seconds.
     """
 
@@ -82,6 +84,7 @@ class BatchRecord(BaseModel):
     owner: str | None = None
     gpu_seconds: float = 0.0
     input_bytes: int = 0
+    output_caps: int | None = None
 
     @property
     def tally(self) -> Tally:
@@ -239,6 +242,11 @@ async def set_counts(db: aiosqlite.Connection, batch_id: str, total: int, tally:
     await _update(db, batch_id, total=total, **tally._asdict())
 
 
+async def set_output_caps(db: aiosqlite.Connection, batch_id: str, tokens: int | None) -> None:
+    """Set how long all outputs may be."""
+    await _update(db, batch_id, output_caps=tokens)
+
+
 async def add_gpu_seconds(db: aiosqlite.Connection, batch_id: str, seconds: float) -> None:
     """Note what a batch has used of the engines since the last time."""
     await db.execute(
@@ -247,12 +255,19 @@ async def add_gpu_seconds(db: aiosqlite.Connection, batch_id: str, seconds: floa
 
 
 class EndedBatch(NamedTuple):
-    """What a batch that was completed has cost: GPU-seconds, for so much input and these tokens."""
+    """What a batch that was completed has cost.
+
+    Attributes:
+        gpu_seconds: of the engines.
+        input_bytes, output_caps: as of `BatchRecord`.
+        tally: what was answered.
+    """
 
     endpoint: str
     gpu_seconds: float
     input_bytes: int
     tally: Tally
+    output_caps: int | None = None
 
 
 async def last_completed(db: aiosqlite.Connection) -> list[EndedBatch]:
@@ -267,6 +282,7 @@ async def last_completed(db: aiosqlite.Connection) -> list[EndedBatch]:
             row["gpu_seconds"],
             row["input_bytes"],
             Tally(*(row[name] for name in Tally._fields)),
+            row["output_caps"],
         )
         for row in rows
     ]

@@ -100,6 +100,9 @@ MIGRATIONS: tuple[str, ...] = (
     ALTER TABLE batches ADD COLUMN gpu_seconds REAL NOT NULL DEFAULT 0;
     ALTER TABLE batches ADD COLUMN input_bytes INTEGER NOT NULL DEFAULT 0;
     """,
+    """
+    ALTER TABLE batches ADD COLUMN output_caps INTEGER; -- tokens; NULL: a line has no cap
+    """,
 )
 """The tables, as a list of scripts; ``PRAGMA user_version`` counts those applied. One that has been
 released is never edited: a change is a new one at the end."""
