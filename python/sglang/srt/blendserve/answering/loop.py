@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Awaitable, Callable
 
@@ -13,6 +12,7 @@ from sglang.srt.blendserve.answering.job import Job, OffLoop
 from sglang.srt.blendserve.answering.line_answers import LineAnswers
 from sglang.srt.blendserve.answering.line_failures import engine_died
 from sglang.srt.blendserve.answering.line_source import LineSource, SizedLine
+from sglang.srt.blendserve.answering.lines_on_record import LinesOnRecord
 from sglang.srt.blendserve.answering.observer import Observation
 from sglang.srt.blendserve.answering.result_log import ResultLog, refused
 from sglang.srt.blendserve.answering.slots import Demand, SlotPool
@@ -22,8 +22,6 @@ from sglang.srt.blendserve.answering.turns import EngineTurns
 from sglang.srt.blendserve.batch_file.types import BatchLine, LineError
 from sglang.srt.blendserve.store.engine_record import EngineRecord
 from sglang.srt.blendserve.store.line_result import LineResult
-
-logger = logging.getLogger(__name__)
 
 SYNC_SECONDS = 0.5
 """Results gather this long and are then synced to the disk together."""
@@ -89,7 +87,7 @@ class AnsweringLoop:
         self._job, self._source, self._log = job, source, log
         self._engine, self._slots, self._stop = engine, slots, stop
         self._answers = LineAnswers(job, engine, stop)
-        self._turns, self._record = turns, record
+        self._turns, self._record = turns, LinesOnRecord(record, turns, retry)
         self._retry, self._off_loop, self._after_sync = retry, off_loop, after_sync
         self._reading = reading or off_loop
         self._has_lines = True
@@ -97,10 +95,8 @@ class AnsweringLoop:
         self._waits_for_turn = False
         self._left = job.left
         self._unsynced: list[int] = []
-        self._entered: set[int] = set()  # lines in the engine, as the record has it
         self._in_flight: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
-        self._outlived: set[int] = set()  # lines that were in an engine at its death, once
 
     @property
     def in_flight(self) -> int:
@@ -127,7 +123,8 @@ class AnsweringLoop:
             await self._give_up()
             await asyncio.wait({feeding, syncing})
             self._turns.ordinary_done(self._job.name)
-            self._leave_the_rest()
+            died = self._stop.reason == "engine died"
+            self._record.leave_the_rest(self._job.label, engine_died=died)
         if self._failure is not None:
             raise self._failure
         syncing.result()
@@ -168,7 +165,7 @@ class AnsweringLoop:
                     self._keep(refused(self._job.name, line))
                 elif self._record.condemned(line.line):
                     self._keep(refused(self._job.name, engine_died(line)))
-                elif self._record.group(line.line):
+                elif self._record.suspected(line.line):
                     suspects.append(sized._replace(engine=None))
                     self._source.put_aside(line.line)
                 else:
@@ -210,34 +207,20 @@ class AnsweringLoop:
         await self._job.pause.over()
         self._waits_for_turn = True
         try:
-            await self._turns.enter(self._record.group(line.line))
+            await self._record.take_turn(line.line)
         finally:
             self._waits_for_turn = False
-        self._entered.add(line.line)
+        await self._take_slot(line, sized)
+        self._send(line, sized)
+
+    async def _take_slot(self, line: BatchLine, sized: SizedLine) -> None:
+        """Wait for a slot, and note that the line goes into the engine."""
         await self._slots.take(sized.size, self._demand)
         try:
-            await self._retry.persist(lambda: self._on_record(line.line))
+            await self._record.write(line.line)
         except BaseException:
             self._slots.give_back(sized.size, self._job.user)
             raise
-        self._send(line, sized)
-
-    async def _on_record(self, line: int) -> None:
-        self._record.enter(line)
-
-    async def _on_record_lost(self, line: int, lines: int) -> list[int]:
-        return self._record.lost([line], lines)
-
-    def _leave_the_rest(self) -> None:
-        """The job stops: lines without a result have left the engine, unless it has died. Those of
-        several engines have been told so, one by one."""
-        left, self._entered = self._entered, set()
-        if self._stop.reason != "engine died":
-            try:
-                self._record.leave(left)
-            except OSError as error:  # they will be taken for suspects, which costs some time
-                logger.error("%s: the record cannot be written: %s", self._job.label, error)
-        self._turns.leave(len(left))
 
     def _send(self, line: BatchLine, sized: SizedLine) -> None:
         task = asyncio.create_task(self._answer(line, sized, self._job.rid(line)))
@@ -260,8 +243,10 @@ class AnsweringLoop:
         while (lost := await self._answered_by_an_engine(line, sized, rid)) is not None:
             if self._stop.reason is not None:
                 return
-            if not await self._may_go_on_elsewhere(line, sized, lost):
+            if not await self._record.may_go_on(line.line, lost.lines):
+                self._keep(refused(self._job.name, engine_died(line)))
                 return
+            await self._take_slot(line, sized)
             sized = sized._replace(engine=None)
 
     async def _answered_by_an_engine(
@@ -285,36 +270,6 @@ class AnsweringLoop:
         self._keep(LineResult(line.line, tally, data), seen)
         return None
 
-    async def _may_go_on_elsewhere(
-        self, line: BatchLine, sized: SizedLine, lost: EngineLost
-    ) -> bool:
-        """Say, when it is its turn and there is a slot, whether another engine gets a line that was
-        in one that has died; False: it was condemned.
-
-        Engines die of machines that are taken away, too, and then all that was in them would be
-        under suspicion. So the first death of an engine that a line was in counts for nothing.
-        """
-        number = line.line
-        suspected = number in self._outlived or self._record.group(number) > 0
-        if not suspected and lost.lines:
-            self._outlived.add(number)
-        elif lost.lines:
-            condemned = await self._retry.persist(lambda: self._on_record_lost(number, lost.lines))
-            self._entered.discard(number)
-            self._turns.leave()
-            if condemned:
-                self._keep(refused(self._job.name, engine_died(line)))
-                return False
-            await self._turns.enter(self._record.group(number))
-            self._entered.add(number)
-        await self._slots.take(sized.size, self._demand)
-        try:
-            await self._retry.persist(lambda: self._on_record(number))
-        except BaseException:
-            self._slots.give_back(sized.size, self._job.user)
-            raise
-        return True
-
     def _keep(self, result: LineResult, seen: Observation | None = None) -> None:
         self._log.append([result])
         self._unsynced.append(result.line)
@@ -336,14 +291,12 @@ class AnsweringLoop:
         if self._unsynced:
             lines, self._unsynced = self._unsynced, []
             await self._retry.persist(lambda: self._sync_and_leave(lines))
-            left = self._entered.intersection(lines)
-            self._entered -= left
-            self._turns.leave(len(left))
+            self._record.over(lines)
         await self._after_sync()
 
     async def _sync_and_leave(self, lines: list[int]) -> None:
         await self._off_loop(self._log.sync)
-        self._record.leave(lines)
+        self._record.synced(lines)
 
     async def _give_up(self) -> None:
         """Have the engine drop what it still has of this job, and wait for that a while."""

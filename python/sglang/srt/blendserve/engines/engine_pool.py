@@ -10,30 +10,26 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
-from sglang.srt.blendserve.answering.engine import Answer, EngineLost
+from sglang.srt.blendserve.answering.engine import Answer
 from sglang.srt.blendserve.answering.liveness import Liveness
 from sglang.srt.blendserve.answering.stop import Stop
 from sglang.srt.blendserve.batch_file.types import BatchLine
 from sglang.srt.blendserve.cost.cost_model import CostModel
-from sglang.srt.blendserve.cost.model_config import ConfigError
 from sglang.srt.blendserve.cost.remaining_work import RemainingWork
 from sglang.srt.blendserve.dispatch.engine_rooms import EngineRooms
-from sglang.srt.blendserve.dispatch.planner import RULES, PlannerSettings
+from sglang.srt.blendserve.dispatch.planner import PlannerSettings
 from sglang.srt.blendserve.engines.control import States
 from sglang.srt.blendserve.engines.link import Link
 from sglang.srt.blendserve.engines.member import Member
 from sglang.srt.blendserve.engines.messages import EngineFacts
-from sglang.srt.blendserve.engines.remote_engine import Failed, NotStarted, RemoteEngine
+from sglang.srt.blendserve.engines.pool_facts import ask_facts, planner_settings_of
+from sglang.srt.blendserve.engines.remote_engine import NotStarted, RemoteEngine
 from sglang.srt.blendserve.engines.room_queue import RoomQueue
 from sglang.srt.blendserve.pool.pool_request import Tokens
 
 logger = logging.getLogger(__name__)
-
-_ASK_SECONDS = 60.0
-"""For an engine's word on itself, which may be in the middle of a long step."""
 
 _TELL_SECONDS = 5.0
 
@@ -218,17 +214,9 @@ class EnginePool:
         Raises:
             ConfigError: none says it.
         """
-        if self._facts is not None:
-            return self._facts
-        why = "there is no engine"
-        for engine in self._there():
-            try:
-                async with asyncio.timeout(_ASK_SECONDS):
-                    self._facts = await engine.facts()
-                    return self._facts
-            except (EngineLost, Failed, TimeoutError) as error:
-                why = str(error) or "an engine does not answer"
-        raise ConfigError(why)
+        if self._facts is None:
+            self._facts = await ask_facts(self._there())
+        return self._facts
 
     async def planner_settings(self, stop: Stop, cost: CostModel | None) -> PlannerSettings:
         """Return what plans are made with; see `dispatch.fed_engine.FedEngine`."""
@@ -237,25 +225,10 @@ class EnginePool:
             await asyncio.wait({asking, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if not asking.done():
                 raise ValueError("the job stops")
-            facts = asking.result()
+            return planner_settings_of(asking.result(), cost, len(self._engines))
         finally:
             asking.cancel()
             stopping.cancel()
-        if facts.kv_slots is None:
-            raise ValueError("the engines say nothing of a pool of offline requests")
-        cost = cost or facts.cost
-        if cost is None:
-            raise ConfigError(facts.why or "nobody knows what work costs on the engines")
-        rules = RULES
-        if facts.keep_sharing is not None:
-            rules = replace(RULES, keep_sharing=facts.keep_sharing)
-        return PlannerSettings(
-            cost,
-            facts.kv_slots,
-            most_tokens=facts.most_tokens,
-            rules=rules,
-            engines=len(self._engines),
-        )
 
     async def tell_beyond(self, work: RemainingWork) -> None:
         """Tell each engine its share of the predicted ``work`` that waits for all, seconds."""

@@ -2,8 +2,8 @@
 
 A decode step and a prefill batch are in flight side by side. Whichever ends is processed and its
 lane gets the next one; a decode never waits for a prefill, whose requests join the decodes at the
-next step after they are through. A prefill batch is launched a few layers at a time (where the
-model can), so that the host is free when the decode ends.
+next step after they are through. A prefill batch is launched a few layers at a time
+(`prefill_pieces`).
 
 ``layers``: prompts are computed whole, as SGLang's PD multiplexing does. ``chunks``: a prompt may
 be cut after `--blendserve-overlap-chunk` tokens, as with chunked prefill.
@@ -33,14 +33,14 @@ from sglang.srt.managers.io_struct import (
     TokenizedGenerateReqInput,
 )
 from sglang.srt.managers.schedule_batch import FINISH_ABORT, Req, ScheduleBatch
-from sglang.srt.model_executor.forward_batch_info import ForwardMode
 from sglang.srt.multiplex.pdmux_context import set_current_stream_idx
 
 from sglang.srt.blendserve.cost.step_times import StepLoad
 from sglang.srt.blendserve.runtime.compat import seams
 from sglang.srt.blendserve.runtime.overlap.division import Division
 from sglang.srt.blendserve.runtime.overlap.lane_trace import lane_row
-from sglang.srt.blendserve.runtime.overlap.lanes import Lanes, Work
+from sglang.srt.blendserve.runtime.overlap.lanes import Lanes
+from sglang.srt.blendserve.runtime.overlap.prefill_pieces import PrefillPieces
 from sglang.srt.blendserve.runtime.overlap.turns import Turns
 from sglang.srt.blendserve.runtime.overlap.work import (
     LaunchedBatch,
@@ -54,13 +54,6 @@ from sglang.srt.blendserve.runtime.record.row_file import RowFile
 from sglang.srt.blendserve.runtime.view import LaneScheduler
 
 logger = logging.getLogger(__name__)
-
-_PIECES = 8
-"""Parts into which the layers of a prefill batch are divided for launching."""
-
-_AHEAD = 2
-"""Parts on the prefill stream at most: one runs, one waits, so that the stream never runs dry and
-a new division of the SMs takes effect soon."""
 
 _HARMLESS = (TokenizedGenerateReqInput, BatchTokenizedGenerateReqInput, AbortReq)
 """Messages that may be handled while something is in flight. Others (flushing the cache, new
@@ -100,8 +93,7 @@ class OverlapLoop:
         """Whether decode waits for the memory that the prefill in flight may turn out to need."""
         self._prefill_is_next = False
         """Whether it is prefill's turn, where the lanes run in turns."""
-        self._fence: Work | None = None
-        """The decode step behind which the next prefill begins; None once one has."""
+        self._pieces = PrefillPieces(scheduler, lanes)
         self._began = time.perf_counter()
         self._ahead = run_ahead
         if run_ahead:
@@ -109,12 +101,6 @@ class OverlapLoop:
             scheduler.batch_result_processor = replace(
                 scheduler.batch_result_processor, enable_overlap=True
             )
-        model = scheduler.tp_worker.model_runner.model
-        self._layers = (
-            scheduler.model_config.num_hidden_layers
-            if hasattr(model, "forward_split_prefill")
-            else 0
-        )
         self.decode_steps = self.prefill_batches = self.steps_beside = self.steps_ahead = 0
 
     # --- state the scheduler asks for ------------------------------------------------------------
@@ -290,7 +276,7 @@ class OverlapLoop:
         scheduler = self.scheduler
         scheduler.process_batch_result(ended.batch, ended.result)
         if self.decode is not None and any(req.finished() for req in ended.batch.reqs):
-            self._fence = self.decode.works[0]
+            self._pieces.fence = self.decode.works[0]
         ended.seconds = ended.works.popleft().seconds()
         decoded = StepLoad(0.0, ended.load.tokens, ended.load.kv_tokens)
         scheduler.beside.add(decoded, ended.seconds)
@@ -327,35 +313,18 @@ class OverlapLoop:
         self._no_prefill = batch is None
         if batch is None:
             return
-        if self._layers:
-            batch.forward_mode = ForwardMode.SPLIT_PREFILL
         load = prefill_load(batch, scheduler.pool.cost)
         beside = self.decode is not None
         self.prefill = LaunchedBatch(batch, load, -1, beside, self._now())
-        self.prefill.layers_left = self._layers or 1
+        self.prefill.layers_left = self._pieces.prepare(batch)
         self._launch_prefill()
 
     def _launch_prefill(self) -> None:
         """Keep the prefill stream supplied with layers."""
-        scheduler, prefill = self.scheduler, self.prefill
-        while prefill is not None and prefill.layers_left and len(prefill.works) < _AHEAD:
-            batch = prefill.batch
-            layers = min(-(-self._layers // _PIECES), prefill.layers_left)
-            alone = scheduler.running_batch.is_empty() or (self._in_turns and self.decode is None)
-            group = 0 if alone else self.division.group
-            first = prefill.group < 0
-            prefill.one_group = first or (prefill.one_group and prefill.group == group)
-            prefill.group = group
-            batch.split_forward_count = layers
-            with seams.on_prefill_group():
-                prefill.result, work = self.lanes.prefill.launch(
-                    group, partial(scheduler.run_batch, batch), self._fence if first else None
-                )
-            self._fence = None if first else self._fence
-            batch.split_index += layers
-            prefill.layers_left -= layers if self._layers else 1
-            prefill.works.append(work)
-            batch.split_prefill_finished = not prefill.layers_left
+        if self.prefill is not None:
+            idle = self.scheduler.running_batch.is_empty()
+            alone = idle or (self._in_turns and self.decode is None)
+            self._pieces.supply(self.prefill, 0 if alone else self.division.group)
 
     def _end_prefill(self, ended: LaunchedBatch) -> None:
         self.prefill, self._prefill_is_next = None, False
