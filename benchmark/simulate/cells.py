@@ -18,7 +18,6 @@ from typing import Any
 from division import divided
 
 from sglang.srt.blendserve.cost.device_spec import DeviceSpec
-from sglang.srt.blendserve.simulator.calibration import Calibration
 from sglang.srt.blendserve.simulator.fast_run import OURS, FastRun
 from sglang.srt.blendserve.simulator.full_run import FullRun
 from sglang.srt.blendserve.simulator.kinds import make_workload
@@ -57,7 +56,7 @@ class Cell:
     replicas: int = 1
     """Data parallel replicas, each with a part of the requests."""
     division: str = ""
-    """How the requests are divided over them (`division.DIVISIONS`)."""
+    """How the requests are divided over them: one of those of `division`."""
     fleet: dict[str, Any] = field(default_factory=dict)
     """What is special about them where they are fed from one plan (`many_engines.Fleet`)."""
 
@@ -145,7 +144,7 @@ def play(cell: Cell) -> dict[str, Any]:
         )
     elif cell.simulation == "full":
         device = DeviceSpec.named(cell.device)
-        full = FullRun(workload, machine, cell.model, device, cell.tp, Calibration())
+        full = FullRun(workload, machine, cell.model, device, cell.tp)
         result = full.run(cell.policy, options=options, **flags).as_dict()
     else:
         played = _fast(cell, workload, machine).run(cell.policy, options=options, **flags)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import matplotlib
@@ -19,11 +20,11 @@ matplotlib.use("svg")
 import matplotlib.pyplot as plt
 import numpy as np
 from cells import RESULTS
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from studies import DENSITIES, SHARINGS, TRACES, mix
+from studies import DENSITIES, MEASURED_ENGINES, RELEASED, SHARINGS, TRACES, mix
+from study_tables import gain
 
-from tables import best, peers, rows, sequential_share
+from tables import rows
 
 IMAGES = Path(__file__).resolve().parents[2] / "docs" / "images"
 
@@ -40,56 +41,52 @@ plt.rcParams.update(
 )
 
 
+BARS: dict[str, tuple[str, dict[str, Any]]] = {
+    "dfs, SGLang's defaults": ("#e2e5e9", {"policy": "dfs", "chunk": RELEASED[0]}),
+    "dfs, chunk 2048": ("#c6ccd3", {"policy": "dfs", "chunk": 2048}),
+    "fcfs (shuffled), SGLang's defaults": ("#a3abb5", {"policy": "fcfs", "chunk": RELEASED[0]}),
+    "fcfs (shuffled), chunk 512": (DARK, {"policy": "fcfs", "chunk": 512}),
+    "blendserve": (BLUE, {"policy": "blendserve"}),
+}
+
+
 def traces() -> Figure:
-    """Tokens per second of every policy on the four traces, by engine, and the bound."""
-    figure, axes = plt.subplots(2, 1, figsize=(8, 6))
-    for axis, engine in zip(axes, ("overlap", "sequential"), strict=True):
-        names = ["dfs", *[name for name in peers(engine) if name != "dfs"]]
-        names = [name for name in names if name != "blendserve"] + ["blendserve"]
-        _bars(axis, engine, names)
-    axes[0].legend(ncols=5, fontsize=8, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1))
+    """Tokens per second of every policy on the four traces, by engine."""
+    figure, axes = plt.subplots(1, 3, figsize=(10, 3.4), sharey=True)
+    for axis, engine in zip(axes, MEASURED_ENGINES, strict=True):
+        for place, (name, (colour, wanted)) in enumerate(BARS.items()):
+            where = {"engine": engine, **wanted}
+            found = [[row["result"]["tokens_per_second"] for row in rows("measured", workload=w,
+                                                                         **where)]
+                     for w in TRACES]  # fmt: skip
+            spots = np.arange(len(TRACES)) + (place - (len(BARS) - 1) / 2) * 0.16
+            heights = [median(rates) / 1000 if rates else 0.0 for rates in found]
+            axis.bar(spots, heights, 0.145, color=colour, label=name)
+        axis.set_xticks(range(len(TRACES)), TRACES)
+        axis.set_title(f"engine {engine}", loc="left", fontsize=9)
+    axes[0].set_ylabel("thousand tokens/s")
+    handles, names = axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, ncols=3, fontsize=8, frameon=False, loc="outside upper center")
     return figure
 
 
-def _bars(axis: Axes, engine: str, names: list[str]) -> None:
-    width = 0.8 / len(names)
-    shades = plt.get_cmap("Greys")(np.linspace(0.25, 0.75, len(names)))
-    for place, name in enumerate(names):
-        colour = {"blendserve": BLUE, "paper": ORANGE}.get(name, shades[place])
-        found = [best(rows("traces", policy=name, workload=w, engine=engine)) for w in TRACES]
-        shares = [0.0 if row is None else row["result"]["share_of_optimum"] for row in found]
-        spots = np.arange(len(TRACES)) + (place - (len(names) - 1) / 2) * width
-        axis.bar(spots, shares, width * 0.9, color=colour, label=name)
-    axis.axhline(1, color=DARK, linewidth=0.8, linestyle="--")
-    if engine == "sequential":
-        for place, workload in enumerate(TRACES):
-            most = sequential_share(workload)
-            axis.hlines(most, place - 0.42, place + 0.42, color=ORANGE, linewidth=1)
-    axis.set_xticks(range(len(TRACES)), TRACES)
-    axis.set_ylim(0, 1.05)
-    axis.set_ylabel("share of the bound")
-    axis.set_title(f"engine {engine}", loc="left", fontsize=9)
-
-
 def grid() -> Figure:
-    """Gain over DFS at each mix of density and sharing."""
+    """Gain at each mix of density and sharing."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.2), sharey=True)
-    versus = (("dfs", 2048, "DFS, chunk 2048"), ("dfs", None, "DFS, best chunk of 512 and 2048"))
-    for axis, (policy, chunk, title) in zip(axes, versus, strict=True):
-        gain = np.full((len(SHARINGS), len(DENSITIES)), np.nan)
+    versus: tuple[tuple[dict[str, Any], str], ...] = (
+        ({"policy": "dfs", "chunk": 2048}, "DFS, chunk 2048"),
+        ({}, "the best of DFS and fcfs"),
+    )
+    for axis, (peer, title) in zip(axes, versus, strict=True):
+        gains = np.full((len(SHARINGS), len(DENSITIES)), np.nan)
         for y, sharing in enumerate(SHARINGS):
             for x, density in enumerate(DENSITIES):
-                wanted: dict[str, Any] = {"workload": mix(density, sharing)}
-                ours = best(rows("grid", policy="blendserve", **wanted))
-                extra = {} if chunk is None else {"chunk": chunk}
-                other = best(rows("grid", policy=policy, **wanted, **extra))
-                if ours and other:
-                    rates = [r["result"]["tokens_per_second"] for r in (ours, other)]
-                    gain[y, x] = 100 * (rates[0] / rates[1] - 1)
-        shown = axis.imshow(gain, cmap="Blues", origin="lower", aspect="auto", vmin=0, vmax=70)
-        for (y, x), value in np.ndenumerate(gain):
+                found = gain("grid", peer, {"workload": mix(density, sharing)})
+                gains[y, x] = np.nan if found is None else found
+        shown = axis.imshow(gains, cmap="Blues", origin="lower", aspect="auto", vmin=0, vmax=40)
+        for (y, x), value in np.ndenumerate(gains):
             if not np.isnan(value):
-                colour = "white" if value > 40 else "black"
+                colour = "white" if value > 24 else "black"
                 axis.text(x, y, f"{value:.0f}", ha="center", va="center", color=colour, fontsize=7)
         axis.set_xticks(range(len(DENSITIES)), [f"{d / 100:.2f}" for d in DENSITIES], rotation=60)
         axis.set_yticks(range(len(SHARINGS)), [f"{s / 100:.2f}" for s in SHARINGS])

@@ -14,6 +14,7 @@ processes may share it by ``--device``. ``tables.py matrix`` makes the tables of
 from __future__ import annotations
 
 import argparse
+import random
 from collections.abc import Iterator
 from dataclasses import replace
 from statistics import mean, median
@@ -99,15 +100,35 @@ class Place(NamedTuple):
     ) -> float | None:
         """Return how many times as fast ours is as the best peer, or as fcfs at SGLang's default
         flags; None: not all have been run."""
+        found = self._results(seed, order, done)
+        if found is None:
+            return None
+        ours, *peers = (result["tokens_per_second"] for result in found)
+        return float(ours / (peers[0] if over_defaults else max(peers)))
+
+    def median_gain(self, order: str, done: dict[str, Any]) -> float:
+        """Return the median of `gain` over the seeds that were run; 0 without any."""
+        found = (self.gain(seed, order, done) for seed in SCORED_ON)
+        return median([gain for gain in found if gain is not None] or [0.0])
+
+    def of_what_is_left(self, seed: int, order: str, done: dict[str, Any]) -> float | None:
+        """Return which part of the gain that the bound leaves over the best peer ours has; None:
+        not all have been run. The bound knows of no beginning and no end of a run, at which memory
+        is not full, so no policy has all of it."""
+        found = self._results(seed, order, done)
+        if found is None:
+            return None
+        ours, *peers = (result["share_of_optimum"] for result in found)
+        return float((ours - max(peers)) / (1 - max(peers)))
+
+    def _results(self, seed: int, order: str, done: dict[str, Any]) -> list[dict[str, Any]] | None:
+        """Ours, fcfs at default flags, and the other peers."""
         if any(cell.key() not in done for cell in self.tuning()):
             return None
         cells = self.scored(seed, order, done)
         if any(cell.key() not in done for cell in cells):
             return None
-        ours, released, *others = (
-            done[cell.key()]["result"]["tokens_per_second"] for cell in cells
-        )
-        return float(ours / (released if over_defaults else max(released, *others)))
+        return [done[cell.key()]["result"] for cell in cells]
 
 
 def places(device: str | None = None) -> Iterator[Place]:
@@ -123,6 +144,8 @@ def orders(workload: str) -> tuple[str, ...]:
     return ("shuffled",) if workload in ONE_ORDER else ("shuffled", "sorted")
 
 
+AGREEMENT = 12
+"""Runs that are made through SGLang's scheduler, too."""
 ENOUGH = 0.995
 """A median that is no loss to the best peer."""
 
@@ -135,6 +158,7 @@ def summary() -> str:
     done = load("matrix")
     gains: dict[str, float] = {}
     over_defaults = []
+    left: dict[str, list[float]] = {}
     whole = 0
     for place in places():
         for order in orders(place.workload):
@@ -146,6 +170,9 @@ def summary() -> str:
             gains[", ".join((*place, order))] = median(medians)
             released = (place.gain(seed, order, done, over_defaults=True) for seed in SCORED_ON)
             over_defaults.append(median(gain for gain in released if gain is not None))
+            parts = (place.of_what_is_left(seed, order, done) for seed in SCORED_ON)
+            of_engine = left.setdefault(place.engine, [])
+            of_engine.append(median(part for part in parts if part is not None))
     losses = sorted((gain, name) for name, gain in gains.items() if gain < ENOUGH)
     lines = [f"{gain:.3f}  {name}" for gain, name in losses]
     return "\n".join(
@@ -155,8 +182,32 @@ def summary() -> str:
             f"default flags {mean(over_defaults):.3f} in the mean, {min(over_defaults):.3f} to "
             f"{max(over_defaults):.3f}",
             *lines,
+            *(
+                f"{engine}: {median(parts):.2f} of what the bound leaves over the best peer "
+                f"({min(parts):.2f} to {max(parts):.2f})"
+                for engine, parts in left.items()
+            ),
         ]
     )
+
+
+def agreement() -> list[Cell]:
+    """Return runs of the first seed drawn by a seed, a third of them ours, to be made through
+    SGLang's scheduler as well. Those of a place whose peers' flags are not chosen are not drawn."""
+    done = load("matrix")
+    tuned = [place for place in places() if all(cell.key() in done for cell in place.tuning())]
+    cells = [
+        cell
+        for place in tuned
+        for order in orders(place.workload)
+        for cell in place.scored(SCORED_ON[0], order, done)
+        if cell.policy in ("blendserve", *PEERS)
+    ]
+    draw = random.Random(AGREEMENT)
+    ours = [cell for cell in cells if cell.policy == "blendserve"]
+    others = [cell for cell in cells if cell.policy != "blendserve"]
+    drawn = draw.sample(ours, AGREEMENT // 3) + draw.sample(others, AGREEMENT - AGREEMENT // 3)
+    return [replace(cell, simulation="full") for cell in drawn]
 
 
 def main() -> None:
@@ -170,10 +221,19 @@ def main() -> None:
     parser.add_argument(
         "--seeds", type=int, nargs="+", choices=SCORED_ON, default=SCORED_ON, metavar="SEED"
     )
+    parser.add_argument(
+        "--below", type=float, metavar="GAIN", help="where the median gain so far is less"
+    )
+    parser.add_argument(
+        "--full", action="store_true", help="runs through SGLang's scheduler, drawn by a seed"
+    )
     parser.add_argument("--summary", action="store_true", help="run nothing, sum up")
     args = parser.parse_args()
     if args.summary:
         print(summary())
+        return
+    if args.full:
+        run("full", agreement(), args.minutes)
         return
     wanted = [p for p in places(args.device) if args.workload in (None, p.workload)]
     for seed in args.seeds:
@@ -182,7 +242,8 @@ def main() -> None:
             done = load("matrix")
             if all(cell.key() in done for cell in place.tuning()):
                 for order in orders(place.workload):
-                    run("matrix", place.scored(seed, order, done), args.minutes)
+                    if args.below is None or place.median_gain(order, done) < args.below:
+                        run("matrix", place.scored(seed, order, done), args.minutes)
 
 
 if __name__ == "__main__":

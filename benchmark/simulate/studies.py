@@ -162,7 +162,7 @@ def windows() -> list[Cell]:
     over_time = [{**one, "known_ahead": KNOWN_AHEAD} for one in ahead]
     with_order = (*ahead, in_order)
     full = [cell for w in everywhere for cell in cells(w, "sorted", ahead) if cell.seed == 0]
-    return [
+    found = [
         *(c for w in everywhere for e in ("lanes", "sequential")
           for c in cells(w, "sorted", with_order, e)),
         *(c for w in everywhere for o in ("jobs", "shuffled") for c in cells(w, o, with_order)),
@@ -170,6 +170,7 @@ def windows() -> list[Cell]:
         *(c for w in TRACES for c in cells(w, "sorted", ahead, requests=MAIN)),
         *(replace(cell, simulation="full") for cell in full),
     ]  # fmt: skip
+    return sorted(found, key=lambda cell: (cell.simulation == "full", cell.seed))
 
 
 def hopper() -> list[Cell]:

@@ -358,21 +358,25 @@ def test_the_share_of_the_work_that_is_done_grows_to_all_of_it(
     lines = given.lines(planner)
     assert lines.standing.share is None
     out = planned_first(lines)
-    shares = []
+    shares, ended = [], []
     while (got := lines.next_lines()) != []:
         standing = lines.standing
         if standing.share is not None:
+            assert standing.ended is not None
             shares.append(standing.share)
+            ended.append(standing.ended)
         for line in out:
             lines.answered(line, 2 if line <= 300 else 400)
         out = numbers(got)
     assert (lines.standing.prepared, lines.standing.planned) == (600, 600)
     assert shares == sorted(shares)
+    assert ended == sorted(ended)
+    assert all(part <= share for part, share in zip(ended, shares, strict=True))
     assert shares[0] < 0.3
     assert 0.8 < shares[-1] <= 1
     for line in out:
         lines.answered(line, 2)
-    assert lines.standing.share == 1
+    assert lines.standing.share == lines.standing.ended == 1
 
 
 def test_a_planner_hears_of_what_ends_while_no_line_is_asked_for(

@@ -11,7 +11,7 @@ from small_workloads import requests
 from sglang.srt.blendserve.plan.prefix_tree import PrefixTree
 from sglang.srt.blendserve.simulator.fast import FastEngine
 from sglang.srt.blendserve.simulator.queue_policy import QueuePolicy
-from sglang.srt.blendserve.simulator.step_cost import StepCost, StepWork, bound, sequential_bound
+from sglang.srt.blendserve.simulator.step_cost import StepCost, StepWork, bound
 from sglang.srt.blendserve.simulator.workload import Workload
 
 # One second a prefill token, 0.5 a decode token, 0.25 a sampled one, 0.001 a KV token read, 0.1 for
@@ -85,13 +85,6 @@ def test_no_schedule_beats_the_bound(mixed: Workload) -> None:
     for chunk in (64, 512):
         engine = play(mixed, replace(COST, overhead=0.0), chunk=chunk, slots=6000)
         assert engine.totals.seconds >= bound(mixed, COST, 6000).seconds
-
-
-def test_no_engine_without_overlap_beats_its_own_bound(mixed: Workload) -> None:
-    cost = replace(COST, engine="sequential", overhead=0.0)
-    for chunk in (64, 512):
-        engine = play(mixed, cost, chunk=chunk, slots=6000)
-        assert engine.totals.seconds >= sequential_bound(mixed, cost)
 
 
 def test_every_request_ends_with_all_its_tokens(mixed: Workload) -> None:

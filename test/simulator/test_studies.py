@@ -22,9 +22,15 @@ from sglang.srt.blendserve.simulator.workload import Workload
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmark" / "simulate"))
 
 import cells
+import figures
+import matrix
 import studies
 import tuning
 from division import DIVISIONS, SUB_TREES, divided, shares
+from measured_tables import MEASURED_TABLES
+from study_tables import STUDY_TABLES
+
+import tables
 
 _workload = cache(make_workload)
 _machine = cache(Machine.build)
@@ -38,8 +44,23 @@ def test_cells_are_told_apart_and_can_be_built(study: str) -> None:
     for cell in made:
         BlendOptions.of(**cell.options)
         _workload(cell.workload, 1000, 0, cell.order)
-        ranks, scale, rates = cell.tp, cell.scale, cell.rates
-        _machine(cell.model, cell.device, cell.engine, ranks=ranks, scale=scale, rates=rates)
+        ranks, scale = cell.tp, cell.scale
+        _machine(cell.model, cell.device, cell.engine, ranks=ranks, scale=scale, rates="tables")
+
+
+def test_documents_have_all_tables_and_no_others() -> None:
+    made = {*tables.TABLES, *STUDY_TABLES, *MEASURED_TABLES}
+    assert set(tables.named_in(tables.DOCUMENT.read_text(encoding="utf-8"))) <= made
+    assert figures.FIGURES
+
+
+def test_runs_for_the_other_simulation_are_drawn_by_a_seed_alone() -> None:
+    drawn = matrix.agreement()
+    assert len(drawn) == len({cell.key() for cell in drawn}) == matrix.AGREEMENT
+    assert all(cell.simulation == "full" for cell in drawn)
+    ours = [cell for cell in drawn if cell.policy == "blendserve"]
+    assert len(ours) == matrix.AGREEMENT // 3
+    assert drawn == matrix.agreement()
 
 
 def test_a_cell_runs_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ class LinesOnRecord:
     """The lines of one job that have entered an engine, in the turns that all jobs share."""
 
     def __init__(self, record: EngineRecord, turns: EngineTurns, retry: DiskRetry) -> None:
-        """None is there.
+        """No line of the job is in an engine.
 
         Args:
             record: the job's. If the engine dies it is left as it is.

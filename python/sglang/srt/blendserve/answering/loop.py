@@ -87,7 +87,7 @@ class AnsweringLoop:
         self._job, self._source, self._log = job, source, log
         self._engine, self._slots, self._stop = engine, slots, stop
         self._answers = LineAnswers(job, engine, stop)
-        self._turns, self._record = turns, LinesOnRecord(record, turns, retry)
+        self._turns, self._on_record = turns, LinesOnRecord(record, turns, retry)
         self._retry, self._off_loop, self._after_sync = retry, off_loop, after_sync
         self._reading = reading or off_loop
         self._has_lines = True
@@ -124,7 +124,7 @@ class AnsweringLoop:
             await asyncio.wait({feeding, syncing})
             self._turns.ordinary_done(self._job.name)
             died = self._stop.reason == "engine died"
-            self._record.leave_the_rest(self._job.label, engine_died=died)
+            self._on_record.leave_the_rest(self._job.label, engine_died=died)
         if self._failure is not None:
             raise self._failure
         syncing.result()
@@ -163,9 +163,9 @@ class AnsweringLoop:
                 await self._retry.wait_until_fine()
                 if isinstance(line := sized.line, LineError):
                     self._keep(refused(self._job.name, line))
-                elif self._record.condemned(line.line):
+                elif self._on_record.condemned(line.line):
                     self._keep(refused(self._job.name, engine_died(line)))
-                elif self._record.suspected(line.line):
+                elif self._on_record.suspected(line.line):
                     suspects.append(sized._replace(engine=None))
                     self._source.put_aside(line.line)
                 else:
@@ -207,7 +207,7 @@ class AnsweringLoop:
         await self._job.pause.over()
         self._waits_for_turn = True
         try:
-            await self._record.take_turn(line.line)
+            await self._on_record.take_turn(line.line)
         finally:
             self._waits_for_turn = False
         await self._take_slot(line, sized)
@@ -217,7 +217,7 @@ class AnsweringLoop:
         """Wait for a slot, and note that the line goes into the engine."""
         await self._slots.take(sized.size, self._demand)
         try:
-            await self._record.write(line.line)
+            await self._on_record.write(line.line)
         except BaseException:
             self._slots.give_back(sized.size, self._job.user)
             raise
@@ -243,7 +243,7 @@ class AnsweringLoop:
         while (lost := await self._answered_by_an_engine(line, sized, rid)) is not None:
             if self._stop.reason is not None:
                 return
-            if not await self._record.may_go_on(line.line, lost.lines):
+            if not await self._on_record.may_go_on(line.line, lost.lines):
                 self._keep(refused(self._job.name, engine_died(line)))
                 return
             await self._take_slot(line, sized)
@@ -291,12 +291,12 @@ class AnsweringLoop:
         if self._unsynced:
             lines, self._unsynced = self._unsynced, []
             await self._retry.persist(lambda: self._sync_and_leave(lines))
-            self._record.over(lines)
+            self._on_record.over(lines)
         await self._after_sync()
 
     async def _sync_and_leave(self, lines: list[int]) -> None:
         await self._off_loop(self._log.sync)
-        self._record.synced(lines)
+        self._on_record.synced(lines)
 
     async def _give_up(self) -> None:
         """Have the engine drop what it still has of this job, and wait for that a while."""

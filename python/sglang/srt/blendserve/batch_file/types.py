@@ -10,9 +10,8 @@ with the file as a whole (empty, too large, unreadable) is a `BatchFileError`.
 
 from __future__ import annotations
 
-import math
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeGuard
 
 from pydantic import BaseModel, ConfigDict
 
@@ -61,8 +60,18 @@ class ErrorCode(StrEnum):
     ENGINE_DIED = "engine_died"
 
 
-_CAPS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
-"""Fields of a body that say how long an answer may be; the first that is given counts."""
+_CAPS = {
+    Endpoint.CHAT: ("max_completion_tokens", "max_tokens"),
+    Endpoint.COMPLETIONS: ("max_tokens",),
+    Endpoint.RESPONSES: ("max_output_tokens",),
+}
+"""Fields of a body that say how long an answer may be; the first that is not 0 or null counts."""
+
+_USUAL_CAPS = {Endpoint.COMPLETIONS: 16}
+"""What counts where there is none."""
+
+_MOST_OUTPUT = 1 << 20
+"""Tokens of an answer that are counted at most: no model of today writes as many."""
 
 
 class BatchLine(BaseModel):
@@ -88,12 +97,21 @@ class BatchLine(BaseModel):
     @property
     def output_cap(self) -> int | None:
         """Most output tokens of all its answers together; None where the body has no cap."""
-        given = (self.body.get(field) for field in _CAPS)
-        cap = next((value for value in given if value is not None), None)
-        answers = self.body.get("n") or 1
-        if isinstance(cap, bool) or not isinstance(cap, int | float) or not math.isfinite(cap):
+        given = (self.body.get(field) for field in _CAPS.get(self.url, ()))
+        cap = next((value for value in given if value), _USUAL_CAPS.get(self.url))
+        if not _is_number(cap):
             return None
-        return max(int(cap), 0) * (answers if isinstance(answers, int) else 1)
+        answers = self.body.get("n") or 1
+        if self.url is Endpoint.COMPLETIONS and isinstance(self.body.get("prompt"), list):
+            prompts = self.body["prompt"]
+            answers *= len(prompts) if prompts and not _is_number(prompts[0]) else 1
+        return int(min(max(cap, 0), _MOST_OUTPUT) * answers) if _is_number(answers) else None
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return (
+        isinstance(value, int | float) and not isinstance(value, bool) and value == value
+    )  # no nan
 
 
 class LineError(BaseModel):

@@ -18,6 +18,9 @@ from openai.types import Batch
 
 from sglang.srt.blendserve.client import server
 
+_FIRST = 5
+"""Failed lines that are named of a kind."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's flags."""
@@ -52,7 +55,7 @@ def _errors(client: openai.OpenAI, batch: Batch) -> list[dict[str, Any]]:
         return []
     try:
         answer = client.get(f"/batches/{batch.id}/errors", cast_to=object)
-    except openai.NotFoundError:  # another server's
+    except openai.APIStatusError:  # another server's, which has no such route
         return []
     kinds = answer.get("data") if isinstance(answer, dict) else None
     return [kind for kind in kinds or () if isinstance(kind, dict)]
@@ -61,7 +64,8 @@ def _errors(client: openai.OpenAI, batch: Batch) -> list[dict[str, Any]]:
 def _shown(kind: dict[str, Any]) -> str:
     """Return a line about failed lines of one kind; what lines hold moves no cursor."""
     status = kind.get("status_code") or "not sent"
-    which = ", ".join(map(str, kind.get("custom_ids") or kind.get("lines") or ()))
+    first = (kind.get("custom_ids") or kind.get("lines") or [])[:_FIRST]
+    which = ", ".join(map(str, first))
     what = [str(kind[name]) for name in ("code", "message") if kind.get(name)]
     text = f"  {kind.get('count')} x {status}: {' '.join(what)}" + (f" ({which})" if which else "")
     return "".join(each if each.isprintable() else "?" for each in text)

@@ -88,14 +88,15 @@ class Standing(NamedTuple):
         share: of all predicted work that is done, 0 to 1; a request that runs counts half. None
             before there is a plan.
         left: predicted work of what is planned and was not handed over, seconds.
-        work: predicted work of all of it, compute and memory, seconds; None before there is a plan.
+        ended: part of all predicted work whose requests have ended, 0 to 1; None before there is a
+            plan, and where it was made anew without them.
     """
 
     prepared: int
     planned: int
     share: float | None
     left: RemainingWork
-    work: float | None = None
+    ended: float | None = None
 
 
 class PlannedLines:
@@ -153,6 +154,7 @@ class PlannedLines:
         self._ended: list[tuple[int, int | None]] = []
         self._aside: list[int] = []
         self._opened = False
+        self._anew = False  # whether a plan was made again, of what had no result then
         self._deaths = 0
         self._open_at_the_end = 0
         self._rest: LineSource | None = None
@@ -174,15 +176,17 @@ class PlannedLines:
             return Standing(0, 0, None, self.left)
         prepared, planned, work = taken.prepared, taken.planned, taken.work
         everything = max(work.compute, 0.0) + max(work.memory, 0.0) + work.running + work.done
-        share = in_all = None
+        share = ended = None
         if everything > 0:
             # What is not prepared yet is taken to be like what is.
             in_all = everything * max(self._preparation.found.lines / max(prepared, 1), 1.0)
             share = min((work.done + work.running / 2) / in_all, 1.0)
+            ended = min(work.done / in_all, 1.0)
         if self._rest is not None:  # the planner says no more: those that ran then end alike
-            running = len(self._open) / max(self._open_at_the_end, 1) * (1 - (share or 0.0))
-            share = 1 - running
-        return Standing(prepared, planned, share, self.left, in_all)
+            running = len(self._open) / max(self._open_at_the_end, 1)
+            share = 1 - running * (1 - (share or 0.0))
+            ended = None if ended is None else 1 - running * (1 - ended)
+        return Standing(prepared, planned, share, self.left, None if self._anew else ended)
 
     def next_lines(self) -> list[SizedLine] | None:
         """Return the next lines; see `LineSource`."""
@@ -260,7 +264,7 @@ class PlannedLines:
                 self.taken = self._planner.take(self._job, most, news, rooms)
             except PlannerDied as death:
                 self._deaths += 1
-                self._opened = False
+                self._opened, self._anew = False, True
                 if self._deaths >= _DEATHS:
                     logger.error("The rest goes in the order of the file: %s", death)
                     return None

@@ -31,7 +31,7 @@ from sglang.srt.blendserve.job_ids import make_rid
 from sglang.srt.blendserve.server.batch_input import BatchInput
 from sglang.srt.blendserve.server.batch_problem import problem_of
 from sglang.srt.blendserve.server.finalizing import Lines, finalize
-from sglang.srt.blendserve.server.open_batch import OpenBatch
+from sglang.srt.blendserve.server.open_batch import Before, OpenBatch
 from sglang.srt.blendserve.server.served_engine import ServedEngine
 from sglang.srt.blendserve.server.users import Users
 from sglang.srt.blendserve.store import batch_table
@@ -229,6 +229,8 @@ class BatchRun(OpenBatch):
             lambda: self._store.io(self._workspace.open_engine_record)
         )
         self._source = await self._planned(journal) or self._input.source(journal.__contains__)
+        if isinstance(self._source, PlannedLines):
+            self.before = Before(self.tally, self.gpu_seconds)
         self._tell_source()
         self._loop = AnsweringLoop(
             Job(

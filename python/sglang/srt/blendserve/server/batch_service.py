@@ -9,7 +9,7 @@ import aiosqlite
 from sglang.srt.blendserve.allowed_hosts import AllowedHosts
 from sglang.srt.blendserve.server.batch_creation import BatchCreation, Created
 from sglang.srt.blendserve.server.file_service import FileService
-from sglang.srt.blendserve.server.forecasts import Prices, prices
+from sglang.srt.blendserve.server.forecasts import Outlook, Prices, prices_of
 from sglang.srt.blendserve.server.openai_errors import ApiError, invalid, shortened
 from sglang.srt.blendserve.server.parameters import (
     ChangeBatch,
@@ -31,6 +31,7 @@ from sglang.srt.blendserve.store.objects import (
     ListPage,
     is_batch_id,
 )
+from sglang.srt.blendserve.store.tally import Tally
 
 
 class BatchService:
@@ -48,6 +49,8 @@ class BatchService:
         """``webhooks``: whom batches may have called."""
         self._store, self._runner, self._engine = store, runner, engine
         self._partial = PartialResults(store, runner)
+        self._prices: Prices = {}
+        self._priced: tuple[int, bool] | None = None
         self._creation = BatchCreation(store, files, engine, webhooks, users)
 
     async def create(self, wanted: CreateBatch, key: str | None = None) -> BatchObject:
@@ -79,8 +82,8 @@ class BatchService:
             )
         except LookupError as error:
             raise invalid("No such batch to list after.", "after") from error
-        prices = await self._prices(records)
-        return ListPage.of([self._shown(record, prices) for record in records], more)
+        outlook = await self._outlook(records)
+        return ListPage.of([self._shown(record, outlook) for record in records], more)
 
     async def get(self, batch_id: str) -> BatchObject:
         """Return a batch's object.
@@ -186,20 +189,24 @@ class BatchService:
             raise _no_batch(batch_id) from error
 
     async def _show(self, record: BatchRecord) -> BatchObject:
-        return self._shown(record, await self._prices([record]))
+        return self._shown(record, await self._outlook([record]))
 
-    async def _prices(self, records: Iterable[BatchRecord]) -> Prices:
-        """What batches have cost of late, if one of ``records`` is open."""
+    async def _outlook(self, records: Iterable[BatchRecord]) -> Outlook:
+        """What is expected, if one of ``records`` is open."""
         if all(record.done for record in records):
-            return {}
-        ended = await self._store.db.read(batch_table.last_completed)
-        return prices(ended, self._engine.work)
+            return self._runner.forecasts.outlook({})
+        # Until another batch ends, or it becomes known what work costs, prices stay as they are.
+        state = self._runner.ended, self._engine.work(Tally(completed=1)) is None
+        if self._priced != state:
+            ended = await self._store.db.read(batch_table.last_completed)
+            self._prices, self._priced = prices_of(ended, self._engine.work), state
+        return self._runner.forecasts.outlook(self._prices)
 
-    def _shown(self, record: BatchRecord, prices: Prices) -> BatchObject:
+    def _shown(self, record: BatchRecord, outlook: Outlook) -> BatchObject:
         problem = self._runner.problem(record.id)
         shown = record.model_copy(update={"errors": [*problem, *record.errors]}).to_api()
         used = round(self._runner.gpu_seconds(record), 3)
-        forecast = None if record.done else self._runner.forecasts.of(record, prices)
+        forecast = None if record.done else outlook.of(record)
         return shown.model_copy(update={"forecast": forecast, "gpu_seconds": used})
 
 

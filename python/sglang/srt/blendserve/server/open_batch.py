@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import NamedTuple
 
 from sglang.srt.blendserve.answering.line_source import LineSource
 from sglang.srt.blendserve.answering.loop import AnsweringLoop
@@ -15,11 +16,19 @@ from sglang.srt.blendserve.store.journal import ResultJournal
 from sglang.srt.blendserve.store.tally import Tally
 
 
+class Before(NamedTuple):
+    """What a batch had answered and used when its plan was made, which knows the rest alone."""
+
+    tally: Tally = Tally()
+    gpu_seconds: float = 0.0
+
+
 class OpenBatch:
     """What is known of a batch that has not ended. `BatchRun` carries it on.
 
     Attributes:
         broken: whether it was stopped by an error nobody had thought of.
+        before: nothing where there is no plan.
     """
 
     def __init__(self, record: BatchRecord) -> None:
@@ -33,6 +42,7 @@ class OpenBatch:
         self._written = 0.0
         self._found_lines = 0  # until they are written down
         self.broken = False
+        self.before = Before()
 
     @property
     def id(self) -> str:
@@ -102,9 +112,9 @@ class OpenBatch:
         return self._record.gpu_seconds + self._written
 
     @property
-    def work(self) -> float | None:
-        """Predicted work of all of it, seconds; None before there is a plan."""
-        return None if self._standing is None else self._standing.work
+    def ended(self) -> float | None:
+        """Part of the predicted work of its plan whose lines have ended; None: not known."""
+        return None if self._standing is None else self._standing.ended
 
     @property
     def _standing(self) -> Standing | None:

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 import orjson
 from pydantic import BaseModel
 
-from sglang.srt.blendserve.server.openai_errors import ApiError, invalid
+from sglang.srt.blendserve.server.openai_errors import ApiError, invalid, shortened
 from sglang.srt.blendserve.server.runner import Runner
 from sglang.srt.blendserve.store.batch_table import BatchRecord
 from sglang.srt.blendserve.store.directory import Store
@@ -27,7 +27,7 @@ from sglang.srt.blendserve.store.objects import BatchStatus
 MOST_BYTES = 8 << 20
 """Of one answer, unless its first line is longer."""
 
-_MOST_KINDS, _LINES_SHOWN, _MESSAGE_CHARACTERS, _ID_CHARACTERS = 100, 10, 300, 100
+_MOST_KINDS, _LINES_SHOWN, _MESSAGE_CHARACTERS = 100, 10, 300
 _OTHER = "other"
 _ENDED_KEPT = 100
 """Batches that have ended whose errors are remembered."""
@@ -40,7 +40,7 @@ class ErrorKind(BaseModel):
         status_code: the endpoint's, None where a line never reached it.
         message: of the first of them.
         lines: numbers of the first of them in the input, where they are known.
-        custom_ids: of the first of them that have one.
+        custom_ids: of the first of them that have one, long ones cut.
     """
 
     status_code: int | None
@@ -226,7 +226,7 @@ def _count(lines: Iterable[bytes]) -> Kinds:
             message=message,
             count=1,
             lines=[number] if isinstance(number, int) else [],
-            custom_ids=[] if custom_id is None else [custom_id[:_ID_CHARACTERS]],
+            custom_ids=[] if custom_id is None else [shortened(custom_id)],
         )
         _merge(kinds, {(status, kind.code, re.sub(r"\d+", "0", message)): kind})
     return kinds

@@ -61,6 +61,8 @@ class Runner:
         self._gpu_time = GpuTime(engine.busy_gpus, engine.weigh)
         self.forecasts = Forecasts(self._runs, engine, self._gpu_time, self._meter)
         """When the open batches will end."""
+        self.ended = 0
+        """Batches that have ended since the start."""
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._ready = asyncio.Event()
         self._stopping = False
@@ -183,6 +185,7 @@ class Runner:
             run.broken = not await self._abandoned(batch_id)
         if not run.broken:
             del self._runs[batch_id]
+            self.ended += 1
 
     async def _abandoned(self, batch_id: str) -> bool:
         """End a batch that is being cancelled and cannot even end; return whether it was one."""

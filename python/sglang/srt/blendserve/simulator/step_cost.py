@@ -212,21 +212,6 @@ def bound(workload: Workload, cost: StepModel, kv_slots: int) -> Bound:
     return Bound(compute, memory, cost.overlapped(compute, memory))
 
 
-def sequential_bound(workload: Workload, cost: StepCost) -> float:
-    """The least seconds without overlap: optimal sharing, weights always hidden."""
-    p = workload.prompt_tokens.astype(np.float64)
-    own = workload.computed_tokens().astype(np.float64)
-    steps = workload.output_tokens - 1.0
-    kv = float((steps * p + steps * (steps + 1) / 2).sum())
-    return (
-        cost.prefill_token * float(own.sum())
-        + cost.prefill_score * float((own * (p - own + own / 2)).sum())
-        + cost.sample_token * p.size
-        + cost.decode_token * float(steps.sum())
-        + max(cost.decode_kv_compute, cost.kv_read) * kv
-    )
-
-
 def replica_model(model: ModelSpec, scale: float) -> ModelSpec:
     """The model of a 1/``scale`` replica: parameters and weight bytes divided by ``scale``."""
     if scale == 1:

@@ -273,18 +273,13 @@ class EndedBatch(NamedTuple):
 async def last_completed(db: aiosqlite.Connection) -> list[EndedBatch]:
     """Return the last 50 batches that were completed and of which it is known what they cost."""
     rows = await db.execute_fetchall(
-        "SELECT * FROM batches WHERE status = 'completed' AND gpu_seconds > 0 AND input_bytes > 0 "
+        f"SELECT endpoint, gpu_seconds, input_bytes, output_caps, {', '.join(Tally._fields)} "
+        "FROM batches WHERE status = 'completed' AND gpu_seconds > 0 AND input_bytes > 0 "
         "ORDER BY seq DESC LIMIT 50"
     )
     return [
-        EndedBatch(
-            row["endpoint"],
-            row["gpu_seconds"],
-            row["input_bytes"],
-            Tally(*(row[name] for name in Tally._fields)),
-            row["output_caps"],
-        )
-        for row in rows
+        EndedBatch(endpoint, gpu_seconds, input_bytes, Tally(*tally), output_caps)
+        for endpoint, gpu_seconds, input_bytes, output_caps, *tally in map(tuple, rows)
     ]
 
 
