@@ -15,6 +15,7 @@ from on_a_port import on_a_port
 from scripted import MODEL, Held, ScriptedEngine, line, serve
 
 from sglang.srt.blendserve.batch_file.types import BatchLine
+from sglang.srt.blendserve.server.open_batch import OpenBatch
 from sglang.srt.blendserve.server.plan_view import HEIGHT, WIDTH, OnlineView, PlanView, bars
 
 pytestmark = pytest.mark.anyio
@@ -160,7 +161,7 @@ async def test_when_a_batch_is_expected_to_end(
         shown = (await service.http.get(f"/v1/batches/{batch.id}")).json()
         assert shown["forecast"] is None  # nobody knows yet
         for seconds, in_time in ((600.0, True), (7200.0, False)):
-            monkeypatch.setattr(service.runner, "seconds_left", lambda _, s=seconds: s)
+            monkeypatch.setattr(OpenBatch, "seconds_left", property(lambda _, s=seconds: s))
             shown = (await service.http.get(f"/v1/batches/{batch.id}")).json()
             assert shown["forecast"]["in_time"] is in_time
             assert 0 <= shown["forecast"]["ends_at"] - shown["created_at"] - seconds <= 5
