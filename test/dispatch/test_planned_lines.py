@@ -156,6 +156,8 @@ def test_a_planner_that_is_killed_costs_no_line_and_gives_none_twice(
     assert planner.process_id is not None
     os.kill(planner.process_id, signal.SIGKILL)
     assert Counter(seen + drain(lines)) == Counter(range(1, 601))
+    if before:  # the plan that was made then knows nothing of what had ended
+        assert lines.standing.ended is None
 
 
 def test_without_a_planner_the_rest_goes_in_the_order_of_the_file(

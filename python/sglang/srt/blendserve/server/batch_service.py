@@ -194,13 +194,13 @@ class BatchService:
     async def _outlook(self, records: Iterable[BatchRecord]) -> Outlook:
         """What is expected, if one of ``records`` is open."""
         if all(record.done for record in records):
-            return self._runner.forecasts.outlook({})
+            return self._runner.outlook({})
         # Until another batch ends, or it becomes known what work costs, prices stay as they are.
         state = self._runner.ended, self._engine.work(Tally(completed=1)) is None
         if self._priced != state:
             ended = await self._store.db.read(batch_table.last_completed)
             self._prices, self._priced = prices_of(ended, self._engine.work), state
-        return self._runner.forecasts.outlook(self._prices)
+        return self._runner.outlook(self._prices)
 
     def _shown(self, record: BatchRecord, outlook: Outlook) -> BatchObject:
         problem = self._runner.problem(record.id)

@@ -90,29 +90,6 @@ def prices_of(ended: Iterable[EndedBatch], work: WorkOf) -> Prices:
     return {endpoint: Price.of(found, work) for endpoint, found in by_endpoint.items()}
 
 
-class Forecasts:
-    """Forecasts of the batches that are open."""
-
-    def __init__(
-        self,
-        runs: Mapping[str, OpenBatch],
-        engine: ServedEngine,
-        gpu_time: GpuTime,
-        meter: RateMeter,
-    ) -> None:
-        """
-        Args:
-            runs: the open batches by id; it changes as they come and go.
-            gpu_time: what they have used.
-            meter: how fast lines are answered.
-        """
-        self._runs, self._engine, self._gpu_time, self._meter = runs, engine, gpu_time, meter
-
-    def outlook(self, prices: Prices) -> Outlook:
-        """Return the forecasts as of now, by what batches have cost."""
-        return Outlook(self._runs, self._engine, self._gpu_time, self._meter, prices)
-
-
 class Outlook:
     """What is expected of the open batches at one moment."""
 
@@ -124,7 +101,13 @@ class Outlook:
         meter: RateMeter,
         prices: Prices,
     ) -> None:
-        """Arguments as of `Forecasts`."""
+        """
+        Args:
+            runs: the open batches by id.
+            gpu_time: what they have used.
+            meter: how fast lines are answered.
+            prices: what batches have cost.
+        """
         self._runs, self._engine, self._gpu_time, self._meter = runs, engine, gpu_time, meter
         self._prices = prices
         self._going = [run for run in runs.values() if not run.waits]

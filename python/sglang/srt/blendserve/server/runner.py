@@ -18,7 +18,7 @@ from sglang.srt.blendserve.server.activity import STATUSES, Activity, planned_wo
 from sglang.srt.blendserve.server.batch_run import BatchContext, BatchRun
 from sglang.srt.blendserve.server.batch_settings import BatchSettings
 from sglang.srt.blendserve.server.finalizing import abandon
-from sglang.srt.blendserve.server.forecasts import Forecasts
+from sglang.srt.blendserve.server.forecasts import Outlook, Prices
 from sglang.srt.blendserve.server.gpu_time import GpuTime, Running
 from sglang.srt.blendserve.server.served_engine import ServedEngine
 from sglang.srt.blendserve.server.users import Users
@@ -59,8 +59,6 @@ class Runner:
         )
         self._runs: dict[str, BatchRun] = {}
         self._gpu_time = GpuTime(engine.busy_gpus, engine.weigh)
-        self.forecasts = Forecasts(self._runs, engine, self._gpu_time, self._meter)
-        """When the open batches will end."""
         self.ended = 0
         """Batches that have ended since the start."""
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -115,6 +113,10 @@ class Runner:
     def gpu_seconds(self, record: BatchRecord) -> float:
         """Return what a batch has used of the GPUs so far."""
         return record.gpu_seconds + self._gpu_time.due(record.id)
+
+    def outlook(self, prices: Prices) -> Outlook:
+        """Return what is expected of the open batches now, by what batches have cost."""
+        return Outlook(self._runs, self._engine, self._gpu_time, self._meter, prices)
 
     def journal_size(self, batch_id: str) -> int | None:
         """Return how many bytes of a batch's results are on the disk; None: it has not begun."""
