@@ -28,10 +28,10 @@ from numpy.typing import NDArray
 from sglang.srt.blendserve.cost.cost_model import CostModel
 from sglang.srt.blendserve.cost.device_spec import DeviceSpec
 from sglang.srt.blendserve.cost.model_spec import ModelSpec
+from sglang.srt.blendserve.plan.layer_sort import sort_tree
 from sglang.srt.blendserve.plan.merge import merge_units
-from sglang.srt.blendserve.plan.node_split import sort_tree, split_tree
 from sglang.srt.blendserve.plan.prefix_tree import PrefixTree
-from sglang.srt.blendserve.plan.scan_order import KEEP_SHARING, build_plan, plan_tree
+from sglang.srt.blendserve.plan.scan_order import build_plan, plan_tree
 from sglang.srt.blendserve.pool.background import Background
 from sglang.srt.blendserve.pool.pool_request import PoolRequest
 from sglang.srt.blendserve.pool.request_pool import RequestPool
@@ -92,10 +92,9 @@ def measure(count: int) -> None:
     print(f"{count:,} requests, {sum(p.size for p in prompts):,} prompt tokens")
     watch = Watch()
     tree = watch.time("prefix tree", lambda: PrefixTree.build(prompts))
-    whole = watch.time("annotate, layer sort", lambda: sort_tree(tree, lengths, cost))
-    split = watch.time("split", lambda: split_tree(whole, lengths, cost, keep_sharing=KEEP_SHARING))
-    order = split.tree.leaf_requests
-    compute, memory = split.costs.compute_seconds[order], split.costs.memory_seconds[order]
+    done = watch.time("annotate, layer sort", lambda: sort_tree(tree, lengths, cost))
+    order = done.tree.leaf_requests
+    compute, memory = done.costs.compute_seconds[order], done.costs.memory_seconds[order]
     watch.time("merge", lambda: merge_units(compute, memory))
     plan = watch.time("all of it: build_plan", lambda: build_plan(prompts, lengths, cost))
     remaining = np.random.default_rng(1).random(count) < 0.5
@@ -103,7 +102,7 @@ def measure(count: int) -> None:
     watch.time("partition for 8 ranks", lambda: partition(plan, 8))
     watch.stop()
     extra = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    print(f"  {plan.tree.nodes:,} nodes; sharing {plan.sharing:.4f} of {plan.sharing_optimum:.4f}; "
+    print(f"  {plan.tree.nodes:,} nodes; sharing {plan.sharing:.4f}; "
           f"memory beyond the prompts at most {extra / 1024:,.0f} MiB")  # fmt: skip
 
 

@@ -55,7 +55,7 @@ class Scene:
         self.load = load
         self.tree = load.tree()
         known = np.zeros(load.size, dtype=np.bool_)
-        self.wave = sample_wave(self.tree, load.max_tokens, known, 0.01)
+        self.wave = sample_wave(self.tree, known, 0.01)
         plan = plan_tree(self.tree, subtree_mean(load, self.tree, self.wave), COST)
         seats = int(np.clip(load.size // 16, 8, 256))
         order = from_both_sides(plan.order, self.wave)

@@ -222,7 +222,6 @@ def shortfalls() -> list[Cell]:
 
 ABLATIONS: dict[str, dict[str, object]] = {
     "order: as they arrived": {"arrival_order": True},
-    "split: none": {"keep_sharing": 1.0},
     "pace: chunks of 2048": {"pace": "fixed", "chunk": 2048},
     "pace: chunks of 512": {"pace": "fixed", "chunk": 512},
     "admission: reserve all": {"reserve_all": True},

@@ -69,6 +69,7 @@ VARIANTS: dict[str, Any] = {
 moved. `many_caps`: unknown kinds never count with their caps."""
 
 ELSEWHERE = {
+    "backfill_known": "concerns requests of known length",
     "paper_window": "concerns `paper` alone",
 }
 """Fields that these runs do not show."""

@@ -293,7 +293,7 @@ def test_what_a_job_was_made_of_is_let_go_by_the_next_plan(tmp_path: Path) -> No
     late.look()
     replan(late)
     gc.collect()
-    there = [one for one in gc.get_objects() if isinstance(one, PoolRequest)]
+    there = [one for one in gc.get_objects() if type(one) is PoolRequest]
     kept = [one for one in there if one.job == "prompts"]
     assert all(one.prompt.base is None for one in kept)  # a few, for what they taught: copies
     assert len(kept) <= 10

@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 import pytest
-from linked_engines import FACTS, Engines, LinkedEngine, run_over
+from linked_engines import Engines, LinkedEngine, run_over
 from pools import COST
 from scripted import Held, Script, jsonl, line
 
@@ -326,7 +326,6 @@ async def test_plans_are_made_for_all_engines_which_share_what_waits() -> None:
     settings = await engines.pool.planner_settings(Stop(), None)
     assert (settings.engines, settings.kv_slots, settings.most_tokens) == (2, 4000, 4096)
     assert settings.cost == COST
-    assert settings.rules.keep_sharing == FACTS.keep_sharing
     await engines.pool.tell_beyond(RemainingWork(4.0, 6.0))
     assert [one.told for [one] in engines.made] == [[RemainingWork(2.0, 3.0)]] * 2
     states: Any = await engines.pool.states()

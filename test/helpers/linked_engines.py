@@ -27,7 +27,7 @@ from sglang.srt.blendserve.run.run_loop import answering_loop
 from sglang.srt.blendserve.run.source import BatchSource
 from sglang.srt.blendserve.run.suspects import Suspects
 
-FACTS = EngineFacts(kv_slots=4000, most_tokens=4096, keep_sharing=0.9, cost=COST)
+FACTS = EngineFacts(kv_slots=4000, most_tokens=4096, cost=COST)
 
 
 class _End:

@@ -1,4 +1,4 @@
-"""From prompts to a scan order: annotations, layer sort, node split.
+"""From prompts to a scan order: annotations, layer sort.
 
 Run: pytest test/plan/test_plan.py
 """
@@ -14,34 +14,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pools import COST, Pool, pools
 
-from sglang.srt.blendserve.plan import node_split
 from sglang.srt.blendserve.plan.annotations import annotate, request_costs
 from sglang.srt.blendserve.plan.layer_sort import layer_sort
-from sglang.srt.blendserve.plan.node_split import sort_tree, split_tree
-from sglang.srt.blendserve.plan.outliers import Cuts
 from sglang.srt.blendserve.plan.prefix_tree import PrefixTree
 from sglang.srt.blendserve.plan.scan_order import Plan, build_plan, plan_tree
 
 
-def plan_of(pool: Pool, keep_sharing: float = 0.99, kv_slots: int | None = None) -> Plan:
+def plan_of(pool: Pool, kv_slots: int | None = None) -> Plan:
     return build_plan(
         pool.prompts,
         pool.output_tokens,
         COST,
         namespaces=pool.namespaces,
-        keep_sharing=keep_sharing,
         kv_slots=kv_slots,
     )
-
-
-def last_of(plan: Plan, count: int) -> set[int]:
-    """The ``count`` requests at the memory-bound side of the scan."""
-    return set(plan.order[-count:].tolist())
-
-
-def unsplit_tokens(pool: Pool) -> int:
-    """Tokens of the prefix tree before any split."""
-    return PrefixTree.build(pool.prompts, pool.namespaces).unique_tokens
 
 
 def few_shot_pool(subjects: int = 20, questions: int = 50) -> Pool:
@@ -124,80 +110,6 @@ def test_layer_sort_orders_siblings_and_keeps_all_sharing(pool: Pool) -> None:
             assert one >= other
 
 
-# Node split
-
-
-@given(pools(), st.sampled_from([0.0, 0.5, 0.9, 0.99, 1.0]))
-def test_splits_keep_the_sharing_they_promise(pool: Pool, keep: float) -> None:
-    before = sort_tree(PrefixTree.build(pool.prompts, pool.namespaces), pool.output_tokens, COST)
-    after = split_tree(before, pool.output_tokens, COST, keep_sharing=keep)
-    after.tree.check_integrity()
-    assert sorted(after.tree.leaf_requests) == list(range(len(pool.prompts)))
-    np.testing.assert_array_equal(
-        after.tree.depth[after.tree.leaf_nodes],
-        [pool.prompts[r].size for r in after.tree.leaf_requests],
-    )
-    saved = before.tree.prompt_tokens - before.tree.unique_tokens
-    still = after.tree.prompt_tokens - after.tree.unique_tokens
-    assert saved >= still >= keep * saved
-
-
-@given(pools(least=1))
-def test_a_split_tree_is_still_a_tree_of_prefixes(pool: Pool) -> None:
-    tree = plan_of(pool, keep_sharing=0.0).tree
-    for node in range(1, tree.nodes):
-        below = tree.leaf_requests[tree.leaf_start[node] : tree.leaf_end[node]]
-        heads = {tuple(pool.prompts[r][: tree.depth[node]].tolist()) for r in below}
-        assert len(heads) == 1
-        assert len(next(iter(heads))) == tree.depth[node]
-
-
-def test_outliers_move_to_their_own_density() -> None:
-    pool = few_shot_pool()
-    long = np.flatnonzero(pool.output_tokens > 1000)
-    whole, split = plan_of(pool, keep_sharing=1.0), plan_of(pool)
-    assert whole.sharing == whole.sharing_optimum == split.sharing_optimum
-    assert split.sharing >= 0.99 * split.sharing_optimum
-    # Unsplit, each subject's long answers stand at the end of that subject; the budget of 1 %
-    # (4,900 tokens) pays for nine copies of a prefix of 500 tokens, two long answers under each.
-    assert len(last_of(whole, long.size) & set(long.tolist())) <= 3
-    assert len(last_of(split, long.size) & set(long.tolist())) >= 14
-    free = plan_of(pool, keep_sharing=0.0)
-    assert len(last_of(free, long.size) & set(long.tolist())) >= 30  # more rounds move the others
-
-
-def test_a_run_of_outliers_costs_one_copy_of_its_prefix() -> None:
-    """Two subjects with the same spread: one cut of all long answers, not one per answer."""
-    pool = few_shot_pool(subjects=2, questions=100)
-    plan = plan_of(pool, keep_sharing=0.97)
-    assert (pool.output_tokens > 1000).sum() == 8
-    assert plan.tree.unique_tokens - unsplit_tokens(pool) == 500
-    assert (np.diff(plan.output_tokens[plan.order]) >= 0).all()
-
-
-def test_a_sorted_scan_is_not_split() -> None:
-    """One prefix over everything: its children are sorted already, however far apart they are."""
-    pool = few_shot_pool(subjects=1, questions=300)
-    assert plan_of(pool, keep_sharing=0.0).tree.unique_tokens == unsplit_tokens(pool)
-
-
-def test_a_node_that_loses_all_its_children_goes() -> None:
-    tree = PrefixTree.build([np.array([1, 2, 3]), np.array([1, 2, 4]), np.array([5])])
-    assert tree.segment.tolist() == [0, 2, 1, 1, 1]
-    cuts = Cuts(np.array([2, 3]), np.array([2, 3]))
-    moved = node_split._move(tree, cuts)
-    moved.check_integrity()
-    assert sorted(moved.segment) == [0, 1, 3, 3]
-    assert moved.unique_tokens == moved.prompt_tokens
-
-
-def test_no_splits_where_all_sharing_must_stay() -> None:
-    pool = few_shot_pool()
-    assert plan_of(pool, keep_sharing=1.0).tree.unique_tokens == unsplit_tokens(pool)
-    with pytest.raises(ValueError, match="keep_sharing"):
-        plan_of(few_shot_pool(), keep_sharing=1.5)
-
-
 # The whole plan
 
 
@@ -252,7 +164,7 @@ def test_planning_the_rest_of_a_tree_is_planning_the_rest(pool: Pool, data: st.D
     assert again.compute_seconds[~mask].sum() == 0
     spaces = None if pool.namespaces is None else pool.namespaces[mask]
     fresh = build_plan([pool.prompts[r] for r in rest], lengths[mask], COST, namespaces=spaces)
-    assert again.sharing_optimum == pytest.approx(fresh.sharing_optimum)
+    assert again.sharing == pytest.approx(fresh.sharing)
     assert again.optimum_seconds == pytest.approx(fresh.optimum_seconds)
     assert again.total_memory_seconds == pytest.approx(fresh.total_memory_seconds)
 
@@ -262,27 +174,31 @@ def test_optimum_and_bounds() -> None:
     plan = plan_of(pool, kv_slots=100_000)
     memory = COST.memory_seconds(590.0, pool.output_tokens).sum()
     assert plan.total_memory_seconds == pytest.approx(memory)
-    assert plan.optimum_seconds == pytest.approx(
-        max(plan_of(pool, keep_sharing=1.0).total_compute_seconds, memory)
-    )
+    assert plan.optimum_seconds == pytest.approx(max(plan.total_compute_seconds, memory))
     assert plan.root_density == pytest.approx(
         plan.total_compute_seconds / plan.total_memory_seconds
     )
+    # What a subject's questions share is read for each of them and stored once.
+    own = COST.memory_seconds(90.0 + 500 / 50, pool.output_tokens).sum()
     weights = float(COST.weights_seconds(1)) / float(COST.kv_read_seconds(100_000))
-    assert plan.bound_seconds == pytest.approx(max(plan.optimum_seconds, memory * (1 + weights)))
+    assert plan.bound_seconds == pytest.approx(max(plan.optimum_seconds, memory + own * weights))
     assert plan_of(pool).bound_seconds is None
     with pytest.raises(ValueError, match="kv_slots"):
         plan_of(pool, kv_slots=0)
 
 
-def test_the_optimum_of_a_compute_bound_pool_is_its_compute_without_splits() -> None:
+def test_the_optimum_of_a_compute_bound_pool_is_its_compute() -> None:
     pool = few_shot_pool()
-    short = pool._replace(output_tokens=np.minimum(pool.output_tokens, 20.0))
-    plan = plan_of(short, keep_sharing=0.9)
-    whole = plan_of(short, keep_sharing=1.0)
+    plan = plan_of(pool._replace(output_tokens=np.minimum(pool.output_tokens, 20.0)))
     assert plan.root_density > 1
-    assert plan.total_compute_seconds > whole.total_compute_seconds
-    assert plan.optimum_seconds == whole.optimum_seconds == whole.total_compute_seconds
+    assert plan.optimum_seconds == plan.total_compute_seconds
+
+
+def test_a_plan_keeps_all_sharing() -> None:
+    pool = few_shot_pool()
+    plan, tree = plan_of(pool), PrefixTree.build(pool.prompts)
+    assert plan.tree.unique_tokens == tree.unique_tokens
+    assert plan.sharing == tree.sharing
 
 
 @pytest.mark.parametrize("lengths", [[1.0], [1.0, -2.0], [1.0, np.nan], [1.0, np.inf]])

@@ -78,7 +78,7 @@ def test_json_report(run: Callable[..., int], capsys: pytest.CaptureFixture[str]
     report = json.loads(capsys.readouterr().out)
     assert report["requests"] == 16
     assert report["output_tokens"] == 12 * 1 + 4 * 100
-    assert 0.7 < report["sharing"] <= report["sharing_optimum"] < 1
+    assert 0.7 < report["sharing"] < 1
     assert report["optimum_seconds"] == pytest.approx(
         max(report["compute_seconds"], report["memory_seconds"]), rel=0.02
     )
@@ -146,7 +146,6 @@ def test_measured_lengths(
         (["--output-tokens", "many"], "must be a number, 'max' or the path"),
         (["--device", "Z80"], "unknown device 'Z80'"),
         (["--tp-size", "0"], "at least 1"),
-        (["--keep-sharing", "2"], "keep_sharing"),
     ],
 )
 def test_wrong_options_are_explained(

@@ -200,22 +200,22 @@ def test_what_the_policy_does_not_work_with_is_one_line(folder: Path) -> None:
 
 def test_values_that_cannot_be_are_one_line(folder: Path) -> None:
     codes = [
-        server(folder, *POLICY, "--blendserve-keep-sharing", "2"),
+        server(folder, *POLICY, "--blendserve-overlap-chunk", "0"),
         server(folder, *POLICY, "--blendserve-overlap", "layers", "--enable-mixed-chunk"),
         server(folder, *POLICY, "--batch-max-requests", "0"),
         engine(folder, schedule_policy="blendserve", enable_priority_scheduling=True),
-        engine(folder, schedule_policy="blendserve", blendserve_keep_sharing=2),
+        engine(folder, schedule_policy="blendserve", blendserve_overlap_chunk=0),
         engine(folder, schedule_policy="blendserve", blendserve_speed=2),
     ]
     *started, combined, valued, unknown = run_all([("", code) for code in codes])
     for ended, words in zip(
         started,
-        ("--blendserve-keep-sharing is 2.0", "--enable-mixed-chunk", "--batch-max-requests is 0"),
+        ("--blendserve-overlap-chunk is 0", "--enable-mixed-chunk", "--batch-max-requests is 0"),
         strict=True,
     ):
         assert words in said(ended)
     assert combined.out.startswith("UnsupportedCombination --schedule-policy blendserve does not")
-    assert valued.out.startswith("Refusal --blendserve-keep-sharing is 2")
+    assert valued.out.startswith("Refusal --blendserve-overlap-chunk is 0")
     assert unknown.out.startswith("TypeError unknown setting blendserve_speed")
 
 

@@ -30,7 +30,7 @@ GPU = EngineTraits(device="cuda", mixes=True, chunk=2048, max_prefill_tokens=16_
 
 def policy_for(engine: EngineTraits, **settings: Any) -> AnyStepPolicy:
     chosen = Settings(**settings)
-    return engine_policy(engine_pool(COST, 5000, chosen, ranks=1), chosen, engine)
+    return engine_policy(engine_pool(COST, 5000, ranks=1), chosen, engine)
 
 
 def test_a_cache_of_smaller_elements_costs_less_memory_time(tiny_model: Path) -> None:

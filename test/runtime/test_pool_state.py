@@ -31,7 +31,7 @@ def test_an_empty_pool_has_no_plan_to_report() -> None:
     assert state["waiting"] == state["running"] == state["plans_made"] == 0
     assert state["kv_slots"] == SLOTS
     assert state["density"] == []
-    figures = ("root_density", "sharing", "sharing_optimum", "optimum_seconds")
+    figures = ("root_density", "sharing", "optimum_seconds")
     assert {state[name] for name in (*figures, "lanes", "cached")} == {None}
 
 

@@ -26,7 +26,6 @@ PLAN = PlanView(
     density=(120.0, 12.0, 1.5, 0.4, 0.02),
     root_density=2.5,
     sharing=0.31,
-    sharing_optimum=0.32,
     optimum_seconds=81.0,
     cached={
         "soon": 1234567,

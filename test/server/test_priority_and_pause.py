@@ -189,7 +189,6 @@ class Planning:
             density=(12.0, 0.1),
             root_density=1.5,
             sharing=0.2,
-            sharing_optimum=0.2,
             optimum_seconds=5.0,
         )
 

@@ -66,8 +66,6 @@ def test_the_policys_bad_values_name_the_flag_too() -> None:
     for arguments, message in (
         (["--blendserve-online-ttft", "1x"], "--blendserve-online-ttft is '1x'; .* above 1x"),
         (["--blendserve-online-tpot", "soon"], "--blendserve-online-tpot is 'soon'; .*(500)"),
-        (["--blendserve-keep-sharing", "2"], "--blendserve-keep-sharing is 2.0; .* at most 1"),
-        (["--blendserve-keep-sharing", "-1"], "--blendserve-keep-sharing is -1.0; .* at least 0"),
         (["--blendserve-overlap-chunk", "0"], "--blendserve-overlap-chunk is 0; .* at least 1"),
         (["--blendserve-overlap-sm", "x"], "--blendserve-overlap-sm is 'x'; .* a number of SMs"),
         (["--blendserve-trace", "/nowhere/x"], "there is no folder /nowhere; create it first"),

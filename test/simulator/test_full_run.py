@@ -101,7 +101,7 @@ def test_prompts_that_are_cut_to_tiles_get_on(
     "options",
     [
         BlendOptions.of(told="wrong", earned=1e9),
-        BlendOptions.of(reserve_all=True, lru_eviction=True, keep_sharing=1.0),
+        BlendOptions.of(reserve_all=True, lru_eviction=True),
     ],
 )
 def test_parts_of_the_policy_are_switched_off_in_both_alike(

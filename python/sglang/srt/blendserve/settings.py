@@ -40,12 +40,6 @@ class Settings:
         "chunks; with --blendserve-overlap, full chunks.",
         choices=("auto", "marginal", "fixed", "paper"),
     )
-    keep_sharing: float = flag(
-        0.99,
-        "Part of the prefix sharing that node splits must leave (0 to 1).",
-        least=0,
-        most=1,
-    )
     mixed_chunk: str = flag(
         "auto",
         "Whether prompts are computed in the same forward as the decodes "

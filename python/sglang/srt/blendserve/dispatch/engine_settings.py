@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from typing import Any
 
 from sglang.srt.blendserve.answering.stop import Stop
@@ -30,8 +29,6 @@ async def planner_settings(
         ConfigError: nobody knows what work costs on the engine.
         ValueError: the engine has no pool of offline requests, or does not answer.
     """
-    settings = getattr(tokenizer_manager.server_args, "blendserve", None)
-    rules = RULES if settings is None else replace(RULES, keep_sharing=settings.keep_sharing)
     if cost is None:
         cost = await asyncio.to_thread(engine_cost_model, tokenizer_manager)
     states = await ask(tokenizer_manager.get_internal_state, stop, _ASK_SECONDS)
@@ -39,5 +36,5 @@ async def planner_settings(
         cost,
         kv_slots(states or ()),
         most_tokens=int(tokenizer_manager.context_len),
-        rules=rules,
+        rules=RULES,
     )

@@ -49,11 +49,9 @@ class LocalControl:
         slots = None
         with suppress(ValueError):  # under a policy of SGLang's
             slots = kv_slots(await self._manager.get_internal_state())
-        settings = getattr(self._manager.server_args, "blendserve", None)
         return EngineFacts(
             kv_slots=slots,
             most_tokens=int(self._manager.context_len),
-            keep_sharing=None if settings is None else settings.keep_sharing,
             cost=cost,
             why=why,
         )

@@ -34,14 +34,12 @@ class EngineFacts:
     Attributes:
         kv_slots: tokens that its KV cache holds; None: it has no pool of offline requests.
         most_tokens: of a prompt and its answer.
-        keep_sharing: of ``--blendserve-keep-sharing``; None: it has no such setting.
         cost: what work costs on it; None: nobody knows, ...
         why: ... for this reason.
     """
 
     kv_slots: int | None
     most_tokens: int
-    keep_sharing: float | None
     cost: CostModel | None
     why: str | None = None
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
 
 from sglang.srt.blendserve.answering.engine import EngineLost
 from sglang.srt.blendserve.cost.cost_model import CostModel
@@ -51,9 +50,6 @@ def planner_settings_of(
     cost = cost or facts.cost
     if cost is None:
         raise ConfigError(facts.why or "nobody knows what work costs on the engines")
-    rules = RULES
-    if facts.keep_sharing is not None:
-        rules = replace(RULES, keep_sharing=facts.keep_sharing)
     return PlannerSettings(
-        cost, facts.kv_slots, most_tokens=facts.most_tokens, rules=rules, engines=engines
+        cost, facts.kv_slots, most_tokens=facts.most_tokens, rules=RULES, engines=engines
     )

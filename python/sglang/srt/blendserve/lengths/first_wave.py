@@ -1,7 +1,9 @@
 """The first wave: a sample of the requests that runs first, to learn output lengths from.
 
 The paper (section 5.1) samples 1 % of the requests. Their results are kept, so the only cost is
-that they run out of the plan's order.
+that they run out of the plan's order: a prefix that they share with others is computed for them and
+again when the others come. Where prefixes are long and few requests share each, that is a good part
+of all there is to compute, and neighbours are taken together.
 """
 
 from __future__ import annotations
@@ -18,40 +20,58 @@ _LEAST = 32
 """Size of the smallest wave; fewer say nothing about lengths that vary. Unproven."""
 _LARGE = 32
 """A subtree is large if it has more than one in so many of all requests. Unproven."""
+_TWICE = 0.002
+"""Part of the tokens to compute that a sample may add, by prefixes that it computes for itself."""
+_LEAST_PLACES = 8
+"""Fewest places of the tree that a sample is taken from. Unproven."""
 
 
 def sample_wave(
-    tree: PrefixTree,
-    max_tokens: ArrayLike,
-    known: ArrayLike,
-    fraction: float = 0.01,
-    *,
-    per_subtree: int = 4,
-    max_tokens_budget: float = np.inf,
-    expected_tokens: float = 256.0,
+    tree: PrefixTree, known: ArrayLike, fraction: float = 0.01, *, per_subtree: int = 4
 ) -> Ints:
     """Requests to run first; any first part of the result is itself spread over the tree.
 
     The requests of the tree whose length is not known are ordered by subtree and, inside it, by
     prompt length, and taken at equal distances: ``fraction`` of them, at least 32 if there are,
-    and at least ``per_subtree`` in each large subtree. The wave ends before its predicted tokens
-    (prompt, and ``expected_tokens`` or the cap of output each) exceed ``max_tokens_budget``, but
-    has at least one request.
+    and at least ``per_subtree`` in each large subtree. Where the prefixes that these share with a
+    few others are more than 0.2 % of all tokens to compute, neighbours in the tree are taken
+    together, as many as it takes, but from 8 places at least.
 
-    ``max_tokens``: (requests,) caps, tokens; ``known``: (requests,) whether the output is exactly
-    that long. Deterministic. Raises ValueError if the fraction is not in [0, 1].
+    ``known``: (requests,) whether the output's length is known. Deterministic. Raises ValueError
+    if the fraction is not in [0, 1].
     """
     if not 0 <= fraction <= 1:
         raise ValueError(f"fraction must lie in [0, 1], got {fraction}")
-    limit = np.asarray(max_tokens, dtype=np.int64)
     unknown = tree.leaf_requests[~np.asarray(known, dtype=np.bool_)[tree.leaf_requests]]
     count = min(max(int(np.ceil(fraction * unknown.size)), _LEAST), unknown.size)
     if count == 0 or fraction == 0:
         return np.zeros(0, dtype=np.int64)
+    wave = _singles(tree, unknown, count, per_subtree)
+    together, most = 1, max(count // _LEAST_PLACES, 1)
+    while together < most and _computed_twice(tree, wave, most) > _TWICE * tree.unique_tokens:
+        together = min(2 * together, most)
+        wave = _neighbours(unknown, count, together)
+    return wave
+
+
+def _computed_twice(tree: PrefixTree, wave: Ints, most: int) -> int:
+    """Tokens of the prefixes that requests of the wave share with others, ``most`` in all.
+
+    Those of larger subtrees do not count: no choice of neighbours has all of their requests.
+    """
+    chosen = np.zeros(tree.requests, dtype=np.int64)
+    chosen[wave] = 1
+    below = tree.leaf_sum(chosen)
+    requests = tree.leaf_end - tree.leaf_start
+    partly = (below > 0) & (below < requests) & (requests <= most)
+    return int(tree.segment[partly].sum())
+
+
+def _singles(tree: PrefixTree, unknown: Ints, count: int, per_subtree: int) -> Ints:
+    """``count`` requests at equal distances, and ``per_subtree`` at least of each large subtree."""
     prompt = np.zeros(tree.requests, dtype=np.int64)
     prompt[tree.leaf_requests] = tree.depth[tree.leaf_nodes]
-    distance = max(unknown.size // count, 2)
-    fine = subtree_of(tree, distance)[unknown]
+    fine = subtree_of(tree, max(unknown.size // count, 2))[unknown]
     large = subtree_of(tree, max(unknown.size // _LARGE, 2))[unknown]
     order = np.lexsort((prompt[unknown], fine))
     unknown, large = unknown[order], large[order]
@@ -62,12 +82,16 @@ def sample_wave(
         if np.isin(members, wave).sum() < per_subtree:
             extra.append(_evenly(members, min(per_subtree, members.size)))
     chosen = np.concatenate(extra)
-    chosen = chosen[np.sort(np.unique(chosen, return_index=True)[1])]
-    output = np.where(
-        limit[chosen] > 0, np.minimum(limit[chosen], expected_tokens), expected_tokens
-    )
-    within = int(np.searchsorted(np.cumsum(prompt[chosen] + output), max_tokens_budget, "right"))
-    return chosen[: max(within, 1)]
+    return chosen[np.sort(np.unique(chosen, return_index=True)[1])]
+
+
+def _neighbours(unknown: Ints, count: int, together: int) -> Ints:
+    """About ``count`` requests, so many ``together``, at equal distances in the tree's order."""
+    places = count // together
+    middle = (np.arange(places) * 2 + 1) * unknown.size // (2 * places)
+    first = np.clip(middle - together // 2, 0, unknown.size - together)[_spread_order(places)]
+    taken: Ints = unknown[(first[:, None] + np.arange(together)).ravel()]
+    return taken
 
 
 def _evenly(values: Ints, count: int) -> Ints:

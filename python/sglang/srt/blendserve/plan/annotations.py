@@ -85,14 +85,12 @@ def request_costs(
     output_tokens: Floats,
     cost: CostModel,
     kv_reads: Floats | None = None,
-    same: RequestCosts | None = None,
 ) -> RequestCosts:
     """What each request of ``tree`` costs.
 
     ``output_tokens``: (requests,) predicted lengths. ``kv_reads``: (requests,) KV tokens they
     are expected to read in decoding; without it, as if the predictions were exact. (The paper's
     Mem, p d + d^2 / 2, is convex in d: lengths that vary read more than their mean does.)
-    ``same``: costs of these requests in a tree of another shape, otherwise for the same arguments.
     """
     leaves, requests = tree.leaf_nodes, tree.leaf_requests
     below = np.maximum(tree.leaf_end - tree.leaf_start, 1)
@@ -105,24 +103,20 @@ def request_costs(
         placed[requests] = values
         return placed
 
-    if same is not None:
-        prompt_tokens, memory = same.prompt_tokens, same.memory_seconds
+    prompt_tokens = np.zeros(tree.requests, dtype=np.int64)
+    prompt_tokens[requests] = prompt
+    if kv_reads is None:
+        memory = cost.memory_seconds(prompt, output)
     else:
-        prompt_tokens = np.zeros(tree.requests, dtype=np.int64)
-        prompt_tokens[requests] = prompt
-        memory = by_request(
-            cost.memory_seconds(prompt, output)
-            if kv_reads is None
-            else cost.kv_read_seconds(kv_reads[requests])
-        )
+        memory = cost.kv_read_seconds(kv_reads[requests])
     own = path_sum(tree.parent, tree.segment / below)
     shared = path_sum(tree.parent, prefill / below)
     return RequestCosts(
         prompt_tokens=prompt_tokens,
-        output_tokens=by_request(output) if same is None else same.output_tokens,
+        output_tokens=by_request(output),
         computed_tokens=by_request(own[leaves]),
         compute_seconds=by_request(shared[leaves] + cost.output_seconds(prompt, output)),
-        memory_seconds=memory,
+        memory_seconds=by_request(memory),
     )
 
 

@@ -24,7 +24,6 @@ def plan_figures(plan: Plan | None) -> dict[str, Any]:
     return {
         "root_density": None if plan is None else plan.root_density,
         "sharing": None if plan is None else plan.sharing,
-        "sharing_optimum": None if plan is None else plan.sharing_optimum,
         "optimum_seconds": None if plan is None else plan.optimum_seconds,
         "density": [] if plan is None else _density_along(plan),
     }

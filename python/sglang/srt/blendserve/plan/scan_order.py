@@ -1,6 +1,6 @@
 """The plan: in which order to scan the requests, and what each of them and all of them cost.
 
-    prompts -> prefix tree -> annotate, layer sort -> split outliers off -> scan order
+    prompts -> prefix tree -> annotate -> layer sort -> scan order
 
 Building the tree reads the prompts. All the rest depends on predicted output lengths, is cheap,
 and is repeated when predictions change (`plan_tree` over the part of the tree that still waits).
@@ -16,14 +16,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from sglang.srt.blendserve.cost.cost_model import CostModel, density
 from sglang.srt.blendserve.plan.annotations import Annotations, RequestCosts
-from sglang.srt.blendserve.plan.node_split import SortedTree, sort_tree, split_tree
+from sglang.srt.blendserve.plan.layer_sort import SortedTree, sort_tree
 from sglang.srt.blendserve.plan.prefix_tree import PrefixTree
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
-
-KEEP_SHARING = 0.99
-"""Part of the prefix sharing that node splits leave (the default of paper section 5.2)."""
 
 
 @dataclass(frozen=True)
@@ -48,27 +45,25 @@ class Plan:
     """(n,) seconds of KV cache reads while decoding, by request."""
 
     sharing: float
-    """Share of the prompt tokens saved when prefixes are shared as in this order (paper's s)."""
-    sharing_optimum: float
-    """Share of the prompt tokens saved without node splits, when every shared prefix is computed
-    once (paper's s_o)."""
+    """Share of the prompt tokens saved when every shared prefix is computed once (paper's s_o): the
+    order is depth first, so this is also what it saves."""
     optimum_seconds: float
     """Perfect overlap and optimal sharing: max((1 - s_o) T_comp, T_mem) (paper's T_o)."""
     bound_seconds: float | None
-    """`optimum_seconds` with weight loading: memory x (1 + weight bytes / KV bytes); None if the
-    size of the KV cache is not known. With the cache always full these are the fewest steps there
-    can be."""
+    """`optimum_seconds` with weight loading, once for each of the fewest steps there can be: the
+    cache is full in all of them, and what requests share is stored once. None if the size of the KV
+    cache is not known."""
     total_compute_seconds: float
     """Compute of all planned requests in this order, seconds."""
     total_memory_seconds: float
     """KV cache reads of all planned requests, seconds."""
 
     sorted_tree: SortedTree
-    """The prefix tree, sorted and split, with the costs of its requests."""
+    """The prefix tree, sorted, with the costs of its requests."""
 
     @property
     def tree(self) -> PrefixTree:
-        """The sorted and split tree: its leaves from left to right are ``order``."""
+        """The sorted tree: its leaves from left to right are ``order``."""
         return self.sorted_tree.tree
 
     @property
@@ -93,15 +88,13 @@ def build_plan(
     cost: CostModel,
     *,
     namespaces: NDArray[np.integer] | None = None,
-    keep_sharing: float = KEEP_SHARING,
     kv_slots: int | None = None,
 ) -> Plan:
     """Plan n requests, from their prompts.
 
     ``prompts``: n one-dimensional integer arrays of token ids. ``output_tokens``: (n,) predicted
     output lengths, at least 0. ``namespaces``: (n,) integers; requests of different namespaces
-    share no prefix. ``keep_sharing``: part of the sharing that node splits must leave (1: no
-    splits). ``kv_slots``: tokens the KV cache holds, for `Plan.bound_seconds`.
+    share no prefix. ``kv_slots``: tokens the KV cache holds, for `Plan.bound_seconds`.
 
     The same input gives the same plan bit for bit. Raises ValueError if shapes do not fit or a
     length is negative or not finite.
@@ -110,7 +103,6 @@ def build_plan(
         PrefixTree.build(prompts, namespaces),
         output_tokens,
         cost,
-        keep_sharing=keep_sharing,
         kv_slots=kv_slots,
     )
 
@@ -120,7 +112,6 @@ def plan_tree(
     output_tokens: ArrayLike,
     cost: CostModel,
     *,
-    keep_sharing: float = KEEP_SHARING,
     kv_slots: int | None = None,
     kv_reads: ArrayLike | None = None,
 ) -> Plan:
@@ -129,16 +120,15 @@ def plan_tree(
     Arguments as in `build_plan`. ``kv_reads``: (n,) KV tokens that each request is expected to
     read in decoding, where that is more than its predicted length says
     (`LengthEstimator.kv_reads`). To plan some requests of a tree alone, give it
-    `PrefixTree.restricted`; earlier splits do not add up, because each plan starts from the tree
-    as built. Raises ValueError if shapes do not fit or a value is negative or not finite.
+    `PrefixTree.restricted`. Raises ValueError if shapes do not fit or a value is negative or not
+    finite.
     """
     lengths = _checked("output_tokens", output_tokens, tree.requests)
     reads = None if kv_reads is None else _checked("kv_reads", kv_reads, tree.requests)
-    whole = sort_tree(tree, lengths, cost, reads)
-    done = split_tree(whole, lengths, cost, keep_sharing=keep_sharing, kv_reads=reads)
+    done = sort_tree(tree, lengths, cost, reads)
     costs = done.costs
-    compute = float(whole.costs.compute_seconds.sum())
-    memory = float(whole.costs.memory_seconds.sum())
+    compute = float(costs.compute_seconds.sum())
+    memory = float(costs.memory_seconds.sum())
     return Plan(
         order=done.tree.leaf_requests,
         prompt_tokens=costs.prompt_tokens,
@@ -146,11 +136,10 @@ def plan_tree(
         computed_tokens=costs.computed_tokens,
         compute_seconds=costs.compute_seconds,
         memory_seconds=costs.memory_seconds,
-        sharing=done.tree.sharing,
-        sharing_optimum=tree.sharing,
+        sharing=tree.sharing,
         optimum_seconds=max(compute, memory),
-        bound_seconds=_bound(compute, memory, cost, kv_slots),
-        total_compute_seconds=float(costs.compute_seconds.sum()),
+        bound_seconds=_bound(costs, cost, kv_slots),
+        total_compute_seconds=compute,
         total_memory_seconds=memory,
         sorted_tree=done,
     )
@@ -165,11 +154,15 @@ def _checked(name: str, values: ArrayLike, requests: int) -> Floats:
     return array
 
 
-def _bound(compute: float, memory: float, cost: CostModel, kv_slots: int | None) -> float | None:
+def _bound(costs: RequestCosts, cost: CostModel, kv_slots: int | None) -> float | None:
     """Lower bound with weight loading, seconds; None without the size of the KV cache."""
     if kv_slots is None:
         return None
     if kv_slots < 1:
         raise ValueError(f"kv_slots must be at least 1, got {kv_slots}")
-    full_read = float(cost.kv_read_seconds(kv_slots))
-    return max(compute, memory * (1 + float(cost.weights_seconds(np.inf)) / full_read))
+    memory = float(costs.memory_seconds.sum())
+    shared = (costs.prompt_tokens - costs.computed_tokens) * costs.output_tokens
+    stored = memory - float(cost.kv_read_seconds(shared).sum())
+    steps = stored / float(cost.kv_read_seconds(kv_slots))
+    weights = float(cost.weights_seconds(np.inf))
+    return max(float(costs.compute_seconds.sum()), memory + steps * weights)

@@ -32,7 +32,7 @@ from sglang.srt.blendserve.cost.device_spec import DeviceSpec, known_devices, me
 from sglang.srt.blendserve.cost.measured_cost import measured_cost
 from sglang.srt.blendserve.cost.model_config import ConfigError
 from sglang.srt.blendserve.cost.model_spec import ModelSpec
-from sglang.srt.blendserve.plan.scan_order import KEEP_SHARING, Plan, build_plan
+from sglang.srt.blendserve.plan.scan_order import Plan, build_plan
 
 if TYPE_CHECKING:
     from sglang.srt.blendserve.requests.engine_prompts import EnginePrompts
@@ -111,14 +111,6 @@ def _add_planning(parser: argparse.ArgumentParser) -> None:
         "file of any of these forms: the lengths measured there",
     )
     parser.add_argument(
-        "--keep-sharing",
-        type=float,
-        default=KEEP_SHARING,
-        metavar="X",
-        help="part of the prefix sharing that node splits must leave, 0 to 1 "
-        f"(default {KEEP_SHARING})",
-    )
-    parser.add_argument(
         "--kv-slots",
         type=int,
         metavar="N",
@@ -182,9 +174,7 @@ def _plan(args: argparse.Namespace) -> dict[str, Any]:
         first = f" The first: {batch.refused[0].message}" if batch.refused else ""
         raise PlanError(f"no line of {args.input} can be planned.{first}")
     lengths = expected_lengths(batch, args.output_tokens, model.context_length)
-    plan = build_plan(
-        batch.prompts, lengths.tokens, cost, keep_sharing=args.keep_sharing, kv_slots=kv_slots
-    )
+    plan = build_plan(batch.prompts, lengths.tokens, cost, kv_slots=kv_slots)
     if args.picture is not None:
         _draw(plan, args.picture, model, device)
 

@@ -146,9 +146,9 @@ class StepPolicy:
 
         A request whose prefix another one is just computing waits until it can share it; the next
         ones in line, which start another prefix, need not wait for that. Where the next request
-        does not fit, a shorter one behind it may: where lengths are known, one of all that are
-        looked at. Long ones that started together then also end together, and in between only
-        shorter ones fill the memory.
+        does not fit, a shorter one behind it may, among more of them where lengths are known: long
+        ones that started together then also end together, and in between only shorter ones fill the
+        memory.
         """
         refused = waiting = 0
         while step.room(budget):
@@ -162,7 +162,8 @@ class StepPolicy:
                     waiting += 1
                 elif not step.admit(request, side, limit, budget):
                     refused += 1
-                    if not request.known_length and refused > self.tuning.backfill:
+                    known, tuning = request.known_length, self.tuning
+                    if refused > (tuning.backfill_known if known else tuning.backfill):
                         return
             if len(step.requests) == started:
                 return

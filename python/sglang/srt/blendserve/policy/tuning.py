@@ -12,9 +12,8 @@ says that the field decides nothing on these traces. "Unproven": these runs do n
 Those of the pace and of what a slot is worth, which are no constants of a workload, stand in
 `marginal_pace` and `full_step`.
 
-Three constants are the paper's and stay where they are used: 1 % of the requests are sampled
-(`pool.planning_rules.SAMPLE`), node splits keep 99 % of the sharing
-(`plan.scan_order.KEEP_SHARING`), and the partition of the memory itself
+Two constants are the paper's and stay where they are used: 1 % of the requests are sampled
+(`pool.planning_rules.SAMPLE`), and the partition of the memory itself
 (`policy.split.memory_partition`).
 """
 
@@ -29,12 +28,15 @@ class Tuning:
 
     # --- which requests are looked at (select.py) ---------------------------------------------
 
-    look_ahead: int = 64
+    look_ahead: int = 256
     """Requests at each side among which one that need not wait for a prefix is looked for. At 16:
     +0.2 % and -2.3 %."""
     backfill: int = 8
     """Requests at one side that a step may pass over because they do not fit, for shorter ones
-    behind them. Requests of known length do not count. At 0: +1.2 % and +0.8 %."""
+    behind them. At 0: +1.2 % and +0.8 %."""
+    backfill_known: int = 64
+    """The same where lengths are known, which makes shorter ones certain to end in time. Unproven:
+    these runs have none."""
     worth_waiting: int = 16
     """Prompt tokens whose computation a request waits for: it starts some steps later, when another
     one has computed the prefix that both begin with. At 1e+09: +0.4 % and -2.4 %."""

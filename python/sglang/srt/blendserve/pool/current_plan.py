@@ -17,6 +17,7 @@ from sglang.srt.blendserve.lengths.prior import LengthPrior
 from sglang.srt.blendserve.plan.scan_order import Plan
 from sglang.srt.blendserve.plan.scanner import DualScanner, Side
 from sglang.srt.blendserve.pool.background import Background
+from sglang.srt.blendserve.pool.given_back import NONE, WorkGivenBack, work_given_back
 from sglang.srt.blendserve.pool.planner import Planned, Planner, PoolSnapshot
 from sglang.srt.blendserve.pool.pool_request import PoolRequest
 from sglang.srt.blendserve.pool.request_table import RequestTable
@@ -49,6 +50,7 @@ class CurrentPlan:
         self.beyond = RemainingWork(0.0, 0.0)
         """Predicted work that waits elsewhere for this engine, seconds."""
         self._returns_changed = False
+        self._given_back: WorkGivenBack | None = None
         self._leave_out = False
         self._table, self._planner, self._background = table, planner, background
         self._rules = planner.rules
@@ -73,16 +75,32 @@ class CurrentPlan:
 
     @property
     def rest(self) -> RemainingWork:
-        """Predicted work of the planned requests that still wait, and of what is `beyond`,
-        seconds."""
+        """Predicted work of what waits, planned or given back, and of what is `beyond`, seconds."""
         compute, memory = self.beyond
-        return RemainingWork(max(self._compute, 0.0) + compute, max(self._memory, 0.0) + memory)
+        again = self._again
+        return RemainingWork(
+            max(self._compute, 0.0) + again.compute + compute,
+            max(self._memory, 0.0) + again.memory + memory,
+        )
 
     @property
     def rest_tokens(self) -> float:
-        """KV tokens that the planned requests that still wait are predicted to write, shared
-        prefixes once."""
-        return max(self._tokens, 0.0)
+        """KV tokens that what waits, planned or given back, is predicted to write, shared prefixes
+        once."""
+        return max(self._tokens, 0.0) + self._again.tokens
+
+    @property
+    def _again(self) -> WorkGivenBack:
+        """Of the requests that were given back; found anew when these or the predictions change."""
+        if self._given_back is None:
+            returned = self._table.returned
+            if not returned or self.made is None:
+                return NONE
+            planner, made = self._planner, self.made
+            self._given_back = work_given_back(
+                returned, made.forecast, made.ancestors, planner.cost
+            )
+        return self._given_back
 
     @property
     def upcoming(self) -> UpcomingUse | None:
@@ -172,11 +190,11 @@ class CurrentPlan:
                 if snapshot.waiting[index]:
                     planned.forecast.started(index)
                 planned.forecast.finished(index)
-        for index in table.running:
-            if index < known and snapshot.waiting[index]:
-                planned.forecast.started(index)
+        for request in table.begun():
+            if request.index < known and snapshot.waiting[request.index]:
+                planned.forecast.started(request.index)
         self.made, self.forecast = planned, planned.forecast
-        self._returns_changed = True
+        self.note_returns()
         self._learn_later()
         if planned.scan is None:
             return False
@@ -246,8 +264,9 @@ class CurrentPlan:
         self._leave_out = True
 
     def note_returns(self) -> None:
-        """Other requests than before are served before the plan."""
+        """Other requests than before are served before the plan, or longer ones."""
         self._returns_changed = True
+        self._given_back = None
 
     def leave(self, request: int) -> None:
         """``request``, which waited, does so no longer: it starts, or was aborted."""

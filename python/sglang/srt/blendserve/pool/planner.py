@@ -43,10 +43,10 @@ class PoolSnapshot:
     """Requests of the pool; later ones are not in this snapshot."""
     waiting: Bools
     """(n,) which of the requests are to be planned."""
-    running: Ints
-    """(r,) numbers of the requests in flight."""
+    begun: Ints
+    """(r,) numbers of the requests in flight, and of those given back with tokens generated."""
     generated: Ints
-    """(r,) output tokens so far of each request in flight."""
+    """(r,) output tokens so far of each of them."""
     finished: list[tuple[int, int]]
     """Requests that have ended by themselves: number and output tokens of each."""
     prior: LengthPrior | None
@@ -121,6 +121,11 @@ class Ancestors:
             self.paths[lowest] = found
         return found
 
+    def shared(self, requests: Ints) -> Ints:
+        """(m,) tokens of the longest prefix that each of ``requests`` (m,) shares with others."""
+        parents = [self.leaf_parent[request] for request in requests.tolist()]
+        return np.array([self.depth[parent] for parent in parents], dtype=np.int64)
+
     def beyond(self, request: int, tokens: int) -> list[int]:
         """Nodes of shared prefixes of ``request`` that reach beyond its first ``tokens``."""
         if request >= len(self.leaf_parent):
@@ -163,13 +168,13 @@ class Planner:
             prior=snapshot.prior,
         )
         forecast = LengthForecast(lengths, max_tokens, known)
-        for index in snapshot.running.tolist():
+        for index in snapshot.begun.tolist():
             forecast.started(index)
         for index, output_tokens in snapshot.finished:
             lengths.observe(index, output_tokens)
             forecast.started(index)
             forecast.finished(index)
-        estimate = forecast.renew(snapshot.running, snapshot.generated)
+        estimate = forecast.renew(snapshot.begun, snapshot.generated)
         return Planned(
             snapshot=snapshot,
             tree=tree,
@@ -179,7 +184,7 @@ class Planner:
             forecast=forecast,
             estimate=estimate,
             scan=self._scan(tree, snapshot.waiting, lengths, estimate),
-            sample=self._draw_sample(tree, snapshot, max_tokens, known),
+            sample=self._draw_sample(tree, snapshot, known),
         )
 
     def order(self, now: Planned, snapshot: PoolSnapshot) -> Planned:
@@ -187,7 +192,7 @@ class Planner:
 
         ``now``: a copy that nobody else uses; it learns. ``snapshot``: of the same requests.
         """
-        estimate = now.forecast.renew(snapshot.running, snapshot.generated)
+        estimate = now.forecast.renew(snapshot.begun, snapshot.generated)
         drift = _drift(snapshot, now.lengths.prompt_tokens, now.estimate, estimate)
         if not drift > self.rules.drift:
             return replace(now, snapshot=snapshot, scan=None, sample=[])
@@ -202,22 +207,19 @@ class Planner:
             tree.restricted(waiting),
             estimate,
             self.cost,
-            keep_sharing=self.rules.keep_sharing,
             kv_slots=self.kv_slots,
             kv_reads=lengths.kv_reads(estimate),
         )
         order = np.sort(plan.order) if self.rules.arrival_order else plan.order
         return PlannedScan(plan, DualScanner(order))
 
-    def _draw_sample(
-        self, tree: PrefixTree, snapshot: PoolSnapshot, max_tokens: Ints, known: Bools
-    ) -> list[int]:
+    def _draw_sample(self, tree: PrefixTree, snapshot: PoolSnapshot, known: Bools) -> list[int]:
         """Which of the requests that arrived since the last sample are to run first."""
         new = snapshot.waiting.copy()
         new[: snapshot.planned] = False
         if new.sum() * self.rules.sample < self.rules.least_sample:
             return []
-        chosen = sample_wave(tree.restricted(new), max_tokens, known, self.rules.sample)
+        chosen = sample_wave(tree.restricted(new), known, self.rules.sample)
         return [int(request) for request in chosen[::-1]]
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sglang.srt.blendserve.plan.scan_order import KEEP_SHARING
-
 SAMPLE = 0.01
 """Share of the requests that run first, to learn output lengths from (paper section 5.1)."""
 
@@ -14,8 +12,6 @@ SAMPLE = 0.01
 class PlanningRules:
     """What a pool goes by when it plans; the defaults are those of the runtime."""
 
-    keep_sharing: float = KEEP_SHARING
-    """Part of the prefix sharing that node splits leave (paper section 5.2); 1: no splits."""
     sample: float = SAMPLE
     """Share of the requests of unknown length that run first."""
     least_sample: int = 4

@@ -66,6 +66,11 @@ class RequestTable:
         """Iterate over all requests that wait: returned ones first, then by arrival."""
         return chain(self.returned, compress(self.all, self._waits))
 
+    def begun(self) -> Iterator[PoolRequest]:
+        """Iterate over the requests that are longer than what they have generated: those in flight,
+        and those given back with tokens generated."""
+        return chain(self.running.values(), (r for r in self.returned if r.generated))
+
     def start(self, request: PoolRequest) -> None:
         """``request``, which waits, is handed to the engine."""
         if self._waits[request.index]:
@@ -115,13 +120,13 @@ class RequestTable:
 
     def snapshot(self, requests: int, planned: int, prior: LengthPrior | None) -> PoolSnapshot:
         """The first so many ``requests``, of which the first ``planned`` were planned before."""
-        running = [r for r in self.running.values() if r.index < requests]
+        begun = [r for r in self.begun() if r.index < requests]
         return PoolSnapshot(
             requests=self.all[:requests],
             arrived=requests,
             waiting=self.waiting_mask(requests),
-            running=np.array([r.index for r in running], dtype=np.int64),
-            generated=np.array([r.generated for r in running], dtype=np.int64),
+            begun=np.array([r.index for r in begun], dtype=np.int64),
+            generated=np.array([r.generated for r in begun], dtype=np.int64),
             finished=[*self.finished],
             prior=prior,
             planned=planned,
@@ -149,15 +154,15 @@ class RequestTable:
         there = np.array(
             [r.index for r in self.all if r.rid in self.by_rid or r.index in stay], dtype=np.int64
         )
-        running = np.array([*self.running], dtype=np.int64)
+        begun = [*self.begun()]
         finished = [(index, tokens) for index, tokens in self.finished if index in stay]
         numbers = np.searchsorted(there, [index for index, _ in finished]).tolist()
         return PoolSnapshot(
             requests=[self.all[index] for index in there.tolist()],
             arrived=len(self.all),
             waiting=self.waiting_mask(len(self.all))[there],
-            running=np.searchsorted(there, running),
-            generated=np.array([r.generated for r in self.running.values()], dtype=np.int64),
+            begun=np.searchsorted(there, [r.index for r in begun]),
+            generated=np.array([r.generated for r in begun], dtype=np.int64),
             finished=[
                 (number, tokens) for number, (_, tokens) in zip(numbers, finished, strict=True)
             ],

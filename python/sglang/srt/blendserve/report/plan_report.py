@@ -28,7 +28,6 @@ def plan_summary(plan: Plan) -> dict[str, Any]:
         "prompt_tokens_longest": int(prompt.max(initial=0)),
         "output_tokens": float(plan.output_tokens[planned].sum()),
         "sharing": plan.sharing,
-        "sharing_optimum": plan.sharing_optimum,
         "root_density": _finite(plan.root_density),
         "compute_seconds": plan.total_compute_seconds,
         "memory_seconds": plan.total_memory_seconds,
@@ -150,10 +149,7 @@ def report_lines(report: dict[str, Any]) -> list[str]:
     """What ``sglang-blendserve plan --json`` prints, as lines of text."""
     device, density, rates = report["device"], report["root_density"], report["rates"]
     kind = "compute-bound" if density is None or density > 1 else "memory-bound"
-    saved = (
-        f"{100 * report['sharing']:.1f} % of prompt tokens "
-        f"({100 * report['sharing_optimum']:.1f} % before node splits)"
-    )
+    saved = f"{100 * report['sharing']:.1f} % of prompt tokens"
     rows = [
         ("requests", f"{report['requests']:,}"),
         ("prompt tokens", f"{report['prompt_tokens']:,} (median "

@@ -7,9 +7,7 @@ from sglang.srt.blendserve.cost.device_spec import DeviceSpec
 from sglang.srt.blendserve.cost.measured_cost import measured_cost
 from sglang.srt.blendserve.cost.model_spec import ModelSpec
 from sglang.srt.blendserve.pool.background import Background
-from sglang.srt.blendserve.pool.planning_rules import PlanningRules
 from sglang.srt.blendserve.pool.request_pool import RequestPool
-from sglang.srt.blendserve.settings import Settings
 
 
 def planning_passes(requests: int) -> int:
@@ -31,7 +29,7 @@ def engine_cost(model_path: str, device: DeviceSpec, kv_dtype_bytes: float) -> C
     return measured_cost(ModelSpec.from_folder(model_path, kv_dtype_bytes=kv_dtype_bytes), device)
 
 
-def engine_pool(cost: CostModel, kv_slots: int, settings: Settings, ranks: int) -> RequestPool:
+def engine_pool(cost: CostModel, kv_slots: int, ranks: int) -> RequestPool:
     """Return an empty pool that plans beside the steps of an engine.
 
     ``kv_slots``: tokens that the KV cache holds. ``ranks``: of the engine's tensor parallel group.
@@ -41,6 +39,5 @@ def engine_pool(cost: CostModel, kv_slots: int, settings: Settings, ranks: int) 
     return RequestPool(
         cost,
         kv_slots,
-        rules=PlanningRules(keep_sharing=settings.keep_sharing),
         background=Background(planning_passes if ranks > 1 else None),
     )

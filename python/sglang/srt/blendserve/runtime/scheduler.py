@@ -88,7 +88,7 @@ class BlendScheduler(upstream.Scheduler, Feeding):
         device = this_device(self.device, settings.device, ranks.size, ranks)
         cost = engine_cost(self.server_args.model_path, device, kv_bytes)
         self.beside = BesideOnline(self, settings.online_targets, cost)
-        self.use_pool(engine_pool(cost, self.max_total_num_tokens, settings, place.tp_size))
+        self.use_pool(engine_pool(cost, self.max_total_num_tokens, place.tp_size))
         self._injected = InjectedFault.asked_for()
         if self._injected is not None:
             self._injected.install(self)

@@ -23,8 +23,7 @@ class PlanView:
         density: compute density along the scan order, most compute-bound first, at evenly spaced
             positions.
         root_density: of all of them together.
-        sharing: share of the prompt tokens saved by the plan's order.
-        sharing_optimum: the most that any order saves.
+        sharing: share of the prompt tokens saved by the plan's order, as much as any saves.
         optimum_seconds: time of perfect overlap with optimal sharing.
         cached: tokens of the prefix cache by what the plan says of them, as the scheduler's
             `CacheUse` names them; None if the cache is SGLang's own.
@@ -35,7 +34,6 @@ class PlanView:
     density: Sequence[float]
     root_density: float
     sharing: float
-    sharing_optimum: float
     optimum_seconds: float
     cached: Mapping[str, int] | None = None
 

@@ -194,11 +194,16 @@ class Bound:
 
 
 def bound(workload: Workload, cost: StepModel, kv_slots: int) -> Bound:
-    """The optimum with perfect overlap and sharing, and the KV cache full in every step."""
+    """The optimum with perfect overlap and sharing, and the KV cache full in every step.
+
+    A prefix that several requests share is read for each of them and stored once: the fewest steps
+    there can be are those of what is stored.
+    """
     p = workload.prompt_tokens.astype(np.float64)
     own = workload.computed_tokens().astype(np.float64)
     steps = workload.output_tokens - 1.0
-    kv = float((steps * p + steps * (steps + 1) / 2).sum())
+    generated = steps * (steps + 1) / 2
+    kv, stored = (float((steps * prompt + generated).sum()) for prompt in (p, own))
     scores = float((own * (p - own + own / 2)).sum())
     least = cost.least()
     compute = (
@@ -208,7 +213,7 @@ def bound(workload: Workload, cost: StepModel, kv_slots: int) -> Bound:
         + least.decode_token * float(steps.sum())
         + least.kv_compute * kv
     )
-    memory = least.kv_read * kv + least.weights * kv / kv_slots
+    memory = least.kv_read * kv + least.weights * stored / kv_slots
     return Bound(compute, memory, cost.overlapped(compute, memory))
 
 
