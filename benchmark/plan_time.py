@@ -2,7 +2,7 @@
 
 The pool is made up in the mix of the paper's Trace#1: a third few-shot prompts (57 prefixes of
 500 tokens), a third chats behind one system prompt, a third short prompts with long outputs; 400
-tokens a prompt on average, and output lengths spread so that there are outliers to split off.
+tokens a prompt on average, and output lengths spread.
 
 A second thread asks for the interpreter lock every millisecond meanwhile. Its longest wait is what
 a scheduler in the same process would feel of a plan made in the background. On a machine that does

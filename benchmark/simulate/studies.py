@@ -192,34 +192,6 @@ def hopper() -> list[Cell]:
     ]
 
 
-def shortfalls() -> list[Cell]:
-    """Where the matrix has losses: requests by arrival, and such as fit to their end."""
-    ordered = (("azure_conv", 20_000), ("trace1", 60_000), ("trace2", 60_000), ("trace4", 60_000))
-    long_answers = (
-        ("reasoning", 10_000, "H100", "sequential"),
-        ("burstgpt+reasoning", 20_000, "A100-80G", "lanes"),
-    )
-    to_the_end = {"earned": 1e9}
-    return [
-        *(
-            Cell("blendserve", workload, requests, 1, engine=engine, options=options)
-            for workload, requests in ordered
-            for engine in ("sequential", "lanes")
-            for options in ({}, {"arrival_order": True})
-        ),
-        *(
-            Cell(
-                *("blendserve", workload, requests, 1),
-                device=device,
-                engine=engine,
-                options=options,
-            )
-            for workload, requests, device, engine in long_answers
-            for options in ({}, to_the_end)
-        ),
-    ]
-
-
 ABLATIONS: dict[str, dict[str, object]] = {
     "order: as they arrived": {"arrival_order": True},
     "pace: chunks of 2048": {"pace": "fixed", "chunk": 2048},
@@ -255,6 +227,39 @@ def ablations() -> list[Cell]:
         for seed in (0, *SEEDS)
         for where in ABLATED.values()
         for o in ({}, *ABLATIONS.values())
+    ]
+
+
+CANDIDATES: dict[str, dict[str, object]] = {
+    "as they arrived": {"arrival_order": True},
+    "chunks of 2048": {"pace": "fixed", "chunk": 2048},
+    "chunks of 512": {"pace": "fixed", "chunk": 512},
+    "fits to its end": {"earned": 1e9},
+    "nothing kept apart": {"most_share": 0.0},
+}
+"""Policies that one which looks ahead could choose in place of ours."""
+
+CHOOSING: dict[str, int] = {
+    "trace2": SWEEP,
+    "azure_code": SWEEP,
+    "azure_conv": SWEEP,
+    "burstgpt": SWEEP,
+    "sharegpt": SWEEP,
+    "sharegpt+azure_code+mmlu": SWEEP,
+    "reasoning": 10_000,
+    "burstgpt+reasoning": 20_000,
+}
+"""Workloads of the matrix on which the ablations do not say it, and their requests there."""
+CHOOSING_ON = (("A100-80G", "lanes"), ("H100", "sequential"))
+
+
+def candidates() -> list[Cell]:
+    """What choosing among candidates by simulating what is left could gain at most."""
+    return [
+        Cell("blendserve", w, n, 1, device=device, engine=engine, options=dict(options))
+        for w, n in CHOOSING.items()
+        for device, engine in CHOOSING_ON
+        for options in ({}, *CANDIDATES.values())
     ]
 
 
@@ -380,8 +385,8 @@ STUDIES: dict[str, Callable[[], list[Cell]]] = {
     "measured": measured,
     "users": users,
     "others": others,
-    "shortfalls": shortfalls,
     "ablations": ablations,
+    "candidates": candidates,
     "lengths": lengths,
     "grid": grid,
     "variance": variance,

@@ -9,6 +9,9 @@ import numpy as np
 from studies import (
     ABLATED,
     ABLATIONS,
+    CANDIDATES,
+    CHOOSING,
+    CHOOSING_ON,
     COUNTS,
     DENSITIES,
     LENGTHS,
@@ -78,6 +81,25 @@ def _ablations() -> str:
         changes = (_changes("ablations", where, options) for where in ABLATED.values())
         body.append([name, *(spread(found, "+.1f") for found in changes)])
     return table(["per cent", *ABLATED], body)
+
+
+def _candidates() -> str:
+    """What each candidate does to the speed, per cent, and what the best of them and ours would."""
+    body = []
+    for workload in CHOOSING:
+        for device, engine in CHOOSING_ON:
+            where = {"workload": workload, "device": device, "engine": engine}
+            usual = best(rows("candidates", options={}, **where))
+            found = [
+                best(rows("candidates", options=dict(options), **where))
+                for options in CANDIDATES.values()
+            ]
+            if usual is None or None in found:
+                continue
+            changes = [100 * (rate(row) / rate(usual) - 1) for row in found if row is not None]
+            shown = [f"{change:+.1f}" for change in (*changes, max(0.0, *changes))]
+            body.append([f"{workload}, {device} {engine}", *shown])
+    return table(["per cent", *CANDIDATES, "the best at each"], body)
 
 
 def _lengths() -> str:
@@ -165,5 +187,6 @@ STUDY_TABLES: dict[str, Callable[[], str]] = {
     ),
     "engines": _engines,
     "ablations": _ablations,
+    "candidates": _candidates,
     "lengths": _lengths,
 }

@@ -5,6 +5,7 @@ pytest test/gpu/test_division.py
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +15,7 @@ from pools import COST
 
 from sglang.srt.blendserve.cost.remaining_work import RemainingWork
 from sglang.srt.blendserve.runtime.overlap.division import Division
-from sglang.srt.blendserve.runtime.overlap.lane_trace import LaneRow, lane_row
+from sglang.srt.blendserve.runtime.overlap.lane_trace import LaneRow, LaneTrace
 from sglang.srt.blendserve.runtime.overlap.lanes import Lanes
 from sglang.srt.blendserve.runtime.overlap.turns import Turns
 from sglang.srt.blendserve.runtime.overlap.work import (
@@ -145,16 +146,22 @@ def test_a_step_that_needs_the_last_ones_tokens_waits_for_them(needed: str | Non
 
 
 def test_a_row_of_the_lane_trace() -> None:
-    row = lane_row(
-        "decode", launched(2, seconds=0.5), sms=(64, 64), now=2.5, free_slots=40, waiting=9
-    )
-    assert row == LaneRow(
+    rows: list[LaneRow] = []
+    file: Any = SimpleNamespace(add=rows.append, flush=rows.clear)
+    scheduler: Any = SimpleNamespace(kv_cache=SimpleNamespace(obtainable=40), pool=[None] * 9)
+    lanes: Any = SimpleNamespace(counts={2: (64, 44)})
+    trace = LaneTrace(scheduler, lanes, file)
+    before = trace.now()
+    trace.add("decode", launched(2, seconds=0.5))
+    (row,) = rows
+    assert before <= row.ended_seconds <= trace.now()
+    assert replace(row, ended_seconds=2.5) == LaneRow(
         lane="decode",
         launched_seconds=1.0,
         ended_seconds=2.5,
         device_seconds=0.5,
         prefill_sms=64,
-        decode_sms=64,
+        decode_sms=44,
         beside=1,
         requests=7,
         tokens=100,
@@ -164,3 +171,8 @@ def test_a_row_of_the_lane_trace() -> None:
         free_slots=40,
         waiting=9,
     )
+    trace.flush()
+    assert not rows
+    without = LaneTrace(scheduler, lanes, None)  # does nothing
+    without.add("decode", launched(2, seconds=0.5))
+    without.flush()

@@ -35,32 +35,58 @@ def twice(tree: PrefixTree, wave: list[int]) -> int:
     return tokens
 
 
+def known_in_part(tree: PrefixTree) -> np.ndarray:
+    return np.arange(tree.requests) % 3 == 0
+
+
 @given(pools(least=1), st.floats(0, 1))
 def test_each_request_is_drawn_once_and_those_of_known_length_never(
     pool: Pool, fraction: float
 ) -> None:
     tree = PrefixTree.build(pool.prompts, pool.namespaces)
-    known = np.arange(tree.requests) % 3 == 0
+    known = known_in_part(tree)
     wave = sample_wave(tree, known, fraction).tolist()
     assert len({*wave}) == len(wave)
     assert not known[wave].any()
-    if fraction:
-        unknown = int((~known).sum())
-        assert len(wave) >= min(unknown, 32, int(np.ceil(fraction * unknown)))
-    else:
-        assert not wave
+    assert len(wave) == (int((~known).sum()) if fraction else 0)  # no more than 32 there are
+
+
+@pytest.mark.parametrize("tokens", [1, 4, 100])
+@pytest.mark.parametrize("fraction", [0.0, 0.001, 0.01, 0.3, 0.999, 1.0])
+def test_as_many_are_drawn_as_are_asked_for(tokens: int, fraction: float) -> None:
+    tree = documents(90, 11, tokens)
+    known = known_in_part(tree)
+    unknown = int((~known).sum())
+    wave = sample_wave(tree, known, fraction).tolist()
+    assert len({*wave}) == len(wave)
+    assert not known[wave].any()
+    assert len(wave) == (min(unknown, max(32, int(np.ceil(fraction * unknown)))) if fraction else 0)
 
 
 def test_long_prefixes_are_sampled_with_their_neighbours() -> None:
     """One by one, the sample would compute 100 of 1,000 documents for itself alone."""
     tree = documents(1000, 10, 1000)
     wave = sample_wave(tree, np.zeros(10_000, dtype=np.bool_)).tolist()
-    assert len(wave) == 96  # a hundredth, in eight runs of twelve
-    assert len({request // 10 for request in wave}) <= 24
-    assert twice(tree, wave) <= 16_000  # at most the two ends of a run each
-    # Each beginning of the sample is spread: the second run is half of the pool away.
+    assert len(wave) == 100
+    assert len({request // 10 for request in wave}) <= 27  # nine runs of twelve at most
+    assert twice(tree, wave) <= 18_000  # at most the two ends of a run each
+    # Each place is begun before one is gone on with, so that their prefixes are computed at once.
     ranks = np.argsort(tree.leaf_requests)[wave]
-    assert abs(int(ranks[12]) - int(ranks[0])) > 4000
+    assert np.diff(np.sort(ranks[:9])).min() > 500
+    assert abs(int(ranks[1]) - int(ranks[0])) > 4000
+
+
+def test_every_large_part_of_the_pool_is_sampled() -> None:
+    """Twenty collections of fifty documents each: eight places do not reach all of them."""
+    rng = np.random.default_rng(6)
+    prompts = []
+    for collection in range(20):
+        for _ in range(50):
+            text = np.append(np.full(20, collection), rng.integers(100, 30_000, 1000))
+            prompts += [np.append(text, rng.integers(100, 30_000, 8)) for _ in range(10)]
+    wave = sample_wave(PrefixTree.build(prompts), np.zeros(10_000, dtype=np.bool_))
+    assert (np.bincount(wave // 500, minlength=20) >= 4).all()
+    assert len({request // 10 for request in wave.tolist()}) <= 27 + 20
 
 
 def test_short_prefixes_are_sampled_one_by_one() -> None:

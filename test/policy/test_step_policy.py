@@ -17,6 +17,8 @@ from sglang.srt.blendserve.pool.planning_rules import PlanningRules
 from sglang.srt.blendserve.pool.pool_request import PoolRequest, shared_tokens
 from sglang.srt.blendserve.pool.request_pool import RequestPool
 
+IN_ORDER = PlanningRules(arrival_order=True)
+
 prompts = st.lists(st.integers(0, 3), min_size=1, max_size=30)
 
 
@@ -68,6 +70,31 @@ def test_short_requests_of_known_lengths_fill_the_memory_between_the_ends_of_lon
     assert sum(number < 20 for number in played.started) in (1, 2, 3)  # more do not fit
     assert sum(20 <= number < 40 for number in played.started) >= 5
     assert played.run().given_back == 0
+
+
+def test_a_request_that_need_not_wait_is_found_far_behind_those_that_wait() -> None:
+    """A prefix is being computed for 300 requests; in their midst is one that has another."""
+    prefix = list(range(100, 1100))
+    asked = [Asked([*prefix, number], 4, 4, known=True) for number in range(301)]
+    asked[150] = Asked([9000, *range(5000, 5030)], 4, 4, known=True)
+    for look_ahead, there in ((64, False), (256, True)):
+        tuning = Tuning(look_ahead=look_ahead)
+        played = Played(asked, "fixed", slots=9000, max_tokens=2048, tuning=tuning, rules=IN_ORDER)
+        started = played.run(steps=1).started
+        assert len(started) == (2 if there else 1)
+        assert (150 in started) == there
+
+
+@pytest.mark.parametrize(("before", "there"), [(60, True), (70, False)])
+def test_how_many_of_known_length_are_passed_over(before: int, there: bool) -> None:
+    """From both sides, so many that do not fit beside a long one, and then one that does."""
+    kinds = [(10, 900)] * before + [(10, 3)] + [(10, 900)] * before
+    prompts = random_prompts(4, [size for size, _ in kinds])
+    asked = [Asked(p, out, out, known=True) for p, (_, out) in zip(prompts, kinds, strict=True)]
+    to_the_end = Tuning(earned=math.inf)
+    played = Played(asked, "fixed", slots=1000, tuning=to_the_end, rules=IN_ORDER).run(steps=4)
+    assert sum(number != before for number in played.started) == 1
+    assert (before in played.started) == there
 
 
 @pytest.mark.parametrize("known", [True, False])

@@ -119,11 +119,15 @@ def check(pool: RequestPool) -> None:
         assert table.by_rid[one.rid] is one
         assert table.all[one.index] is one
     if current.plan is not None:
-        rest = sum(current.plan.memory_seconds[index] for index in scanned)
-        assert current.made is not None
-        made = current.made
+        made, plan, rest = current.made, current.plan, [*scanned]
+        assert made is not None
+        assert made.ancestors is not None
         again = work_given_back(table.returned, made.forecast, made.ancestors, COST)
-        assert current.rest.memory == pytest.approx(rest + again.memory)
+        memory, compute = plan.memory_seconds[rest].sum(), plan.compute_seconds[rest].sum()
+        tokens = (plan.computed_tokens + plan.output_tokens)[rest].sum()
+        assert current.rest.memory == pytest.approx(memory + again.memory)
+        assert current.rest.compute == pytest.approx(compute + again.compute)
+        assert current.rest_tokens == pytest.approx(tokens + again.tokens)
         assert len(waiting - scanned) == current.unplanned
 
 
@@ -209,3 +213,58 @@ def test_what_the_engine_gave_back_is_left_to_do_and_counts_as_long() -> None:
     assert made is not None
     assert made.estimate[0] > 50  # ten lengths of 10, and one beyond 900
     assert made.estimate[one.index] > 900
+
+
+def test_what_was_given_back_keeps_its_number_when_others_are_forgotten() -> None:
+    pool = RequestPool(COST, 10_000, rules=PlanningRules(sample=0.0, least_ended=4, kept_ended=1))
+    for number in range(20):
+        pool.add(request(number))
+    pool.plan_if_due(quiet=True)
+    for number in range(12):
+        pool.start(pool.table.by_rid[f"r{number}"])
+        pool.finish(pool.table.by_rid[f"r{number}"], 5)
+    one = pool.table.by_rid["r15"]
+    pool.start(one)
+    one.generated = 6
+    pool.put_back(one)
+    pool.current.leave_ended_out()
+    pool.add(request(20))
+    pool.plan_if_due(quiet=True)
+    assert len(pool.table.all) < 20
+    made = pool.current.made
+    assert made is not None
+    assert made.snapshot.begun.tolist() == [one.index]
+    assert made.snapshot.generated.tolist() == [6]
+    check(pool)
+
+
+def test_who_has_started_is_known_when_a_plan_comes_late() -> None:
+    """Refused requests come back untouched in the midst of it."""
+    background = Held()
+    pool = RequestPool(COST, 10_000, rules=PlanningRules(sample=0.0), background=background)
+    for number in range(8):
+        pool.add(PoolRequest(f"r{number}", np.array([number], dtype=np.int32), 100))
+    background.hold = False
+    pool.plan_if_due(quiet=True)
+    pool.plan_if_due(quiet=True)
+    by = pool.table.by_rid
+    running, untouched, ended = by["r0"], by["r1"], by["r2"]
+    pool.start(running)
+    pool.start(untouched)
+    pool.put_back(untouched)
+    for number in range(8, 12):
+        pool.add(PoolRequest(f"r{number}", np.array([number], dtype=np.int32), 100))
+    background.hold = True
+    pool.plan_if_due(quiet=True)  # the snapshot: one runs, one came back
+    pool.put_back(running)
+    pool.start(untouched)
+    pool.start(ended)
+    pool.finish(ended, 3)
+    background.hold = False
+    pool.plan_if_due(quiet=True)
+    forecast = pool.current.forecast
+    assert forecast is not None
+    assert sum(forecast._started) == 2  # `untouched` and `ended`
+    pool.start(running)
+    assert sum(forecast._started) == 3
+    assert sum(forecast._finished) == 1

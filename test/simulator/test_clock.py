@@ -87,6 +87,44 @@ def test_no_schedule_beats_the_bound(mixed: Workload) -> None:
         assert engine.totals.seconds >= bound(mixed, COST, 6000).seconds
 
 
+def test_no_schedule_beats_the_bound_where_many_share_what_fills_the_cache() -> None:
+    """Ten times as many tokens are read in a step as are stored. Where each reader's tokens counted
+    as stored, the fewest steps were too many and a run took half of the bound."""
+    behind_one = behind_a_prefix([40] * 60)
+    memory_bound = replace(COST, prefill_token=0.0, kv_read=1e-6, overhead=0.0)
+    engine = play(behind_one, memory_bound, chunk=512, slots=4000)
+    assert engine.totals.kv_tokens > 5 * 4000 * engine.totals.steps / 10
+    least = bound(behind_one, memory_bound, 4000).seconds
+    assert 0.2 * engine.totals.seconds < least <= engine.totals.seconds
+
+
+def test_the_bound_of_two_requests_behind_one_prefix() -> None:
+    cost = replace(COST, engine="overlap", kv_read=1.0, dense_weights=7.0)
+    two = behind_a_prefix([3, 5])
+    least = bound(two, cost, 100)
+    # Steps 2 and 4; each reads the prefix of 100, its own token and what it has generated.
+    read = 2 * 101 + 3 + 4 * 101 + 10
+    stored = 2 * 1 + 3 + 4 * 101 + 10  # the longer one's steps have the prefix
+    assert least.memory == pytest.approx(read + 7.0 * stored / 100)
+    assert bound(two.take(np.array([1, 0])), cost, 100) == least
+
+
+def behind_a_prefix(outputs: list[int]) -> Workload:
+    """Requests of one token behind a prefix of 100 tokens."""
+    n = len(outputs)
+    return Workload(
+        name="one prefix",
+        prompt_tokens=np.full(n, 101),
+        output_tokens=np.array(outputs),
+        max_tokens=np.array(outputs),
+        prefix=np.zeros(n, dtype=np.int64),
+        prefix_tokens=np.full(n, 100),
+        source=np.zeros(n, dtype=np.int64),
+        sources=("one",),
+        seed=1,
+    )
+
+
 def test_every_request_ends_with_all_its_tokens(mixed: Workload) -> None:
     engine = play(mixed, COST, chunk=256, slots=3000)
     assert engine.left == 0

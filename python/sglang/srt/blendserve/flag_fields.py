@@ -5,7 +5,7 @@ flags are called::
 
     @dataclass(frozen=True)
     class Settings:
-        share: float = flag(0.5, "Share of the work, 0 to 1.", least=0, most=1)
+        tries: int = flag(3, "How often it is tried.", least=1)
 
         def __post_init__(self) -> None:
             FLAGS.check(self)
@@ -39,7 +39,6 @@ def flag(
     name: str | None = None,
     choices: Sequence[str] = (),
     least: float | None = None,
-    most: float | None = None,
 ) -> T:
     """Return a dataclass field that is also a command-line flag.
 
@@ -51,7 +50,6 @@ def flag(
         name: the flag's name behind the prefix, if not the field's.
         choices: the values it may have, empty for any.
         least: smallest number taken.
-        most: largest number taken.
     """
     about = {
         "help": help,
@@ -59,7 +57,6 @@ def flag(
         "name": name,
         "choices": choices,
         "least": least,
-        "most": most,
     }
     if factory is not None:
         return field(default_factory=factory, metadata=about)
@@ -127,8 +124,6 @@ class Flags:
                 raise self.refusal(settings, one.name, f"choose from {', '.join(about['choices'])}")
             if about["least"] is not None and not value >= about["least"]:
                 raise self.refusal(settings, one.name, f"it must be at least {about['least']}")
-            if about["most"] is not None and not value <= about["most"]:
-                raise self.refusal(settings, one.name, f"it must be at most {about['most']}")
 
     def refusal(self, settings: object, name: str, reason: str) -> Refusal:
         """Return an error that names a field's flag and its value, and says what is wrong."""

@@ -9,7 +9,7 @@ from sglang.srt.blendserve.answering.stop import Stop
 from sglang.srt.blendserve.cost.cost_model import CostModel
 from sglang.srt.blendserve.dispatch.engine_cost import engine_cost_model
 from sglang.srt.blendserve.dispatch.engine_state import ask, kv_slots
-from sglang.srt.blendserve.dispatch.planner import RULES, PlannerSettings
+from sglang.srt.blendserve.dispatch.planner import PlannerSettings
 
 _ASK_SECONDS = 60.0
 """For the first answer of an engine, which may be in the middle of a long step."""
@@ -36,5 +36,4 @@ async def planner_settings(
         cost,
         kv_slots(states or ()),
         most_tokens=int(tokenizer_manager.context_len),
-        rules=RULES,
     )

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from sglang.srt.blendserve.answering.engine import EngineLost
 from sglang.srt.blendserve.cost.cost_model import CostModel
 from sglang.srt.blendserve.cost.model_config import ConfigError
-from sglang.srt.blendserve.dispatch.planner import RULES, PlannerSettings
+from sglang.srt.blendserve.dispatch.planner import PlannerSettings
 from sglang.srt.blendserve.engines.member import Member
 from sglang.srt.blendserve.engines.messages import EngineFacts
 from sglang.srt.blendserve.engines.remote_engine import Failed
@@ -50,6 +50,4 @@ def planner_settings_of(
     cost = cost or facts.cost
     if cost is None:
         raise ConfigError(facts.why or "nobody knows what work costs on the engines")
-    return PlannerSettings(
-        cost, facts.kv_slots, most_tokens=facts.most_tokens, rules=RULES, engines=engines
-    )
+    return PlannerSettings(cost, facts.kv_slots, most_tokens=facts.most_tokens, engines=engines)

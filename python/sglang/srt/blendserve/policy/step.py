@@ -40,6 +40,7 @@ class Step:
         self.spent = 0
         """Prompt tokens that the step computes so far."""
         self._pool, self._prompt_cost = pool, prompt_cost
+        self._missing: dict[int, bool] = {}
         self._whole_prompts, self._worth_waiting = whole_prompts, caution.tuning.worth_waiting
 
     @cached_property
@@ -82,12 +83,24 @@ class Step:
 
     def waits_for_prefix(self, request: PoolRequest) -> bool:
         """Whether another request is just computing a prefix that ``request`` begins with, too."""
-        prefixes = self._pool.prefixes
-        if not self._computing or self._computing.isdisjoint(self._worth_sharing(request)):
+        if not self._computing:
             return False
-        cached = self.state.cached_tokens(request)
-        above = prefixes.beyond(request, cached + self._worth_waiting - 1)
-        return not self._computing.isdisjoint(above)
+        shared = self._worth_sharing(request)
+        return any(node in self._computing and self._is_missing(node, request) for node in shared)
+
+    def _is_missing(self, node: int, request: PoolRequest) -> bool:
+        """Whether so much of the prefix of ``node``, which ``request`` begins with, is not cached
+        that it is worth waiting for.
+
+        All below the node have the same answer: one of them looks into the cache, which costs more
+        than all else here.
+        """
+        missing = self._missing.get(node)
+        if missing is None:
+            cached = self.state.cached_tokens(request)
+            beyond = self._pool.prefixes.beyond(request, cached + self._worth_waiting - 1)
+            missing = self._missing[node] = node in beyond
+        return missing
 
     def admit(self, request: PoolRequest, side: Side, limit: float, budget: int) -> bool:
         """Start ``request`` of ``side`` if it fits; say whether it does.

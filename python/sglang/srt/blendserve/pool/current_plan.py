@@ -85,8 +85,8 @@ class CurrentPlan:
 
     @property
     def rest_tokens(self) -> float:
-        """KV tokens that what waits, planned or given back, is predicted to write, shared prefixes
-        once."""
+        """KV tokens that what waits, planned or given back, is predicted to write; shared prefixes
+        once, and of what was given back not at all."""
         return max(self._tokens, 0.0) + self._again.tokens
 
     @property
@@ -94,11 +94,11 @@ class CurrentPlan:
         """Of the requests that were given back; found anew when these or the predictions change."""
         if self._given_back is None:
             returned = self._table.returned
-            if not returned or self.made is None:
-                return NONE
-            planner, made = self._planner, self.made
+            made = self.made
+            if not returned or made is None or made.ancestors is None:
+                return NONE  # without a cache nothing runs here, and nothing is given back
             self._given_back = work_given_back(
-                returned, made.forecast, made.ancestors, planner.cost
+                returned, made.forecast, made.ancestors, self._planner.cost
             )
         return self._given_back
 
@@ -183,16 +183,19 @@ class CurrentPlan:
         self._sample = [*planned.sample, *self._sample]
         # What has happened since the snapshot was taken, to requests that are in it: later ones may
         # have run as well, where they did not wait for a plan.
-        known = len(snapshot.requests)
+        known, begun = len(snapshot.requests), {*snapshot.begun.tolist()}
         for index, output_tokens in table.finished[len(snapshot.finished) :]:
             if index < known:
                 planned.lengths.observe(index, output_tokens)
-                if snapshot.waiting[index]:
+                if index not in begun:
                     planned.forecast.started(index)
                 planned.forecast.finished(index)
         for request in table.begun():
-            if request.index < known and snapshot.waiting[request.index]:
+            if request.index < known and request.index not in begun:
                 planned.forecast.started(request.index)
+        for request in table.returned:
+            if not request.generated and request.index in begun:
+                planned.forecast.started(request.index, -1)
         self.made, self.forecast = planned, planned.forecast
         self.note_returns()
         self._learn_later()

@@ -30,13 +30,13 @@ NONE = WorkGivenBack(0.0, 0.0, 0.0)
 def work_given_back(
     returned: Iterable[PoolRequest],
     forecast: LengthForecast,
-    ancestors: Ancestors | None,
+    ancestors: Ancestors,
     cost: CostModel,
 ) -> WorkGivenBack:
     """Return the predicted work of ``returned`` requests, those that ``forecast`` knows.
 
-    ``ancestors``: of the same tree; the prefixes that others share count as cached. None: nothing
-    counts as cached.
+    Lengths are taken at their mean, as those of requests in flight are. ``ancestors``: of the same
+    tree; the prefixes that others share count as cached.
     """
     known = [request for request in returned if request.index < len(forecast)]
     if not known:
@@ -45,8 +45,7 @@ def work_given_back(
     generated = np.array([request.generated for request in known], dtype=np.int64)
     context = generated + np.array([request.prompt.size for request in known], dtype=np.int64)
     left = forecast.remaining(index, generated).mean(axis=1)
-    shared = 0 if ancestors is None else ancestors.shared(index)
-    own = context - shared
+    own = context - ancestors.shared(index)
     return WorkGivenBack(
         float(cost.compute_seconds(context, left, own).sum()),
         float(cost.memory_seconds(context, left).sum()),

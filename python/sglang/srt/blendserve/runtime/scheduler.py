@@ -30,7 +30,7 @@ from sglang.srt.blendserve.runtime.engine_pool import engine_cost, engine_pool
 from sglang.srt.blendserve.runtime.feeding import Feeding
 from sglang.srt.blendserve.runtime.injected_fault import InjectedFault
 from sglang.srt.blendserve.runtime.offline_request import offline_request
-from sglang.srt.blendserve.runtime.overlap.lane_trace import LaneRow, lane_path
+from sglang.srt.blendserve.runtime.overlap.lane_trace import LaneRow, LaneTrace, lane_path
 from sglang.srt.blendserve.runtime.overlap.lanes import make_lanes
 from sglang.srt.blendserve.runtime.overlap.overlap_loop import OverlapLoop
 from sglang.srt.blendserve.runtime.overlap.turns import Turns
@@ -194,6 +194,7 @@ class BlendScheduler(upstream.Scheduler, Feeding):
     def event_loop_pdmux(self) -> None:
         """Serve on two lanes, in place of SGLang's PD multiplexing loop."""
         trace = trace_file(self.server_args.blendserve.trace, seams.ranks(self))
+        rows = None if trace is None else RowFile(lane_path(trace), LaneRow)
         split: str = self.server_args.blendserve.overlap_sm
         self.overlap = OverlapLoop(
             self,
@@ -201,7 +202,7 @@ class BlendScheduler(upstream.Scheduler, Feeding):
             ranks=RankGroup(seams.ranks(self).tp_size, self.tp_cpu_group),
             run_ahead=self.blend_cache is not None,
             turns=Turns({"auto": None, "turns": True}.get(split, False)),
-            trace=None if trace is None else RowFile(lane_path(trace), LaneRow),
+            trace=LaneTrace(self, self.lanes, rows),
         )
         self.overlap.run()
 

@@ -79,12 +79,15 @@ class Workload:
         return self.shared_tokens / int(self.prompt_tokens.sum())
 
     def computed_tokens(self) -> Ints:
-        """(n,) prompt tokens of each request when the first of each prefix computes it."""
+        """(n,) prompt tokens of each request when one of each prefix computes it: of the longest
+        uses the one with the longest output, wherever it stands in the file."""
         own = self.prompt_tokens - self.shared_start
-        own[np.unique(self.source, return_index=True)[1]] += self.system_tokens
+        output = -self.output_tokens
+        by_source = np.lexsort((output, self.source))
+        first = by_source[np.unique(self.source[by_source], return_index=True)[1]]
+        own[first] += self.system_tokens
         has = np.flatnonzero(self.prefix >= 0)
-        # The longest use of a prefix pays for it.
-        has = has[np.lexsort((-self.prefix_tokens[has], self.prefix[has]))]
+        has = has[np.lexsort((output[has], -self.prefix_tokens[has], self.prefix[has]))]
         first = has[np.unique(self.prefix[has], return_index=True)[1]]
         own[first] += self.prefix_tokens[first]
         return own

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from sglang.srt.blendserve.runtime.overlap.lanes import Lanes
     from sglang.srt.blendserve.runtime.overlap.work import LaunchedBatch
+    from sglang.srt.blendserve.runtime.record.row_file import RowFile
+    from sglang.srt.blendserve.runtime.view import LaneScheduler
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,33 +52,41 @@ def lane_path(trace: Path) -> Path:
     return trace.with_name(f"{trace.stem}.lanes{trace.suffix}")
 
 
-def lane_row(
-    lane: str,
-    ended: LaunchedBatch,
-    *,
-    sms: tuple[int, int],
-    now: float,
-    free_slots: int,
-    waiting: int,
-) -> LaneRow:
-    """Return the row of what has just ended on ``lane``, ``now`` seconds after the start.
+class LaneTrace:
+    """Writes a row for all that has run on a lane; nothing without a file."""
 
-    ``sms``: the division (prefill, decode) that it ran at. ``free_slots`` and ``waiting``: as of
-    `LaneRow`.
-    """
-    return LaneRow(
-        lane=lane,
-        launched_seconds=ended.launched,
-        ended_seconds=now,
-        device_seconds=ended.seconds,
-        prefill_sms=sms[0],
-        decode_sms=sms[1],
-        beside=int(ended.beside),
-        requests=len(ended.batch.reqs),
-        tokens=ended.load.tokens,
-        kv_tokens=ended.load.kv_tokens,
-        compute_seconds=ended.load.compute,
-        memory_seconds=ended.load.memory,
-        free_slots=free_slots,
-        waiting=waiting,
-    )
+    def __init__(self, scheduler: LaneScheduler, lanes: Lanes, file: RowFile | None) -> None:
+        self._scheduler, self._lanes, self._file = scheduler, lanes, file
+        self._began = time.perf_counter()
+
+    def now(self) -> float:
+        """Seconds since the start."""
+        return time.perf_counter() - self._began
+
+    def add(self, lane: str, ended: LaunchedBatch) -> None:
+        """Take what has just ended on ``lane``."""
+        if self._file is None:
+            return
+        prefill_sms, decode_sms = self._lanes.counts[ended.group]
+        row = LaneRow(
+            lane=lane,
+            launched_seconds=ended.launched,
+            ended_seconds=self.now(),
+            device_seconds=ended.seconds,
+            prefill_sms=prefill_sms,
+            decode_sms=decode_sms,
+            beside=int(ended.beside),
+            requests=len(ended.batch.reqs),
+            tokens=ended.load.tokens,
+            kv_tokens=ended.load.kv_tokens,
+            compute_seconds=ended.load.compute,
+            memory_seconds=ended.load.memory,
+            free_slots=self._scheduler.kv_cache.obtainable,
+            waiting=len(self._scheduler.pool),
+        )
+        self._file.add(row)
+
+    def flush(self) -> None:
+        """Write what is buffered: nothing runs."""
+        if self._file is not None:
+            self._file.flush()

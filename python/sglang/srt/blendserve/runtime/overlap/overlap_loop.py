@@ -20,7 +20,6 @@ stream, between launches; see `lanes`.
 from __future__ import annotations
 
 import logging
-import time
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -38,7 +37,7 @@ from sglang.srt.multiplex.pdmux_context import set_current_stream_idx
 from sglang.srt.blendserve.cost.step_times import StepLoad
 from sglang.srt.blendserve.runtime.compat import seams
 from sglang.srt.blendserve.runtime.overlap.division import Division
-from sglang.srt.blendserve.runtime.overlap.lane_trace import lane_row
+from sglang.srt.blendserve.runtime.overlap.lane_trace import LaneTrace
 from sglang.srt.blendserve.runtime.overlap.lanes import Lanes
 from sglang.srt.blendserve.runtime.overlap.prefill_pieces import PrefillPieces
 from sglang.srt.blendserve.runtime.overlap.turns import Turns
@@ -50,7 +49,6 @@ from sglang.srt.blendserve.runtime.overlap.work import (
     prefill_load,
 )
 from sglang.srt.blendserve.runtime.ranks import RankGroup
-from sglang.srt.blendserve.runtime.record.row_file import RowFile
 from sglang.srt.blendserve.runtime.view import LaneScheduler
 
 logger = logging.getLogger(__name__)
@@ -71,13 +69,12 @@ class OverlapLoop:
         ranks: RankGroup,
         run_ahead: bool,
         turns: Turns,
-        trace: RowFile | None,
+        trace: LaneTrace,
     ) -> None:
         """``ranks``: those that run the same loop. ``run_ahead``: whether the next decode step may
         be launched before the results of the last one are processed; the prefix cache must then
         bear requests that have ended and are in one step more. ``turns``: decides whether the lanes
-        run in turns. ``trace``: takes a row for all that
-        ran on a lane."""
+        run in turns."""
         self.scheduler = scheduler
         self.lanes = lanes
         self.ranks = ranks
@@ -94,7 +91,6 @@ class OverlapLoop:
         self._prefill_is_next = False
         """Whether it is prefill's turn, where the lanes run in turns."""
         self._pieces = PrefillPieces(scheduler, lanes)
-        self._began = time.perf_counter()
         self._ahead = run_ahead
         if run_ahead:
             # Late results of a request that has ended are dropped, as in SGLang's overlap schedule.
@@ -158,8 +154,7 @@ class OverlapLoop:
             if self.prefill is not None or self.decode is not None:
                 self._wait(go_on=self._ahead and not scheduler._engine_paused)
             elif not scheduler._engine_paused:
-                if self.trace is not None:
-                    self.trace.flush()
+                self.trace.flush()
                 seams.rest(scheduler)
 
     def _wait(self, *, go_on: bool) -> None:
@@ -228,7 +223,7 @@ class OverlapLoop:
         set_current_stream_idx(group)
         scheduler.tp_worker.model_runner.update_decode_attn_backend(group)
         scheduler.last_batch = batch
-        self.decode = LaunchedBatch(batch, load, group, self.prefill is not None, self._now())
+        self.decode = LaunchedBatch(batch, load, group, self.prefill is not None, self.trace.now())
         self.decode.result, work = self.lanes.decode.launch(
             group, partial(scheduler.run_batch, batch)
         )
@@ -288,7 +283,7 @@ class OverlapLoop:
             self.division.decoded(ended)
         elif not ended.beside and self.prefill is None:
             self.division.decoded_alone(ended)
-        self._trace("decode", ended)
+        self.trace.add("decode", ended)
         if (
             envs.SGLANG_ENABLE_STRICT_MEM_CHECK_DURING_BUSY.get()
             and not self.busy
@@ -315,7 +310,7 @@ class OverlapLoop:
             return
         load = prefill_load(batch, scheduler.pool.cost)
         beside = self.decode is not None
-        self.prefill = LaunchedBatch(batch, load, -1, beside, self._now())
+        self.prefill = LaunchedBatch(batch, load, -1, beside, self.trace.now())
         self.prefill.layers_left = self._pieces.prepare(batch)
         self._launch_prefill()
 
@@ -334,7 +329,7 @@ class OverlapLoop:
         self.prefill_batches += 1
         prefilled = StepLoad(ended.load.compute, prompt_tokens=ended.load.tokens)
         scheduler.beside.add(prefilled, ended.seconds)
-        self._trace("prefill", ended)
+        self.trace.add("prefill", ended)
         self.division.prefilled(ended)
         batch.split_index, batch.split_forward_batch = 0, None  # it decodes from here on
         requests = len(batch.reqs)
@@ -343,20 +338,3 @@ class OverlapLoop:
             scheduler.running_batch.batch_is_full = False
         if not batch.is_empty():
             self.joining.append(batch)
-
-    # --- record ----------------------------------------------------------------------------------
-
-    def _now(self) -> float:
-        return time.perf_counter() - self._began
-
-    def _trace(self, lane: str, ended: LaunchedBatch) -> None:
-        if self.trace is not None:
-            row = lane_row(
-                lane,
-                ended,
-                sms=self.lanes.counts[ended.group],
-                now=self._now(),
-                free_slots=self.scheduler.kv_cache.obtainable,
-                waiting=len(self.scheduler.pool),
-            )
-            self.trace.add(row)
