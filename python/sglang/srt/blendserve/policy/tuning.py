@@ -35,8 +35,8 @@ class Tuning:
     """Requests at one side that a step may pass over because they do not fit, for shorter ones
     behind them. At 0: +1.2 % and +0.8 %."""
     backfill_known: int = 64
-    """The same where lengths are known, which makes shorter ones certain to end in time. Unproven:
-    these runs have none."""
+    """Requests of known length at one side that a step may pass over: shorter ones behind them are
+    certain to end in time. Unproven: these runs have none."""
     worth_waiting: int = 16
     """Prompt tokens whose computation a request waits for: it starts some steps later, when another
     one has computed the prefix that both begin with. At 1e+09: +0.4 % and -2.4 %."""
