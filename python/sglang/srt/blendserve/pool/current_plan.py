@@ -17,7 +17,7 @@ from sglang.srt.blendserve.lengths.prior import LengthPrior
 from sglang.srt.blendserve.plan.scan_order import Plan
 from sglang.srt.blendserve.plan.scanner import DualScanner, Side
 from sglang.srt.blendserve.pool.background import Background
-from sglang.srt.blendserve.pool.given_back import NONE, WorkGivenBack, work_given_back
+from sglang.srt.blendserve.pool.given_back import GivenBack
 from sglang.srt.blendserve.pool.planner import Planned, Planner, PoolSnapshot
 from sglang.srt.blendserve.pool.pool_request import PoolRequest
 from sglang.srt.blendserve.pool.request_table import RequestTable
@@ -50,7 +50,7 @@ class CurrentPlan:
         self.beyond = RemainingWork(0.0, 0.0)
         """Predicted work that waits elsewhere for this engine, seconds."""
         self._returns_changed = False
-        self._given_back: WorkGivenBack | None = None
+        self._given_back = GivenBack(planner.cost)
         self._leave_out = False
         self._table, self._planner, self._background = table, planner, background
         self._rules = planner.rules
@@ -77,7 +77,7 @@ class CurrentPlan:
     def rest(self) -> RemainingWork:
         """Predicted work of what waits, planned or given back, and of what is `beyond`, seconds."""
         compute, memory = self.beyond
-        again = self._again
+        again = self._given_back.sum
         return RemainingWork(
             max(self._compute, 0.0) + again.compute + compute,
             max(self._memory, 0.0) + again.memory + memory,
@@ -87,20 +87,7 @@ class CurrentPlan:
     def rest_tokens(self) -> float:
         """KV tokens that what waits, planned or given back, is predicted to write; shared prefixes
         once, and of what was given back not at all."""
-        return max(self._tokens, 0.0) + self._again.tokens
-
-    @property
-    def _again(self) -> WorkGivenBack:
-        """Of the requests that were given back; found anew when these or the predictions change."""
-        if self._given_back is None:
-            returned = self._table.returned
-            made = self.made
-            if not returned or made is None or made.ancestors is None:
-                return NONE  # without a cache nothing runs here, and nothing is given back
-            self._given_back = work_given_back(
-                returned, made.forecast, made.ancestors, self._planner.cost
-            )
-        return self._given_back
+        return max(self._tokens, 0.0) + self._given_back.sum.tokens
 
     @property
     def upcoming(self) -> UpcomingUse | None:
@@ -197,7 +184,9 @@ class CurrentPlan:
             if not request.generated and request.index in begun:
                 planned.forecast.started(request.index, -1)
         self.made, self.forecast = planned, planned.forecast
-        self.note_returns()
+        self._returns_changed = True
+        if planned.ancestors is not None:
+            self._given_back.renew(table.returned, planned.forecast, planned.ancestors)
         self._learn_later()
         if planned.scan is None:
             return False
@@ -266,10 +255,17 @@ class CurrentPlan:
         """Make the next plan without what has ended; at once where most has."""
         self._leave_out = True
 
-    def note_returns(self) -> None:
-        """Other requests than before are served before the plan, or longer ones."""
+    def given_back(self, request: PoolRequest) -> None:
+        """The engine returned ``request``, which is served before the plan."""
         self._returns_changed = True
-        self._given_back = None
+        made = self.made
+        if made is not None and made.ancestors is not None:
+            self._given_back.add([request], made.forecast, made.ancestors)
+
+    def taken_again(self, request: PoolRequest) -> None:
+        """``request``, which the engine had returned, starts again or has left."""
+        self._returns_changed = True
+        self._given_back.remove(request)
 
     def leave(self, request: int) -> None:
         """``request``, which waited, does so no longer: it starts, or was aborted."""

@@ -107,7 +107,7 @@ class RequestPool:
             self.current.not_started(request.index)
         self.table.put_back(request)
         self.patience.put_back(request)
-        self.current.note_returns()
+        self.current.given_back(request)
 
     def finish(self, request: PoolRequest, output_tokens: int) -> None:
         """``request`` has ended by itself with ``output_tokens`` output tokens: a length seen."""
@@ -155,7 +155,7 @@ class RequestPool:
         if self.table.waits(request.index):
             self.current.leave(request.index)
         else:
-            self.current.note_returns()
+            self.current.taken_again(request)
 
     def _start_afresh(self, prior: LengthPrior | None) -> None:
         """Forget all but ``prior``, what lengths look like here."""
