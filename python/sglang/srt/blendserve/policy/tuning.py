@@ -3,7 +3,8 @@
 ``python benchmark/simulate/tuning.py`` measures them by the fast step model: each field at the
 value that its docstring names and all others at their defaults, against all defaults. The two
 figures are the change of the run's time on trace1 and on trace4, 100,000 requests, seed 0, on two
-lanes of an A100 (``--seeds 0``). Plus: slower with the other value, so the default is worth it.
+lanes of an A100 (``--seeds 0``), before what is given back counted as work and with `look_ahead`
+at 64. Plus: slower with the other value, so the default is worth it.
 
 Read them with care. When the few longest outputs start moves a single run by up to 5 per cent, and
 nearly any change moves that. So one seed proves what is worth more, `reserve_all`; a figure of 0.0
